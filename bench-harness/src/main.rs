@@ -1,0 +1,2 @@
+//! catena-bench
+fn main() {}

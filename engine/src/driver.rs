@@ -1,0 +1,407 @@
+//! The seam: what a shard may ask of the world, and what the world answers.
+//!
+//! Three drivers stand behind it: `reactor::uring` (the product), `reactor::epoll` (where io_uring
+//! is refused) and `sim` (a whole cluster in one thread from one seed). [`crate::shard`] and
+//! everything above it know this file alone, so whatever runs on the kernel runs in the simulator.
+//!
+//! The life of a socket, for every driver:
+//!
+//! ```text
+//! connect ──► Connected(Ok) ─┐                     ┌─ Received* ─ ReceiveEnded
+//!     └─────► Connected(Err) │ ──► open, reading ──┤                           ──► close ──► Closed
+//! listen ───► Accepted ──────┘                     └─ Sent* (one send in flight at most)
+//! ```
+//!
+//! Rules that callers may lean on:
+//! - After `close` nothing but `Sent` (for the send that was in flight) and then exactly one `Closed`
+//!   is reported for a socket; an id is never used again for another socket.
+//! - Completions of one socket come in the order in which things happened on it.
+//! - Memory handed to a driver is *moved* in and comes back out of the completion.
+
+use crate::time::Instant;
+use bytes::Bytes;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+pub use crate::wire::output::Output;
+
+/// One socket of one shard. The generation tells a reused slot from its former tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SocketId {
+    /// Index into the tables of driver and shard; small and dense.
+    pub slot: u32,
+    /// Counts the tenants of the slot.
+    pub generation: u32,
+}
+
+/// One listening socket of one shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ListenerId(pub u32);
+
+/// One open file of one shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct FileId(pub u32);
+
+/// Chosen by the caller of a file operation, returned with its completion.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct FileOpId(pub u64);
+
+/// Bytes that arrived on a socket, lying in a buffer of the driver's.
+///
+/// A token, not the bytes: read them with [`Driver::bytes`], keep them with [`Driver::lend`], and
+/// always end with [`Driver::give_back`].
+#[derive(Debug)]
+#[must_use = "a chunk that is not given back is a receive buffer lost"]
+pub struct Chunk {
+    pub(crate) buffer: u32,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+}
+
+impl Chunk {
+    /// How many bytes arrived; never 0.
+    pub fn len(&self) -> usize {
+        self.length as usize
+    }
+
+    /// False: an empty chunk is never reported.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+/// What became of a [`Driver::send`].
+#[derive(Debug)]
+pub enum SendState {
+    /// Everything is in the kernel's hands already; here is the output back, cleared of nothing.
+    Done(Output),
+    /// On its way; [`Completion::Sent`] will bring the output back.
+    InFlight,
+}
+
+/// How a file is opened. Reading and writing are always both possible.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenFile {
+    /// Create the file if it is missing.
+    pub create: bool,
+    /// Bypass the page cache where the file system takes it (offsets, lengths and memory must then
+    /// be multiples of [`crate::limits::DIRECT_IO_ALIGN_BYTES`]; [`FileBuffer`] is aligned so).
+    pub direct: bool,
+}
+
+/// Memory for file operations, aligned for direct I/O.
+///
+/// A `Vec` that is one alignment longer than asked and starts its use at the first aligned byte.
+#[derive(Debug, Default)]
+pub struct FileBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl FileBuffer {
+    /// A zeroed buffer of `length` bytes.
+    pub fn zeroed(length: usize) -> Self {
+        let align = crate::limits::DIRECT_IO_ALIGN_BYTES;
+        let memory = vec![0u8; length + align];
+        let start = memory.as_ptr().align_offset(align);
+        FileBuffer { memory, start, length }
+    }
+
+    /// A buffer that holds a copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = FileBuffer::zeroed(bytes.len());
+        buffer.bytes_mut().copy_from_slice(bytes);
+        buffer
+    }
+
+    /// The usable bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.length]
+    }
+
+    /// The usable bytes, to fill.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.length]
+    }
+}
+
+/// What happened since it was last asked.
+#[derive(Debug)]
+pub enum Completion {
+    /// A peer connected; the socket reads from now on.
+    Accepted {
+        /// Where it arrived.
+        listener: ListenerId,
+        /// Its id from now on.
+        socket: SocketId,
+    },
+    /// Accepting failed and goes on by itself as soon as it can (out of file descriptors, say).
+    AcceptFailed {
+        /// The listener concerned.
+        listener: ListenerId,
+        /// Why, as the kernel says it.
+        error: io::Error,
+    },
+    /// A [`Driver::connect`] ended. After `Ok` the socket reads; after `Err` its id is void.
+    Connected {
+        /// The id that `connect` gave.
+        socket: SocketId,
+        /// Refused, unreachable, timed out …
+        result: io::Result<()>,
+    },
+    /// Bytes arrived.
+    Received {
+        /// On which socket.
+        socket: SocketId,
+        /// Where they lie; must be given back.
+        chunk: Chunk,
+    },
+    /// Nothing will arrive on this socket any more. It can still be sent to; it must be closed.
+    ReceiveEnded {
+        /// Which socket.
+        socket: SocketId,
+        /// `Ok`: the peer ended its stream in order. `Err`: reset, timed out …
+        result: io::Result<()>,
+    },
+    /// A send that was in flight has ended.
+    Sent {
+        /// Which socket.
+        socket: SocketId,
+        /// The memory, back from the driver.
+        output: Output,
+        /// `Ok`: every byte is in the kernel's hands. `Err`: the connection is broken.
+        result: io::Result<()>,
+    },
+    /// The last completion of a socket, the answer to [`Driver::close`].
+    Closed {
+        /// Which socket.
+        socket: SocketId,
+    },
+    /// A read, a write or a sync ended.
+    File {
+        /// The id that the caller chose.
+        op: FileOpId,
+        /// The memory, back from the driver (empty after a sync).
+        buffer: FileBuffer,
+        /// Bytes read or written: all that were asked for, except at the end of a file.
+        result: io::Result<usize>,
+    },
+}
+
+/// What a shard may ask for. See the module page for the life of a socket.
+pub trait Driver {
+    /// Reads the clock.
+    fn now(&self) -> Instant;
+
+    /// Listens on `address` (port 0: the system picks one) and accepts from now on.
+    ///
+    /// # Errors
+    /// As `bind` and `listen` report them; the caller knows the address and says it.
+    fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)>;
+
+    /// Stops accepting. Connections in the backlog are reset by the kernel.
+    fn stop_listening(&mut self, listener: ListenerId);
+
+    /// Starts to connect; [`Completion::Connected`] tells the outcome.
+    ///
+    /// # Errors
+    /// Only what is known at once: no free socket slot, no file descriptor.
+    fn connect(&mut self, address: SocketAddr) -> io::Result<SocketId>;
+
+    /// The peer's address, where it can be told.
+    fn peer_address(&self, socket: SocketId) -> Option<SocketAddr>;
+
+    /// Sends all of `output` in order. At most one send may be in flight on a socket.
+    fn send(&mut self, socket: SocketId, output: Output) -> SendState;
+
+    /// Stops reading: the peer's bytes stay in the kernel and its window closes. Chunks that were
+    /// already received may still be reported.
+    fn pause_receive(&mut self, socket: SocketId);
+
+    /// Reads again after [`Driver::pause_receive`].
+    fn resume_receive(&mut self, socket: SocketId);
+
+    /// Ends the socket: sends nothing more, forgets what was not read. [`Completion::Closed`] follows.
+    fn close(&mut self, socket: SocketId);
+
+    /// Opens a file. May block for as long as the file system does: for start, not for the hot path.
+    ///
+    /// # Errors
+    /// As `open` reports them.
+    fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId>;
+
+    /// Reads into all of `buffer` from `offset`; short only at the end of the file.
+    fn read(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId);
+
+    /// Writes all of `buffer` at `offset`. Unordered against every other operation in flight.
+    fn write(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId);
+
+    /// Makes durable what was *completed* before this call (`fdatasync`).
+    fn sync(&mut self, file: FileId, op: FileOpId);
+
+    /// Closes the file once its operations in flight have ended.
+    fn close_file(&mut self, file: FileId);
+
+    /// Hands over what was asked for and looks, without sleeping, whether anything completed.
+    /// True: [`Driver::next_completion`] has something.
+    ///
+    /// # Errors
+    /// Only when the driver itself is broken; the shard cannot go on.
+    fn poll(&mut self) -> io::Result<bool>;
+
+    /// As [`Driver::poll`], but sleeps until something completes, the shard is unparked, or `until`.
+    ///
+    /// # Errors
+    /// Only when the driver itself is broken; the shard cannot go on.
+    fn park(&mut self, until: Option<Instant>) -> io::Result<()>;
+
+    /// True when [`Driver::poll`] is worth its cost; reads shared memory, makes no system call
+    /// where the driver can do without one.
+    fn is_ready(&mut self) -> bool;
+
+    /// The next completion, oldest first. `None`: the turn has seen them all.
+    fn next_completion(&mut self) -> Option<Completion>;
+
+    /// The bytes of a chunk.
+    fn bytes<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8];
+
+    /// The bytes of a chunk, to keep beyond the turn. Lends the receive buffer itself while there
+    /// are plenty, and a copy when few are left, so that a slow holder cannot drain the pool.
+    fn lend(&self, chunk: &Chunk) -> Bytes;
+
+    /// Ends the use of a chunk. A lent buffer goes home when its last `Bytes` is dropped.
+    fn give_back(&mut self, chunk: Chunk);
+
+    /// The way for others to end this shard's sleep.
+    fn parker(&self) -> Arc<Parker>;
+
+    /// Wakes another shard that said it is parked; from ring to ring where both have one.
+    fn unpark(&mut self, other: &Parker) {
+        other.unpark();
+    }
+
+    /// What this driver is and which features of the kernel it uses, for the start line and metrics.
+    fn describe(&self) -> String;
+
+    /// Counts since start.
+    fn counters(&self) -> DriverCounters;
+}
+
+/// What a driver did since start; published by the shard's metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverCounters {
+    /// System calls that submit, wait or poll.
+    pub enters: u64,
+    /// Completions reaped.
+    pub completions: u64,
+    /// Sleeps in the kernel.
+    pub parks: u64,
+    /// Chunks received.
+    pub receives: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Sends handed to the kernel, short ones counted again.
+    pub sends: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Receives that ended for want of a buffer and waited for one.
+    pub buffer_waits: u64,
+    /// Chunks copied instead of lent because few buffers were left.
+    pub lend_copies: u64,
+}
+
+/// A shard's bed: others look here whether it sleeps, and wake it only then.
+///
+/// The sleeper says "parked", *then* looks once more for work, then sleeps; the waker adds work,
+/// *then* looks whether the sleeper is parked. With a full fence on both sides at least one of the
+/// two sees the other, so no wake is lost, and a shard that is awake costs its peers no system call.
+pub struct Parker {
+    parked: AtomicBool,
+    /// The kernel's number of the shard's ring, for a wake from ring to ring.
+    ring: Option<i32>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Parker {
+    /// A parker whose sleeper is woken by `wake` (from any thread), or by a message to `ring`.
+    pub fn new(ring: Option<i32>, wake: Box<dyn Fn() + Send + Sync>) -> Self {
+        Parker { parked: AtomicBool::new(false), ring, wake }
+    }
+
+    /// Says that the shard is about to sleep. The caller looks for work once more after this.
+    pub fn announce(&self) {
+        self.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that the shard is awake.
+    pub fn withdraw(&self) {
+        self.parked.store(false, Ordering::Relaxed);
+    }
+
+    /// True if the shard is parked and this caller is the one to wake it. Call after adding work.
+    pub fn claim(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::Relaxed)
+    }
+
+    /// Wakes the shard if it is parked. Any thread; call after adding work.
+    pub fn unpark(&self) {
+        if self.claim() {
+            (self.wake)();
+        }
+    }
+
+    /// Wakes the shard without asking whether it is parked, for who has won [`Parker::claim`].
+    pub fn wake_claimed(&self) {
+        (self.wake)();
+    }
+
+    /// The shard's ring, if it has one.
+    pub fn ring(&self) -> Option<i32> {
+        self.ring
+    }
+}
+
+impl std::fmt::Debug for Parker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parked = self.parked.load(Ordering::Relaxed);
+        f.debug_struct("Parker").field("parked", &parked).field("ring", &self.ring).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn only_a_parked_shard_is_woken_and_only_once() {
+        let wakes = Arc::new(AtomicU32::new(0));
+        let counted = wakes.clone();
+        let wake = Box::new(move || drop(counted.fetch_add(1, Ordering::Relaxed)));
+        let parker = Parker::new(None, wake);
+        parker.unpark();
+        assert_eq!(wakes.load(Ordering::Relaxed), 0, "awake: nobody to wake");
+        parker.announce();
+        parker.unpark();
+        parker.unpark();
+        assert_eq!(wakes.load(Ordering::Relaxed), 1, "one sleep, one wake");
+    }
+
+    #[test]
+    fn file_buffers_are_aligned_and_keep_their_length() {
+        for length in [0, 1, 511, 4096, 100_000] {
+            let mut buffer = FileBuffer::zeroed(length);
+            assert_eq!(buffer.bytes().len(), length);
+            let address = buffer.bytes().as_ptr() as usize;
+            assert_eq!(address % crate::limits::DIRECT_IO_ALIGN_BYTES, 0);
+            buffer.bytes_mut().fill(7);
+            assert_eq!(FileBuffer::copy_of(buffer.bytes()).bytes(), buffer.bytes());
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Catena's engine.
+
+pub mod driver;
+pub mod limits;
+pub mod rng;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! PURE: the bytes. `docs/protocol.md` is the contract that this module implements.
+
+pub mod output;
