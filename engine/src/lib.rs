@@ -4,4 +4,5 @@ pub mod driver;
 pub mod limits;
 pub mod rng;
 pub mod time;
+pub mod timers;
 pub mod wire;
