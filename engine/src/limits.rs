@@ -9,5 +9,30 @@ pub const DIRECT_IO_ALIGN_BYTES: usize = 4_096;
 /// array on the stack and, at two slices a large payload, covers 32 large answers in one send.
 pub const SEND_SLICES_MAX: usize = 64;
 
+/// The most bytes of metadata records on one request. A token of 4 KiB (the usual ceiling of a signed
+/// web token in a header) and a trace context fit twice; the wire could carry 65,535.
+pub const METADATA_BYTES_MAX: usize = 8 * 1_024;
+
+/// The largest frame in bytes that any configuration may accept: 1 GiB. The wire's length field
+/// reaches 4 GiB; a frame is collected in one piece of memory, so the bound is about that.
+pub const FRAME_BYTES_CEILING: u32 = 1 << 30;
+
+/// The smallest `frame_bytes_max` that any configuration may set: go-away and hello must always fit.
+pub const FRAME_BYTES_FLOOR: u32 = 1_024;
+
+/// Memory in bytes that a deframer keeps between split frames. Small frames that straddle two
+/// receives then cost no allocation, and an idle connection holds at most this.
+pub const PARTIAL_KEEP_BYTES: usize = 1_024;
+
+/// First step in bytes by which the memory of a frame under way grows; it doubles from there, as
+/// bytes really arrive. A peer that announces 16 MiB and sends nothing costs this much.
+pub const PARTIAL_STEP_BYTES: usize = 64 * 1_024;
+
+/// Payloads up to this many bytes are copied behind their header, longer ones are sent from where
+/// they lie. Copying 4 KiB costs about 100 ns and saves two slices and a reference count.
+pub const COPY_BYTES_MAX: usize = 4 * 1_024;
+
+const _: () = assert!(METADATA_BYTES_MAX <= u16::MAX as usize, "its length is a u16 on the wire");
+const _: () = assert!(PARTIAL_KEEP_BYTES <= PARTIAL_STEP_BYTES);
 const _: () = assert!(SEND_SLICES_MAX <= 1_024, "IOV_MAX of Linux");
 const _: () = assert!(DIRECT_IO_ALIGN_BYTES.is_power_of_two());
