@@ -1,7 +1,9 @@
 //! Catena's engine.
 
+pub mod config;
 pub mod driver;
 pub mod limits;
 pub mod rng;
+pub mod rpc;
 pub mod time;
 pub mod wire;

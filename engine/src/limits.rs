@@ -32,6 +32,14 @@ pub const PARTIAL_STEP_BYTES: usize = 64 * 1_024;
 /// they lie. Copying 4 KiB costs about 100 ns and saves two slices and a reference count.
 pub const COPY_BYTES_MAX: usize = 4 * 1_024;
 
+/// The largest in-flight window that any configuration may set, in calls: a connection's table then
+/// stays below 3 MiB, and a scan of it for deadlines below 100 µs.
+pub const IN_FLIGHT_CEILING: u32 = 65_536;
+
+/// The most bytes of text in a go-away, so that it fits into the smallest allowed frame.
+pub const GO_AWAY_TEXT_BYTES_MAX: usize = 512;
+
+const _: () = assert!(GO_AWAY_TEXT_BYTES_MAX + 64 <= FRAME_BYTES_FLOOR as usize);
 const _: () = assert!(METADATA_BYTES_MAX <= u16::MAX as usize, "its length is a u16 on the wire");
 const _: () = assert!(PARTIAL_KEEP_BYTES <= PARTIAL_STEP_BYTES);
 const _: () = assert!(SEND_SLICES_MAX <= 1_024, "IOV_MAX of Linux");

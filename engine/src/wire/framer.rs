@@ -1,5 +1,6 @@
 //! Frames → bytes out: header, metadata, payload, trailer, appended to an [`Output`].
 
+use super::frame::ResponseHead;
 use super::header::{Flags, HEADER_BYTES, Header};
 use super::output::Output;
 use crate::limits::COPY_BYTES_MAX;
@@ -97,25 +98,24 @@ impl Framer {
         self.push_trailer(copied, body_at);
     }
 
-    /// Appends one frame whose payload `write` appends in place; returns what `write` returned and
-    /// the length of the payload. The header is filled in afterwards.
+    /// Appends one frame whose payload `write` appends in place and whose header it returns; the
+    /// header is filled in afterwards. Returns what `write` did and the length of the payload.
     #[inline]
-    pub fn push_with<R>(
+    pub fn push_with(
         &self,
         out: &mut Output,
-        header: Header,
-        write: impl FnOnce(&mut PayloadWriter<'_>) -> R,
-    ) -> (R, usize) {
+        write: impl FnOnce(&mut PayloadWriter<'_>) -> ResponseHead,
+    ) -> (ResponseHead, usize) {
         let copied = out.copied_mut();
         let header_at = copied.len();
         copied.extend_from_slice(&[0; HEADER_BYTES]);
         let body_at = copied.len();
-        let result = write(&mut PayloadWriter { copied });
+        let head = write(&mut PayloadWriter { copied });
         let payload_bytes = copied.len() - body_at;
         self.push_trailer(copied, body_at);
-        let header = self.finished(header, copied.len() - header_at, false);
+        let header = self.finished(head.header(), copied.len() - header_at, false);
         copied[header_at..body_at].copy_from_slice(&header.encode());
-        (result, payload_bytes)
+        (head, payload_bytes)
     }
 
     fn push_shared(&self, out: &mut Output, body_at: usize, payload: Bytes) {
