@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod connection;
 pub mod error;
 pub mod in_flight;

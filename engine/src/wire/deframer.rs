@@ -11,7 +11,7 @@
 use super::framer::TRAILER_BYTES;
 use super::header::{Flags, HEADER_BYTES, Header, HeaderError};
 use super::metadata::Metadata;
-use crate::limits::{METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES};
+use crate::limits::{LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES};
 use bytes::Bytes;
 use std::fmt;
 
@@ -65,8 +65,10 @@ pub struct Body<'a> {
 enum Storage<'a> {
     /// The whole frame, and where it begins in the receive.
     InPlace { frame: &'a [u8], offset: usize },
-    /// The whole frame, collected.
+    /// The whole frame, collected, short enough that its memory is used again.
     Collected(Vec<u8>),
+    /// The whole frame, collected, to be shared by whoever keeps it.
+    Large(Bytes),
 }
 
 impl Body<'_> {
@@ -75,6 +77,7 @@ impl Body<'_> {
         match &self.storage {
             Storage::InPlace { frame, .. } => frame,
             Storage::Collected(frame) => frame,
+            Storage::Large(frame) => frame,
         }
     }
 
@@ -89,13 +92,18 @@ impl Body<'_> {
         Metadata::new(&self.frame()[self.metadata.0 as usize..self.metadata.1 as usize])
     }
 
-    /// The payload to keep: a slice of `lend()` (the receive's bytes, to keep) when it lies in a
-    /// receive, its own memory when it was collected. Copies nothing by itself.
-    pub fn into_payload_bytes(self, lend: impl FnOnce() -> Bytes) -> Bytes {
+    /// The payload to keep. Short ones are copied, which costs less than a loan; long ones are a
+    /// slice of `lend()` (the whole receive, to keep) or of the memory they were collected in.
+    pub fn to_payload_bytes(&self, lend: impl FnOnce() -> Bytes) -> Bytes {
         let (start, end) = (self.payload.0 as usize, self.payload.1 as usize);
-        match self.storage {
-            Storage::InPlace { offset, .. } => lend().slice(offset + start..offset + end),
-            Storage::Collected(frame) => Bytes::from(frame).slice(start..end),
+        match &self.storage {
+            Storage::InPlace { offset, .. } if end - start > LEND_BYTES_MIN => {
+                lend().slice(offset + start..offset + end)
+            }
+            Storage::Large(frame) => frame.slice(start..end),
+            Storage::InPlace { .. } | Storage::Collected(_) => {
+                Bytes::copy_from_slice(self.payload())
+            }
         }
     }
 }
@@ -154,7 +162,6 @@ impl Deframer {
     #[inline]
     pub fn recycle(&mut self, body: Body<'_>) {
         if let Storage::Collected(mut frame) = body.storage
-            && frame.capacity() <= PARTIAL_KEEP_BYTES
             && self.partial.is_empty()
         {
             frame.clear();
@@ -182,7 +189,12 @@ impl Deframer {
             return Ok(None);
         }
         self.header = None;
-        read(header, Storage::Collected(std::mem::take(&mut self.partial))).map(Some)
+        let frame = std::mem::take(&mut self.partial);
+        let storage = match frame.capacity() <= PARTIAL_KEEP_BYTES {
+            true => Storage::Collected(frame),
+            false => Storage::Large(Bytes::from(frame)),
+        };
+        read(header, storage).map(Some)
     }
 
     /// Copies up to `wanted` bytes. Memory grows in doubling steps as bytes really arrive, so that
@@ -328,7 +340,7 @@ mod tests {
             while let Some(frame) = deframer.next(&mut input)? {
                 let metadata = frame.body.metadata().as_bytes().to_vec();
                 let payload = frame.body.payload().to_vec();
-                assert_eq!(frame.body.into_payload_bytes(|| chunk.clone()), payload);
+                assert_eq!(frame.body.to_payload_bytes(|| chunk.clone()), payload);
                 frames.push((frame.header.call, metadata, payload, false));
             }
             assert_eq!(input.left(), 0, "None means that the input is read");
