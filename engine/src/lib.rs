@@ -2,6 +2,8 @@
 
 pub mod driver;
 pub mod limits;
+pub mod reactor;
 pub mod rng;
+mod sys;
 pub mod time;
 pub mod wire;

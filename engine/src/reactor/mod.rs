@@ -1,0 +1,1 @@
+//! The drivers that touch the kernel, in safe code.
