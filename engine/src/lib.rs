@@ -1,9 +1,11 @@
 //! Catena's engine.
 
+pub mod config;
 pub mod driver;
 pub mod limits;
 pub mod reactor;
 pub mod rng;
+pub mod rpc;
 mod sys;
 pub mod time;
 pub mod wire;
