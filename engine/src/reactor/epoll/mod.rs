@@ -14,7 +14,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bare_echo;
 mod chunks;
+mod config;
 mod files;
 mod listeners;
 mod poller;
@@ -28,9 +30,10 @@ use crate::sys::{clock, socket as sys_socket};
 use crate::time::{Duration, Instant, earliest};
 use bytes::Bytes;
 use chunks::Chunks;
+pub use config::EpollConfig;
 use files::{Action, Files};
 use listeners::{Accepted, Listeners};
-use poller::{EDGE_IN, EventFlags, Poller, READING, READING_AND_WRITING, SLOTS_MAX, Token};
+use poller::{EDGE_IN, EventFlags, Poller, READING, READING_AND_WRITING, Token};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -46,51 +49,6 @@ use std::sync::Arc;
 /// Connections that one listener accepts in one round. Accepting costs some 10 µs, so this bounds
 /// what a storm of connections adds to the latency of the others to about half a millisecond.
 const ACCEPTS_PER_ROUND: u32 = 64;
-
-/// What can be chosen at start.
-#[derive(Clone, Debug)]
-pub struct EpollConfig {
-    /// Sockets that may be open at the same time, 1 to 2^31. Memory is taken as they come.
-    pub sockets_max: u32,
-    /// Bytes of a receive buffer: the most that one receive brings, 1 to 2^31.
-    pub receive_chunk_bytes: u32,
-    /// Receive buffers, at least 1: chunks that the shard may hold before it gives one back.
-    pub chunks_max: u32,
-    /// Events that one look fetches, at least 1. What does not fit is fetched by the next look.
-    pub events_max: u32,
-    /// Connections that the kernel keeps waiting for an accept; it caps this at `somaxconn`.
-    pub backlog: u32,
-}
-
-impl Default for EpollConfig {
-    fn default() -> Self {
-        EpollConfig {
-            sockets_max: 1 << 20,
-            receive_chunk_bytes: 64 * 1_024,
-            chunks_max: 16,
-            events_max: 512,
-            backlog: 4_096,
-        }
-    }
-}
-
-impl EpollConfig {
-    fn check(&self) -> io::Result<()> {
-        let bounds = [
-            ("sockets_max", self.sockets_max, SLOTS_MAX),
-            ("receive_chunk_bytes", self.receive_chunk_bytes, 1 << 31),
-            ("chunks_max", self.chunks_max, u32::MAX),
-            ("events_max", self.events_max, 1 << 16),
-        ];
-        for (name, value, max) in bounds {
-            if value == 0 || value > max {
-                let reason = format!("epoll driver: {name} is {value}, must be 1 to {max}");
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// See the module page.
 pub struct EpollDriver {
