@@ -3,8 +3,10 @@
 pub mod config;
 pub mod driver;
 pub mod limits;
+mod primitive;
 pub mod rng;
 pub mod rpc;
+mod sys;
 pub mod time;
 pub mod timers;
 pub mod wire;
