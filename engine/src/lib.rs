@@ -4,6 +4,7 @@ pub mod config;
 pub mod driver;
 pub mod limits;
 pub mod reactor;
+mod primitive;
 pub mod rng;
 pub mod rpc;
 mod sys;
