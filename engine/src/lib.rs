@@ -20,6 +20,8 @@ pub mod shard_index;
 mod sys;
 pub mod time;
 pub mod timers;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 pub mod wire;
 
 pub use client::{Answer, CallError, Client, ClientConfig};
