@@ -2,5 +2,4 @@
 
 #![allow(unsafe_code)]
 
-#[allow(dead_code, reason = "the mailboxes come next")]
 pub mod spsc;
