@@ -334,7 +334,9 @@ impl Parker {
 
     /// Says that the shard is about to sleep. The caller looks for work once more after this.
     pub fn announce(&self) {
-        self.parked.store(true, Ordering::Relaxed);
+        // A store would do. The swap makes `parked` one chain of changes in loom's model too, which
+        // otherwise lets a claim of the last sleep overtake it; next to a sleep it costs nothing.
+        self.parked.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 

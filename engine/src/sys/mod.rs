@@ -4,5 +4,4 @@
 
 pub mod clock;
 pub mod socket;
-#[allow(dead_code, reason = "the mailboxes come next")]
 pub mod spsc;
