@@ -18,13 +18,13 @@
 //! - Completions of one socket come in the order in which things happened on it.
 //! - Memory handed to a driver is *moved* in and comes back out of the completion.
 
+use crate::primitive::{AtomicBool, Ordering, fence};
 use crate::time::Instant;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 pub use crate::wire::output::Output;
 
