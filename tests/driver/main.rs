@@ -34,6 +34,7 @@ macro_rules! common_checks {
         checks! { $harness:
             connect::a_system_chosen_port_is_reported
             connect::both_sides_learn_of_a_connection
+            connect::bytes_that_come_with_the_connection_are_read
             connect::a_refused_connection_voids_its_id
             connect::closing_before_the_outcome_leaves_only_closed
             connect::a_stopped_listener_refuses_and_spares_its_connections

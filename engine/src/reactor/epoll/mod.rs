@@ -21,6 +21,8 @@ mod files;
 mod listeners;
 mod poller;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
