@@ -1,1 +1,5 @@
 //! The drivers that touch the kernel, in safe code.
+
+#![forbid(unsafe_code)]
+
+pub mod uring;
