@@ -101,6 +101,17 @@ pub enum Wait {
     AtMost(Duration),
 }
 
+/// See [`Ring::counts`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Calls of `io_uring_enter`.
+    pub enters: u64,
+    /// Those that were ready to sleep.
+    pub sleeps: u64,
+    /// Completions taken in.
+    pub completions: u64,
+}
+
 #[derive(Debug)]
 struct EagerSend {
     ticket: Ticket,
@@ -128,8 +139,7 @@ pub struct Ring {
     /// Submissions since start, and those among them that the kernel has not consumed.
     pushed: u64,
     queued: u32,
-    enters: u64,
-    completions: u64,
+    counts: Counts,
     /// The kernel holds the ring against the thread that made it.
     stays_on_its_thread: PhantomData<*const ()>,
 }
@@ -172,8 +182,7 @@ impl Ring {
             awaited: 0,
             pushed: 0,
             queued: 0,
-            enters: 0,
-            completions: 0,
+            counts: Counts::default(),
             stays_on_its_thread: PhantomData,
         })
     }
@@ -267,9 +276,9 @@ impl Ring {
         !self.eager.is_empty()
     }
 
-    /// Calls of `io_uring_enter`, and completions taken in, since start.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.enters, self.completions)
+    /// Counts since start.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Submits what is queued, sleeps as asked, and takes in what has completed. Makes no system
@@ -315,7 +324,8 @@ impl Ring {
             timespec = Timespec::from(duration);
             arguments = arguments.timespec(&timespec);
         }
-        self.enters += 1;
+        self.counts.enters += 1;
+        self.counts.sleeps += u64::from(wait != Wait::No);
         let (argument, size) = if flags.contains(EnterFlags::EXT_ARG) {
             ((&raw const arguments).cast::<libc::c_void>(), size_of_val(&arguments))
         } else {
@@ -355,7 +365,7 @@ impl Ring {
         let first = self.reaped.len();
         while !self.completed.is_empty() {
             let completion = self.io.completion().next().expect("the queue is not empty");
-            self.completions += 1;
+            self.counts.completions += 1;
             self.take_in(&completion);
         }
         if !self.eager.is_empty() && !overflow {
