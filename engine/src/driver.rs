@@ -18,13 +18,13 @@
 //! - Completions of one socket come in the order in which things happened on it.
 //! - Memory handed to a driver is *moved* in and comes back out of the completion.
 
+use crate::primitive::{AtomicBool, Ordering, fence};
 use crate::time::Instant;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 pub use crate::wire::output::Output;
 
@@ -383,7 +383,9 @@ mod tests {
     fn only_a_parked_shard_is_woken_and_only_once() {
         let wakes = Arc::new(AtomicU32::new(0));
         let counted = wakes.clone();
-        let wake = Box::new(move || drop(counted.fetch_add(1, Ordering::Relaxed)));
+        let wake = Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
         let parker = Parker::new(None, wake);
         parker.unpark();
         assert_eq!(wakes.load(Ordering::Relaxed), 0, "awake: nobody to wake");

@@ -2,4 +2,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod epoll;
 pub mod uring;

@@ -1,4 +1,4 @@
-//! UNSAFE ISLAND: kernel and memory. Mechanism only, no policy; imported by [`crate::reactor`] alone.
+//! UNSAFE ISLAND: kernel and memory. Mechanism only, no policy.
 
 #![allow(unsafe_code)]
 
@@ -8,4 +8,6 @@ pub mod in_flight;
 pub mod pool;
 pub mod ring;
 pub mod socket;
+#[allow(dead_code, reason = "the mailboxes come next")]
+pub mod spsc;
 pub mod submit;
