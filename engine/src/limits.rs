@@ -1,6 +1,8 @@
 //! Compile-time bounds: each says its unit, why it is what it is, and where the number comes from.
 //! What an operator may choose at start is in [`crate::config`] and is checked against these.
 
+use crate::time::Duration;
+
 /// Alignment in bytes of memory, offset and length for direct I/O: the largest logical block size
 /// in common use. (`statx` can tell a smaller one; 4,096 suits all of them.)
 pub const DIRECT_IO_ALIGN_BYTES: usize = 4_096;
@@ -48,13 +50,19 @@ pub const LEND_BYTES_MIN: usize = 1_024;
 /// answer of a turn waits for the last, and the memory of the output under way.
 pub const TURN_COMPLETIONS_MAX: u32 = 256;
 
-/// The most outputs whose memory a shard keeps for the next sends.
-pub const OUTPUTS_KEPT_MAX: usize = 256;
-
-/// Memory in bytes with which an output starts, and the most that is kept of one between sends.
+/// Memory in bytes with which an output starts: 64 small answers.
 pub const OUTPUT_START_BYTES: usize = 4 * 1_024;
-/// See [`OUTPUT_START_BYTES`]. At 64 KiB × 256 outputs a shard keeps at most 16 MiB.
+
+/// The most memory in bytes that is kept of one output between sends.
 pub const OUTPUT_KEEP_BYTES_MAX: usize = 64 * 1_024;
+
+/// The most memory in bytes of outputs that a shard keeps for the next sends: 8,192 of the starting
+/// size, which are as many connections answering at once.
+pub const OUTPUTS_KEPT_BYTES_MAX: usize = 32 << 20;
+
+/// How long a peer has to read our last word before the socket is closed. A close with unread input
+/// resets the connection, and a reset destroys what the peer has not read yet.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Messages that may wait between one shard and one other. At 128 bytes each: 128 KiB a pair.
 pub const MAILBOX_MESSAGES_MAX: usize = 1_024;

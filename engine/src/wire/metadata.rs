@@ -100,6 +100,11 @@ impl std::fmt::Display for MetadataTooLong {
 impl std::error::Error for MetadataTooLong {}
 
 impl MetadataBuf {
+    /// A copy of what arrived, to keep or to send on.
+    pub fn copy_of(metadata: Metadata<'_>) -> Self {
+        MetadataBuf { records: metadata.as_bytes().to_vec() }
+    }
+
     /// Adds a record.
     ///
     /// # Errors
