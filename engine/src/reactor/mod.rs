@@ -5,3 +5,4 @@
 pub mod epoll;
 pub(crate) mod start;
 pub mod turn;
+pub mod uring;
