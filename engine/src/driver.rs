@@ -280,7 +280,7 @@ pub trait Driver {
     fn parker(&self) -> Arc<Parker>;
 
     /// Wakes another shard that said it is parked; from ring to ring where both have one.
-    fn unpark(&mut self, other: &Parker) {
+    fn unpark(&mut self, other: &Arc<Parker>) {
         other.unpark();
     }
 

@@ -88,8 +88,8 @@ impl UringDriver {
     pub fn new(config: &UringConfig) -> Result<Self, UringError> {
         let (mut ring, features) = probe::open(config)?;
         let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.descriptor());
-        let (doorbell, parker) =
-            wake::parker(reachable).map_err(|error| UringError::new("creating an eventfd", error))?;
+        let (doorbell, parker) = wake::parker(reachable)
+            .map_err(|error| UringError::new("creating an eventfd", error))?;
         let waker = parker.clone();
         let on_return = Box::new(move || waker.unpark());
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
@@ -360,13 +360,14 @@ impl Drop for UringDriver {
 /// than `wanted`.
 fn sockets_max(wanted: u32) -> (u32, Option<String>) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let room = limit.map_or(u64::MAX, |limit| {
-        limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
-    });
+    let room =
+        limit.map_or(u64::MAX, |limit| limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1));
     if u64::from(wanted) <= room {
         return (wanted, None);
     }
     let limit = limit.unwrap_or(u64::MAX);
-    let note = format!("{room} sockets instead of {wanted}: the process may open {limit} files (ulimit -n)");
+    let note = format!(
+        "{room} sockets instead of {wanted}: the process may open {limit} files (ulimit -n)"
+    );
     (room as u32, Some(note))
 }

@@ -51,8 +51,7 @@ impl UringDriver {
             _ if socket.stage == Stage::Closing => Err(io::ErrorKind::ConnectionAborted.into()),
             // The socket was full for an eager send, or a patient one was cut short.
             error if error < 0 || error == libc::EAGAIN || error == libc::EINTR => {
-                socket.in_flight =
-                    Some(self.ring.send_rest(socket.descriptor().as_fd(), landed));
+                socket.in_flight = Some(self.ring.send_rest(socket.descriptor().as_fd(), landed));
                 self.counters.sends += 1;
                 return None;
             }

@@ -114,8 +114,7 @@ impl Sockets {
         let socket = &mut self.slots[slot as usize];
         assert_eq!(socket.stage, Stage::Vacant, "a free slot has no tenant");
         let generation = socket.generation;
-        *socket =
-            Socket { descriptor: Some(descriptor), generation, stage, ..Socket::vacant() };
+        *socket = Socket { descriptor: Some(descriptor), generation, stage, ..Socket::vacant() };
         Ok(SocketId { slot, generation })
     }
 
@@ -223,6 +222,10 @@ mod tests {
 
     #[test]
     fn a_socket_is_small() {
-        assert!(size_of::<Socket>() <= 40, "{} bytes for each idle connection", size_of::<Socket>());
+        assert!(
+            size_of::<Socket>() <= 40,
+            "{} bytes for each idle connection",
+            size_of::<Socket>()
+        );
     }
 }
