@@ -18,7 +18,8 @@ fn unsafe_is_on_its_island() {
         let is_island = path.starts_with("engine/src/sys");
         let has_unsafe = code_lines(&text).any(|line| {
             let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
-            words.any(|word| word == concat!("un", "safe") || word == concat!("unsafe", "_code"))
+            let is_allowed = line.contains(concat!("allow(", "unsafe_code"));
+            is_allowed || words.any(|word| word == concat!("un", "safe"))
         });
         assert!(is_island || !has_unsafe, "{}: `unsafe` outside engine/src/sys", path.display());
     }
