@@ -45,7 +45,7 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | pure | [`wire`], [`rpc`], [`timers`] | bytes and instants: no clock, socket, thread, file |
-//! | a core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`] | the [`driver`] seam |
+//! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`] | the [`driver`] seam |
 //! | kernel | [`reactor`], `sys` (the only `unsafe`) | io_uring, epoll, files, cores |
 //! | from outside | [`server`], [`handle`], `tokio` | how to start, end and call it |
 //!

@@ -21,7 +21,7 @@ fn unsafe_is_on_its_island() {
             let is_allowed = line.contains(concat!("allow(", "unsafe_code"));
             is_allowed || words.any(|word| word == concat!("un", "safe"))
         });
-        assert!(is_island || !has_unsafe, "{}: `unsafe` outside engine/src/sys", path.display());
+        assert!(is_island || !has_unsafe, "{}: leaves the island engine/src/sys", path.display());
     }
 }
 
