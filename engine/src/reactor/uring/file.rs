@@ -52,14 +52,7 @@ struct FileOp {
 
 impl Files {
     /// Notes a new operation; answers its slot.
-    fn begin(
-        &mut self,
-        file: FileId,
-        id: FileOpId,
-        kind: Kind,
-        offset: u64,
-        length: usize,
-    ) -> u32 {
+    fn begin(&mut self, file: FileId, id: FileOpId, kind: Kind, offset: u64, length: usize) -> u32 {
         let entry = &mut self.files[file.0 as usize];
         entry.in_flight += 1;
         let op = FileOp { file, id, kind, offset, done: 0, length, direct: entry.direct };
@@ -107,7 +100,13 @@ impl UringDriver {
         Ok(id)
     }
 
-    pub(super) fn read_file(&mut self, file: FileId, offset: u64, buffer: FileBuffer, id: FileOpId) {
+    pub(super) fn read_file(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: FileBuffer,
+        id: FileOpId,
+    ) {
         let slot = self.files.begin(file, id, Kind::Read, offset, buffer.bytes().len());
         let user_data = Op::new(Tag::File, slot, 0).encode();
         self.ring.read(self.files.descriptor(file).as_fd(), offset, buffer, user_data);

@@ -88,8 +88,8 @@ impl UringDriver {
     pub fn new(config: &UringConfig) -> Result<Self, UringError> {
         let (mut ring, features) = probe::open(config)?;
         let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.descriptor());
-        let (doorbell, parker) =
-            wake::parker(reachable).map_err(|error| UringError::new("creating an eventfd", error))?;
+        let (doorbell, parker) = wake::parker(reachable)
+            .map_err(|error| UringError::new("creating an eventfd", error))?;
         let waker = parker.clone();
         let on_return = Box::new(move || waker.unpark());
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
@@ -143,9 +143,7 @@ impl UringDriver {
             Tag::Connect => self.on_connect(op, reaped),
             Tag::File => self.on_file(op, reaped),
             Tag::Wake => {
-                if !reaped.more {
-                    self.arm_wake();
-                }
+                self.arm_wake();
                 None
             }
             Tag::Message => {
@@ -272,6 +270,8 @@ impl Driver for UringDriver {
         }
         let wait = if self.told.is_empty() { self.wait_until(until) } else { Wait::No };
         let entered = self.ring.enter(wait);
+        // Whoever wanted this shard awake has it so: the next sleep is not theirs to end.
+        self.ring.take_wake();
         self.parker.withdraw();
         if starving {
             self.ring.buffers().pool().await_return(false);
@@ -360,13 +360,14 @@ impl Drop for UringDriver {
 /// than `wanted`.
 fn sockets_max(wanted: u32) -> (u32, Option<String>) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let room = limit.map_or(u64::MAX, |limit| {
-        limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1)
-    });
+    let room =
+        limit.map_or(u64::MAX, |limit| limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1));
     if u64::from(wanted) <= room {
         return (wanted, None);
     }
     let limit = limit.unwrap_or(u64::MAX);
-    let note = format!("{room} sockets instead of {wanted}: the process may open {limit} files (ulimit -n)");
+    let note = format!(
+        "{room} sockets instead of {wanted}: the process may open {limit} files (ulimit -n)"
+    );
     (room as u32, Some(note))
 }
