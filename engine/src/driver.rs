@@ -255,6 +255,9 @@ pub trait Driver {
 
     /// As [`Driver::poll`], but sleeps until something completes, the shard is unparked, or `until`.
     ///
+    /// The caller announces the sleep on its [`Parker`] and looks for work once more before this;
+    /// the driver withdraws the announcement before it returns.
+    ///
     /// # Errors
     /// Only when the driver itself is broken; the shard cannot go on.
     fn park(&mut self, until: Option<Instant>) -> io::Result<()>;

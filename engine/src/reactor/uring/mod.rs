@@ -143,9 +143,7 @@ impl UringDriver {
             Tag::Connect => self.on_connect(op, reaped),
             Tag::File => self.on_file(op, reaped),
             Tag::Wake => {
-                if !reaped.more {
-                    self.arm_wake();
-                }
+                self.arm_wake();
                 None
             }
             Tag::Message => {
@@ -272,6 +270,8 @@ impl Driver for UringDriver {
         }
         let wait = if self.told.is_empty() { self.wait_until(until) } else { Wait::No };
         let entered = self.ring.enter(wait);
+        // Whoever wanted this shard awake has it so: the next sleep is not theirs to end.
+        self.ring.take_wake();
         self.parker.withdraw();
         if starving {
             self.ring.buffers().pool().await_return(false);
