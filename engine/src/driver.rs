@@ -383,7 +383,9 @@ mod tests {
     fn only_a_parked_shard_is_woken_and_only_once() {
         let wakes = Arc::new(AtomicU32::new(0));
         let counted = wakes.clone();
-        let wake = Box::new(move || drop(counted.fetch_add(1, Ordering::Relaxed)));
+        let wake = Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
         let parker = Parker::new(None, wake);
         parker.unpark();
         assert_eq!(wakes.load(Ordering::Relaxed), 0, "awake: nobody to wake");

@@ -9,5 +9,61 @@ pub const DIRECT_IO_ALIGN_BYTES: usize = 4_096;
 /// array on the stack and, at two slices a large payload, covers 32 large answers in one send.
 pub const SEND_SLICES_MAX: usize = 64;
 
+/// The most bytes of metadata records on one request. A token of 4 KiB (the usual ceiling of a signed
+/// web token in a header) and a trace context fit twice; the wire could carry 65,535.
+pub const METADATA_BYTES_MAX: usize = 8 * 1_024;
+
+/// The largest frame in bytes that any configuration may accept: 1 GiB. The wire's length field
+/// reaches 4 GiB; a frame is collected in one piece of memory, so the bound is about that.
+pub const FRAME_BYTES_CEILING: u32 = 1 << 30;
+
+/// The smallest `frame_bytes_max` that any configuration may set: go-away and hello must always fit.
+pub const FRAME_BYTES_FLOOR: u32 = 1_024;
+
+/// Memory in bytes that a deframer keeps between split frames. Small frames that straddle two
+/// receives then cost no allocation, and an idle connection holds at most this.
+pub const PARTIAL_KEEP_BYTES: usize = 1_024;
+
+/// First step in bytes by which the memory of a frame under way grows; it doubles from there, as
+/// bytes really arrive. A peer that announces 16 MiB and sends nothing costs this much.
+pub const PARTIAL_STEP_BYTES: usize = 64 * 1_024;
+
+/// Payloads up to this many bytes are copied behind their header, longer ones are sent from where
+/// they lie. Copying 4 KiB costs about 100 ns and saves two slices and a reference count.
+pub const COPY_BYTES_MAX: usize = 4 * 1_024;
+
+/// The largest in-flight window that any configuration may set, in calls: a connection's table then
+/// stays below 3 MiB, and a scan of it for deadlines below 100 µs.
+pub const IN_FLIGHT_CEILING: u32 = 65_536;
+
+/// The most bytes of text in a go-away, so that it fits into the smallest allowed frame.
+pub const GO_AWAY_TEXT_BYTES_MAX: usize = 512;
+
+/// Payloads up to this many bytes are copied when they are kept beyond the turn; longer ones borrow
+/// the receive buffer. A copy of 1 KiB costs about 30 ns, a loan two atomic operations and, worse,
+/// a whole receive buffer for as long as it lasts.
+pub const LEND_BYTES_MIN: usize = 1_024;
+
+/// The most completions that one turn handles before it sends what it has. Bounds how long the first
+/// answer of a turn waits for the last, and the memory of the output under way.
+pub const TURN_COMPLETIONS_MAX: u32 = 256;
+
+/// The most outputs whose memory a shard keeps for the next sends.
+pub const OUTPUTS_KEPT_MAX: usize = 256;
+
+/// Memory in bytes with which an output starts, and the most that is kept of one between sends.
+pub const OUTPUT_START_BYTES: usize = 4 * 1_024;
+/// See [`OUTPUT_START_BYTES`]. At 64 KiB × 256 outputs a shard keeps at most 16 MiB.
+pub const OUTPUT_KEEP_BYTES_MAX: usize = 64 * 1_024;
+
+/// Messages that may wait between one shard and one other. At 128 bytes each: 128 KiB a pair.
+pub const MAILBOX_MESSAGES_MAX: usize = 1_024;
+
+/// Messages from other threads that may wait for one shard.
+pub const HANDLE_MESSAGES_MAX: usize = 16 * 1_024;
+
+const _: () = assert!(GO_AWAY_TEXT_BYTES_MAX + 64 <= FRAME_BYTES_FLOOR as usize);
+const _: () = assert!(METADATA_BYTES_MAX <= u16::MAX as usize, "its length is a u16 on the wire");
+const _: () = assert!(PARTIAL_KEEP_BYTES <= PARTIAL_STEP_BYTES);
 const _: () = assert!(SEND_SLICES_MAX <= 1_024, "IOV_MAX of Linux");
 const _: () = assert!(DIRECT_IO_ALIGN_BYTES.is_power_of_two());

@@ -1,0 +1,3 @@
+//! The drivers that touch the kernel, in safe code.
+
+pub mod epoll;

@@ -1,0 +1,444 @@
+//! Bytes in → frames, in place.
+//!
+//! A frame that lies whole in a receive is read where it lies. One that is split over receives is
+//! collected in memory of its own, and only that one:
+//!
+//! ```text
+//! receive 1   [frame A][frame B][fra        A, B in place; "fra" is copied
+//! receive 2   me C][frame D]                "me C" completes C; D in place
+//! ```
+
+use super::framer::TRAILER_BYTES;
+use super::header::{Flags, HEADER_BYTES, Header, HeaderError};
+use super::metadata::Metadata;
+use crate::limits::{LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES};
+use bytes::Bytes;
+use std::fmt;
+
+/// A receive that is being read: the bytes and how far it is read.
+#[derive(Debug)]
+pub struct Input<'a> {
+    chunk: &'a [u8],
+    position: usize,
+}
+
+impl<'a> Input<'a> {
+    /// The whole of `chunk`, unread.
+    pub fn new(chunk: &'a [u8]) -> Self {
+        Input { chunk, position: 0 }
+    }
+
+    /// Bytes not yet read.
+    pub fn left(&self) -> usize {
+        self.chunk.len() - self.position
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        &self.chunk[self.position..]
+    }
+
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let taken = &self.chunk[self.position..self.position + count];
+        self.position += count;
+        taken
+    }
+}
+
+/// One frame.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    /// Its header.
+    pub header: Header,
+    /// What follows the header.
+    pub body: Body<'a>,
+}
+
+/// Metadata and payload of a frame: a view of the receive, or memory of its own.
+#[derive(Debug)]
+pub struct Body<'a> {
+    storage: Storage<'a>,
+    metadata: (u32, u32),
+    payload: (u32, u32),
+}
+
+#[derive(Debug)]
+enum Storage<'a> {
+    /// The whole frame, and where it begins in the receive.
+    InPlace { frame: &'a [u8], offset: usize },
+    /// The whole frame, collected, short enough that its memory is used again.
+    Collected(Vec<u8>),
+    /// The whole frame, collected, to be shared by whoever keeps it.
+    Large(Bytes),
+}
+
+impl Body<'_> {
+    #[inline]
+    fn frame(&self) -> &[u8] {
+        match &self.storage {
+            Storage::InPlace { frame, .. } => frame,
+            Storage::Collected(frame) => frame,
+            Storage::Large(frame) => frame,
+        }
+    }
+
+    /// The payload.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        &self.frame()[self.payload.0 as usize..self.payload.1 as usize]
+    }
+
+    /// The metadata; empty if the frame has none.
+    pub fn metadata(&self) -> Metadata<'_> {
+        Metadata::new(&self.frame()[self.metadata.0 as usize..self.metadata.1 as usize])
+    }
+
+    /// The payload to keep. Short ones are copied, which costs less than a loan; long ones are a
+    /// slice of `lend()` (the whole receive, to keep) or of the memory they were collected in.
+    pub fn to_payload_bytes(&self, lend: impl FnOnce() -> Bytes) -> Bytes {
+        let (start, end) = (self.payload.0 as usize, self.payload.1 as usize);
+        match &self.storage {
+            Storage::InPlace { offset, .. } if end - start > LEND_BYTES_MIN => {
+                lend().slice(offset + start..offset + end)
+            }
+            Storage::Large(frame) => frame.slice(start..end),
+            Storage::InPlace { .. } | Storage::Collected(_) => {
+                Bytes::copy_from_slice(self.payload())
+            }
+        }
+    }
+}
+
+/// Splits one connection's bytes into frames.
+#[derive(Debug)]
+pub struct Deframer {
+    /// The beginning of a frame whose rest has not arrived; empty: none is under way.
+    partial: Vec<u8>,
+    /// The decoded header of that frame, once there are enough bytes of it.
+    header: Option<Header>,
+    frame_bytes_max: u32,
+}
+
+impl Deframer {
+    /// A deframer that refuses frames longer than `frame_bytes_max`.
+    pub fn new(frame_bytes_max: u32) -> Self {
+        Deframer { partial: Vec::new(), header: None, frame_bytes_max }
+    }
+
+    /// The next frame. `None`: all of `input` is read, and no frame is whole.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes. The stream cannot be followed any further: close it.
+    #[inline]
+    pub fn next<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Frame<'a>>, FrameError> {
+        if self.partial.is_empty() {
+            let Some(bytes) = input.rest().first_chunk::<HEADER_BYTES>() else {
+                self.collect(input, input.left());
+                return Ok(None);
+            };
+            let header = self.checked(bytes)?;
+            let frame_bytes = header.frame_bytes as usize;
+            if input.left() >= frame_bytes {
+                let offset = input.position;
+                let frame = input.take(frame_bytes);
+                return read(header, Storage::InPlace { frame, offset }).map(Some);
+            }
+            self.header = Some(header);
+        }
+        self.next_collected(input)
+    }
+
+    /// Bytes of the frame under way that have arrived, and that it has in all (if known).
+    pub fn under_way(&self) -> Option<(usize, Option<u32>)> {
+        let length = self.header.map(|header| header.frame_bytes);
+        (!self.partial.is_empty()).then_some((self.partial.len(), length))
+    }
+
+    /// Memory held for the frame under way, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
+    /// Takes back the memory of a frame that was collected, for the next one, if it is small.
+    #[inline]
+    pub fn recycle(&mut self, body: Body<'_>) {
+        if let Storage::Collected(mut frame) = body.storage
+            && self.partial.is_empty()
+        {
+            frame.clear();
+            self.partial = frame;
+        }
+    }
+
+    /// Goes on with the frame under way.
+    fn next_collected<'a>(
+        &mut self,
+        input: &mut Input<'a>,
+    ) -> Result<Option<Frame<'a>>, FrameError> {
+        let header = match self.header {
+            Some(header) => header,
+            None => {
+                self.collect(input, HEADER_BYTES - self.partial.len());
+                let Some(bytes) = self.partial.first_chunk::<HEADER_BYTES>() else {
+                    return Ok(None);
+                };
+                *self.header.insert(self.checked(bytes)?)
+            }
+        };
+        self.collect(input, header.frame_bytes as usize - self.partial.len());
+        if self.partial.len() < header.frame_bytes as usize {
+            return Ok(None);
+        }
+        self.header = None;
+        let frame = std::mem::take(&mut self.partial);
+        let storage = match frame.capacity() <= PARTIAL_KEEP_BYTES {
+            true => Storage::Collected(frame),
+            false => Storage::Large(Bytes::from(frame)),
+        };
+        read(header, storage).map(Some)
+    }
+
+    /// Copies up to `wanted` bytes. Memory grows in doubling steps as bytes really arrive, so that
+    /// a length that lies costs its sender more than us.
+    fn collect(&mut self, input: &mut Input<'_>, wanted: usize) {
+        let taken = input.take(wanted.min(input.left()));
+        let needed = self.partial.len() + taken.len();
+        if needed > self.partial.capacity() {
+            let whole = self.header.map_or(HEADER_BYTES, |header| header.frame_bytes as usize);
+            let step = (self.partial.capacity() * 2).max(PARTIAL_STEP_BYTES);
+            let target = whole.min(step).max(needed);
+            self.partial.reserve_exact(target - self.partial.len());
+        }
+        self.partial.extend_from_slice(taken);
+    }
+
+    #[inline]
+    fn checked(&self, bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
+        let header = Header::decode(bytes).map_err(FrameError::Header)?;
+        let frame_bytes = header.frame_bytes;
+        if (frame_bytes as usize) < HEADER_BYTES {
+            return Err(FrameError::TooShort { frame_bytes });
+        }
+        if frame_bytes > self.frame_bytes_max {
+            return Err(FrameError::TooLong { frame_bytes, max: self.frame_bytes_max });
+        }
+        Ok(header)
+    }
+}
+
+/// Cuts a whole frame into metadata, payload and trailer, and checks the trailer.
+#[inline]
+fn read(header: Header, storage: Storage<'_>) -> Result<Frame<'_>, FrameError> {
+    let mut body = Body {
+        storage,
+        metadata: (HEADER_BYTES as u32, HEADER_BYTES as u32),
+        payload: (HEADER_BYTES as u32, header.frame_bytes),
+    };
+    if header.flags.has(Flags::PAYLOAD_CRC) {
+        body.payload.1 = without_trailer(body.frame())?;
+    }
+    if header.flags.has(Flags::METADATA) {
+        let block = &body.frame()[HEADER_BYTES..body.payload.1 as usize];
+        let (length, records) = block.split_first_chunk().ok_or(FrameError::Metadata)?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        if length > records.len() || length > METADATA_BYTES_MAX {
+            return Err(FrameError::Metadata);
+        }
+        let records_at = HEADER_BYTES + 2;
+        body.metadata = (records_at as u32, (records_at + length) as u32);
+        body.payload.0 = body.metadata.1;
+    }
+    Ok(Frame { header, body })
+}
+
+/// Where the body ends and the trailer begins, after checking the one against the other.
+fn without_trailer(frame: &[u8]) -> Result<u32, FrameError> {
+    let body = &frame[HEADER_BYTES..];
+    let (body, trailer) = body.split_last_chunk::<TRAILER_BYTES>().ok_or(FrameError::Trailer)?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*trailer) {
+        return Err(FrameError::Trailer);
+    }
+    Ok((HEADER_BYTES + body.len()) as u32)
+}
+
+/// Why a stream of bytes is no stream of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameError {
+    /// The header is wrong in itself.
+    Header(HeaderError),
+    /// The frame claims to be shorter than its own header.
+    TooShort {
+        /// The claim.
+        frame_bytes: u32,
+    },
+    /// The frame is longer than this side has said it accepts.
+    TooLong {
+        /// Its length.
+        frame_bytes: u32,
+        /// The limit told in hello.
+        max: u32,
+    },
+    /// The metadata block reaches beyond its frame or its limit.
+    Metadata,
+    /// The body does not fit its checksum.
+    Trailer,
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::Header(error) => error.fmt(f),
+            FrameError::TooShort { frame_bytes } => {
+                write!(
+                    f,
+                    "frame claims {frame_bytes} bytes, less than its {HEADER_BYTES}-byte header"
+                )
+            }
+            FrameError::TooLong { frame_bytes, max } => {
+                write!(f, "frame of {frame_bytes} bytes; this side accepts at most {max}")
+            }
+            FrameError::Metadata => f.write_str("metadata block reaches beyond its frame or limit"),
+            FrameError::Trailer => f.write_str("payload checksum mismatch: damaged on the way"),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::control;
+    use crate::wire::framer::{Framer, Payload};
+    use crate::wire::header::Kind;
+    use crate::wire::output::Output;
+    use proptest::prelude::*;
+
+    /// A frame to send: call id, metadata, payload, and whether the payload is shared.
+    type Sent = (u64, Vec<u8>, Vec<u8>, bool);
+
+    fn encode(framer: Framer, frames: &[Sent]) -> Vec<u8> {
+        let mut out = Output::default();
+        for (call, metadata, payload, shared) in frames {
+            let header = control(Kind::Request, 0, *call);
+            let payload = match shared {
+                true => Payload::Shared(Bytes::copy_from_slice(payload)),
+                false => Payload::Copied(payload),
+            };
+            framer.push(&mut out, header, metadata, payload);
+        }
+        out.to_vec()
+    }
+
+    fn decode(bytes: &[u8], cuts: &[usize], max: u32) -> Result<Vec<Sent>, FrameError> {
+        let mut deframer = Deframer::new(max);
+        let mut frames = Vec::new();
+        let mut at = 0;
+        for cut in cuts.iter().copied().chain([bytes.len()]) {
+            let end = cut.clamp(at, bytes.len());
+            let chunk = Bytes::copy_from_slice(&bytes[at..end]);
+            let mut input = Input::new(&chunk);
+            while let Some(frame) = deframer.next(&mut input)? {
+                let metadata = frame.body.metadata().as_bytes().to_vec();
+                let payload = frame.body.payload().to_vec();
+                assert_eq!(frame.body.to_payload_bytes(|| chunk.clone()), payload);
+                frames.push((frame.header.call, metadata, payload, false));
+            }
+            assert_eq!(input.left(), 0, "None means that the input is read");
+            at = end;
+        }
+        Ok(frames)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cutting(
+            frames in prop::collection::vec(
+                (any::<u64>(), prop::collection::vec(any::<u8>(), 0..40),
+                 prop::collection::vec(any::<u8>(), 0..6_000), any::<bool>()), 1..8),
+            cuts in prop::collection::vec(0usize..20_000, 0..30),
+            payload_crc: bool,
+        ) {
+            let bytes = encode(Framer::new(payload_crc), &frames);
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            let got = decode(&bytes, &cuts, 1 << 20).expect("what we encode is a stream of frames");
+            let sent: Vec<Sent> =
+                frames.into_iter().map(|(call, meta, payload, _)| (call, meta, payload, false)).collect();
+            prop_assert_eq!(got, sent);
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_error(
+            bytes in prop::collection::vec(any::<u8>(), 0..500),
+            cuts in prop::collection::vec(0usize..500, 0..10),
+        ) {
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            let _ = decode(&bytes, &cuts, 4_096);
+        }
+
+        #[test]
+        fn a_damaged_body_is_seen_where_checksums_are_used(
+            payload in prop::collection::vec(any::<u8>(), 1..200), at: prop::sample::Index,
+        ) {
+            let mut bytes = encode(Framer::new(true), &[(1, vec![], payload, false)]);
+            let at = HEADER_BYTES + at.index(bytes.len() - HEADER_BYTES);
+            bytes[at] ^= 0x10;
+            prop_assert_eq!(decode(&bytes, &[], 4_096), Err(FrameError::Trailer));
+        }
+    }
+
+    #[test]
+    fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+        let frames = [(7, vec![1, 2, 3], vec![9; 100], false), (8, vec![], vec![], false)];
+        let bytes = encode(Framer::default(), &frames);
+        let cuts: Vec<usize> = (0..bytes.len()).collect();
+        assert_eq!(decode(&bytes, &cuts, 4_096), Ok(frames.to_vec()));
+    }
+
+    #[test]
+    fn lengths_are_believed_within_limits_only() {
+        for (frame_bytes, expected) in [
+            (31, FrameError::TooShort { frame_bytes: 31 }),
+            (0, FrameError::TooShort { frame_bytes: 0 }),
+            (4_097, FrameError::TooLong { frame_bytes: 4_097, max: 4_096 }),
+            (u32::MAX, FrameError::TooLong { frame_bytes: u32::MAX, max: 4_096 }),
+        ] {
+            let header = Header { frame_bytes, ..control(Kind::Ping, 0, 1) };
+            assert_eq!(decode(&header.encode(), &[], 4_096), Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_long_frame_that_never_comes_costs_one_step_of_memory() {
+        let header = Header { frame_bytes: 16 << 20, ..control(Kind::Request, 0, 1) };
+        let mut deframer = Deframer::new(32 << 20);
+        assert!(deframer.next(&mut Input::new(&header.encode())).expect("lawful").is_none());
+        assert!(deframer.memory_bytes() <= PARTIAL_STEP_BYTES);
+        assert_eq!(deframer.under_way(), Some((HEADER_BYTES, Some(16 << 20))));
+    }
+
+    #[test]
+    fn metadata_that_overruns_its_frame_is_refused() {
+        let mut bytes = encode(Framer::default(), &[(1, vec![5; 10], vec![], false)]);
+        bytes[HEADER_BYTES..HEADER_BYTES + 2].copy_from_slice(&11u16.to_le_bytes());
+        assert_eq!(decode(&bytes, &[], 4_096), Err(FrameError::Metadata));
+    }
+
+    #[test]
+    fn small_collected_frames_reuse_their_memory() {
+        let bytes = encode(Framer::default(), &[(1, vec![], vec![3; 50], false)]);
+        let mut deframer = Deframer::new(4_096);
+        let mut memory = std::ptr::null();
+        for round in 0..3 {
+            assert!(deframer.next(&mut Input::new(&bytes[..40])).expect("good").is_none());
+            let mut input = Input::new(&bytes[40..]);
+            let frame = deframer.next(&mut input).expect("good").expect("whole");
+            if round > 0 {
+                assert_eq!(frame.body.payload().as_ptr(), memory);
+            }
+            memory = frame.body.payload().as_ptr();
+            deframer.recycle(frame.body);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The fixed header: 32 bytes, little-endian, the same offsets for every kind of frame.
+//!
+//! ```text
+//! offset  bytes  field        request           response            others
+//!      0      4  frame_bytes  whole frame, header and trailer included
+//!      4      1  kind
+//!      5      1  flags
+//!      6      2  code         priority          status              hello: version; go-away: reason
+//!      8      8  call         call id           call id             hello: magic; ping, pong: echo
+//!     16      4  first        method            queue delay, µs
+//!     20      4  second       time left, µs     service time, µs
+//!     24      4  third        route             requests in flight
+//!     28      4  crc          CRC32C of bytes 0..28
+//! ```
+//!
+//! The header has a checksum of its own, always, because its length is believed before the body has
+//! arrived: a flipped bit there would otherwise make the receiver wait for bytes that never come.
+//! The body's checksum, where negotiated, is a trailer (see [`Flags::PAYLOAD_CRC`]).
+
+use std::fmt;
+
+/// Bytes of the header. Half a cache line; a 32-byte payload behind it fills the other half.
+pub const HEADER_BYTES: usize = 32;
+/// The header bytes that its checksum covers.
+const CHECKED_BYTES: usize = 28;
+
+/// What a frame is. Numbers are the wire's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// First frame of both sides: version and features.
+    Hello = 1,
+    /// Asks for one answer.
+    Request = 2,
+    /// The one answer to a request.
+    Response = 3,
+    /// The caller no longer wants the answer.
+    Cancel = 4,
+    /// Asks for a pong.
+    Ping = 5,
+    /// Answers a ping.
+    Pong = 6,
+    /// The sender will end the connection; start nothing new on it.
+    GoAway = 7,
+    /// Reserved: an item of a stream.
+    StreamItem = 8,
+    /// Reserved: the end of a stream.
+    StreamEnd = 9,
+    /// Reserved: leave to send more of a stream.
+    Credit = 10,
+}
+
+impl Kind {
+    /// The kind with this number on the wire.
+    pub const fn from_wire(number: u8) -> Option<Kind> {
+        Some(match number {
+            1 => Kind::Hello,
+            2 => Kind::Request,
+            3 => Kind::Response,
+            4 => Kind::Cancel,
+            5 => Kind::Ping,
+            6 => Kind::Pong,
+            7 => Kind::GoAway,
+            8 => Kind::StreamItem,
+            9 => Kind::StreamEnd,
+            10 => Kind::Credit,
+            _ => return None,
+        })
+    }
+
+    /// Reserved kinds have a number and no meaning yet; a peer of this version never sends one.
+    pub const fn is_reserved(self) -> bool {
+        matches!(self, Kind::StreamItem | Kind::StreamEnd | Kind::Credit)
+    }
+}
+
+/// One bit each; a bit that is not listed here must be zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// No flag.
+    pub const NONE: Flags = Flags(0);
+    /// A metadata block stands before the payload.
+    pub const METADATA: Flags = Flags(1);
+    /// The last 4 bytes of the frame are the CRC32C of all bytes between header and trailer.
+    pub const PAYLOAD_CRC: Flags = Flags(2);
+    /// This request may have been sent before: a retry, a hedge, a repeat after a lost connection.
+    pub const REPEAT: Flags = Flags(4);
+    const ALL: u8 = 1 | 2 | 4;
+
+    /// The flags with these bits, or `None` if an unknown bit is set.
+    pub const fn from_wire(bits: u8) -> Option<Flags> {
+        if bits & !Self::ALL == 0 { Some(Flags(bits)) } else { None }
+    }
+
+    /// The bits on the wire.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// True if all of `flags` are set.
+    pub const fn has(self, flags: Flags) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// Both sets together.
+    pub const fn with(self, flags: Flags) -> Flags {
+        Flags(self.0 | flags.0)
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (Flags::METADATA, "METADATA"),
+            (Flags::PAYLOAD_CRC, "PAYLOAD_CRC"),
+            (Flags::REPEAT, "REPEAT"),
+        ];
+        let set = names.iter().filter(|(flag, _)| self.has(*flag)).map(|(_, name)| name);
+        f.debug_set().entries(set).finish()
+    }
+}
+
+/// A decoded header. The meaning of `code`, `first`, `second` and `third` depends on the kind; see
+/// the table on the module page and the named views in [`crate::wire::frame`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Length of the whole frame in bytes, header and trailer included.
+    pub frame_bytes: u32,
+    /// What the frame is.
+    pub kind: Kind,
+    /// How to read its body.
+    pub flags: Flags,
+    /// Priority, status, version or reason.
+    pub code: u16,
+    /// The call that the frame belongs to, a magic number, or an echo.
+    pub call: u64,
+    /// Method or queue delay.
+    pub first: u32,
+    /// Time left or service time.
+    pub second: u32,
+    /// Route or requests in flight.
+    pub third: u32,
+}
+
+impl Header {
+    /// The 32 bytes on the wire, checksum included.
+    #[inline]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0u8; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&self.frame_bytes.to_le_bytes());
+        bytes[4] = self.kind as u8;
+        bytes[5] = self.flags.bits();
+        bytes[6..8].copy_from_slice(&self.code.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.call.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.first.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.second.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.third.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+        bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the 32 bytes. The checksum is looked at first: nothing else of a damaged header counts.
+    ///
+    /// # Errors
+    /// What is wrong with it; the stream cannot be followed any further.
+    #[inline]
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Header, HeaderError> {
+        if crc32c::crc32c(&bytes[..CHECKED_BYTES]) != u32_at(bytes, 28) {
+            return Err(HeaderError::Checksum);
+        }
+        let kind = Kind::from_wire(bytes[4]).ok_or(HeaderError::UnknownKind(bytes[4]))?;
+        let flags = Flags::from_wire(bytes[5]).ok_or(HeaderError::UnknownFlags(bytes[5]))?;
+        Ok(Header {
+            frame_bytes: u32_at(bytes, 0),
+            kind,
+            flags,
+            code: u16::from_le_bytes([bytes[6], bytes[7]]),
+            call: u64::from(u32_at(bytes, 8)) | u64::from(u32_at(bytes, 12)) << 32,
+            first: u32_at(bytes, 16),
+            second: u32_at(bytes, 20),
+            third: u32_at(bytes, 24),
+        })
+    }
+}
+
+#[inline]
+fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Why 32 bytes are no header of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeaderError {
+    /// The checksum does not fit: damage on the way, or a peer that speaks something else.
+    Checksum,
+    /// A kind that no version known here has.
+    UnknownKind(u8),
+    /// A flag bit that no version known here has.
+    UnknownFlags(u8),
+}
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeaderError::Checksum => write!(
+                f,
+                "header checksum mismatch: damaged on the way, or the peer does not speak Catena"
+            ),
+            HeaderError::UnknownKind(kind) => write!(f, "unknown frame kind {kind}"),
+            HeaderError::UnknownFlags(bits) => write!(f, "unknown frame flags {bits:#010b}"),
+        }
+    }
+}
+
+impl std::error::Error for HeaderError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SAMPLE: Header = Header {
+        frame_bytes: 64,
+        kind: Kind::Request,
+        flags: Flags::REPEAT,
+        code: 0x8000,
+        call: 0x0102_0304_0506_0708,
+        first: 0x1111_2222,
+        second: 250_000,
+        third: 3,
+    };
+
+    #[test]
+    fn every_damaged_bit_is_seen() {
+        let good = SAMPLE.encode();
+        assert_eq!(Header::decode(&good), Ok(SAMPLE));
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&bad), Err(HeaderError::Checksum), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_and_flags_are_named() {
+        for (at, value, expected) in
+            [(4, 0, HeaderError::UnknownKind(0)), (5, 0x80, HeaderError::UnknownFlags(0x80))]
+        {
+            let mut bytes = SAMPLE.encode();
+            bytes[at] = value;
+            let crc = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+            bytes[28..].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Header::decode(&bytes), Err(expected));
+        }
+    }
+
+    #[test]
+    fn kinds_keep_their_numbers() {
+        for number in 0..=u8::MAX {
+            assert!(Kind::from_wire(number).is_none_or(|kind| kind as u8 == number));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            frame_bytes: u32, kind in 1u8..=10, flags in 0u8..8, code: u16, call: u64,
+            first: u32, second: u32, third: u32,
+        ) {
+            let kind = Kind::from_wire(kind).expect("1 to 10 are kinds");
+            let flags = Flags::from_wire(flags).expect("three flags are known");
+            let header = Header { frame_bytes, kind, flags, code, call, first, second, third };
+            prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail_cleanly(bytes: [u8; HEADER_BYTES]) {
+            let _ = Header::decode(&bytes);
+        }
+    }
+}
