@@ -69,6 +69,8 @@ pub mod server;
 pub mod service;
 pub mod shard;
 pub mod shard_index;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod sys;
 pub mod time;
 pub mod timers;
