@@ -13,6 +13,7 @@ mod kernel;
 mod park;
 mod receive;
 mod send;
+mod sim;
 
 use catena_engine::reactor::epoll::{EpollConfig, EpollDriver};
 
@@ -99,7 +100,6 @@ macro_rules! kernel_suite {
 }
 
 /// `simulated_suite!(name, a Harness)`
-#[allow(unused_macros)] // Until the simulated driver is in the tree.
 macro_rules! simulated_suite {
     ($name:ident, $harness:ty) => {
         mod $name {
@@ -126,3 +126,14 @@ kernel_suite!(epoll_cramped, EpollDriver, {
     };
     EpollDriver::new(&cramped).expect("epoll is there")
 });
+
+simulated_suite!(sim_one_host, sim::OneHost);
+simulated_suite!(sim_two_hosts, sim::TwoHosts);
+
+mod sim_alone {
+    use super::*;
+    checks! { sim::Alone:
+        park::a_park_lasts_until_its_deadline
+        park::an_unpark_before_the_sleep_is_not_lost
+    }
+}
