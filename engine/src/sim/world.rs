@@ -215,6 +215,8 @@ impl Shared {
     pub fn step(self: &Rc<Self>, limit: Instant) -> bool {
         let call = {
             let mut core = self.core.borrow_mut();
+            // Whoever holds a handle may have unparked a shard between two events.
+            core.stage.settle();
             let Some(event) = core.stage.next_event(limit) else { return false };
             core.handle(event)
         };
