@@ -255,6 +255,9 @@ pub trait Driver {
 
     /// As [`Driver::poll`], but sleeps until something completes, the shard is unparked, or `until`.
     ///
+    /// The caller announces the sleep on its [`Parker`] and looks for work once more before this;
+    /// the driver withdraws the announcement before it returns.
+    ///
     /// # Errors
     /// Only when the driver itself is broken; the shard cannot go on.
     fn park(&mut self, until: Option<Instant>) -> io::Result<()>;
@@ -280,7 +283,7 @@ pub trait Driver {
     fn parker(&self) -> Arc<Parker>;
 
     /// Wakes another shard that said it is parked; from ring to ring where both have one.
-    fn unpark(&mut self, other: &Parker) {
+    fn unpark(&mut self, other: &Arc<Parker>) {
         other.unpark();
     }
 
@@ -334,7 +337,9 @@ impl Parker {
 
     /// Says that the shard is about to sleep. The caller looks for work once more after this.
     pub fn announce(&self) {
-        self.parked.store(true, Ordering::Relaxed);
+        // A store would do. The swap makes `parked` one chain of changes in loom's model too, which
+        // otherwise lets a claim of the last sleep overtake it; next to a sleep it costs nothing.
+        self.parked.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 

@@ -13,9 +13,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`peers`] | the connections by socket, their timers and their ends |
-//! | [`serve`] | a request: admit, route, dispatch, answer |
-//! | [`calls`] | the client side: connect, start calls, match answers, back off |
+//! | `peers` | the connections by socket, their timers and their ends |
+//! | `serve` | a request: admit, route, dispatch, answer |
+//! | `calls` | the client side: connect, start calls, match answers, back off |
 //! | [`message`] | what comes from other shards and other threads |
 
 #![forbid(unsafe_code)]

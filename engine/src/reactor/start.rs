@@ -5,6 +5,7 @@
 
 use super::epoll::{EpollConfig, EpollDriver};
 use super::turn;
+use super::uring::{UringConfig, UringDriver};
 use crate::driver::{Driver, Parker};
 use crate::limits::MAILBOX_MESSAGES_MAX;
 use crate::mailbox::{Mailboxes, mesh};
@@ -163,6 +164,23 @@ fn run_shard(start: ShardStart) -> io::Result<()> {
         only.set(core);
         if let Err(error) = sched_setaffinity(None, &only) {
             return report(&start, Err(StartError::Thread(error.into())));
+        }
+    }
+    let choice = start.builder.driver;
+    if choice != DriverChoice::Epoll {
+        let config =
+            UringConfig { sockets_max: start.builder.connections_max, ..Default::default() };
+        match UringDriver::new(&config) {
+            Ok(driver) => return run_on(start, driver, Vec::new()),
+            Err(error) if choice == DriverChoice::Uring => {
+                let reason = error.to_string();
+                return report(&start, Err(StartError::Driver { driver: choice, reason }));
+            }
+            Err(error) => {
+                let note = format!("io_uring cannot be used ({error}); running on epoll");
+                tracing::warn!("{note}");
+                return run_on_epoll(start, vec![note]);
+            }
         }
     }
     run_on_epoll(start, Vec::new())
