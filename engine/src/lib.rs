@@ -61,6 +61,7 @@ pub mod handler;
 pub mod limits;
 pub mod local;
 pub mod mailbox;
+pub mod metrics;
 mod primitive;
 pub mod reactor;
 pub mod rng;
