@@ -402,11 +402,7 @@ fn closing_with_a_send_in_flight_tells_both_ends_in_order() {
 #[test]
 fn a_refused_connection_is_told_as_such() {
     let Some(mut driver) = driver(UringConfig::default()) else { return };
-    // A port that was free a moment ago, and that a listener without a thread keeps from others.
-    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let address = taken.local_addr().expect("it is bound");
-    drop(taken);
-    let socket = driver.connect(address).expect("there is room");
+    let socket = driver.connect(unused_address()).expect("there is room");
     run(&mut driver, "the outcome is known", |_, completion| match completion {
         Completion::Connected { socket: id, result } => {
             assert_eq!(id, socket);
@@ -417,6 +413,88 @@ fn a_refused_connection_is_told_as_such() {
         other => panic!("nothing else is due, but there is {other:?}"),
     });
     assert_eq!(driver.sockets(), 0);
+}
+
+#[test]
+fn a_close_takes_back_what_was_not_looked_at() {
+    let config =
+        UringConfig { receive_buffers: 8, receive_buffer_bytes: 4_096, ..UringConfig::default() };
+    let Some(mut driver) = driver(config) else { return };
+    // Chunks: one is looked at, the others are not, and one of these is at hand already.
+    let (socket, mut peer) = guest(&mut driver);
+    peer.write_all(&pattern(6 * 4_096)).expect("the kernel buffers as much");
+    let looked_at = hold(&mut driver, 1).remove(0);
+    assert!(driver.poll().expect("the driver works"), "there is more");
+    driver.close(socket);
+    run(&mut driver, "it is closed", |_, completion| match completion {
+        Completion::Closed { socket: id } => id == socket,
+        other => panic!("after a close there is {other:?}"),
+    });
+    assert_eq!(driver.buffers().with_kernel, 7);
+    driver.give_back(looked_at);
+    assert_eq!(driver.buffers().with_kernel, 8);
+    // An outcome of a connect, which has voided the id already.
+    let refused = driver.connect(unused_address()).expect("there is room");
+    let give_up_at = Instant::now() + PATIENCE;
+    while !driver.poll().expect("the driver works") {
+        assert!(Instant::now() < give_up_at, "loopback refuses at once");
+    }
+    driver.close(refused);
+    let told = driver.next_completion();
+    assert!(matches!(told, Some(Completion::Closed { socket }) if socket == refused), "{told:?}");
+    assert!(driver.next_completion().is_none());
+}
+
+#[test]
+fn an_eager_send_that_finds_a_full_socket_waits() {
+    let Some(mut driver) = driver(UringConfig::default()) else { return };
+    let address = listen(&mut driver);
+    // A peer with little room of its own, so that the socket is full soon.
+    let peer = socket_with_little_room();
+    rustix::net::connect(&peer, &address).expect("the driver listens");
+    let mut peer = TcpStream::from(peer);
+    let mut accepted = None;
+    run(&mut driver, "the guest is accepted", |_, completion| match completion {
+        Completion::Accepted { socket, .. } => accepted.replace(socket).is_none(),
+        other => panic!("nothing else is due, but there is {other:?}"),
+    });
+    let socket = accepted.expect("it was accepted");
+    // Single bytes: when the socket is full, it is so between two sends.
+    let mut sent = 0;
+    while sent < 64 << 20 {
+        driver.send(socket, output(&[sent as u8]));
+        sent += 1;
+        driver.poll().expect("the driver works");
+        match driver.next_completion() {
+            Some(Completion::Sent { result, .. }) => result.expect("the peer is there"),
+            None => break,
+            other => panic!("nothing else is due, but there is {other:?}"),
+        }
+    }
+    let reader = thread::spawn(move || {
+        let mut all = vec![0; sent];
+        peer.read_exact(&mut all).expect("all is sent in the end");
+        all
+    });
+    run(&mut driver, "the last is sent", |_, completion| match completion {
+        Completion::Sent { result, .. } => result.is_ok(),
+        other => panic!("nothing else is due, but there is {other:?}"),
+    });
+    let arrived = reader.join().expect("reading does not panic");
+    assert!(arrived.iter().enumerate().all(|(at, byte)| at as u8 == *byte), "in order, once");
+}
+
+fn socket_with_little_room() -> std::os::fd::OwnedFd {
+    use rustix::net::{AddressFamily, SocketType, socket, sockopt};
+    let peer = socket(AddressFamily::INET, SocketType::STREAM, None).expect("descriptors are left");
+    sockopt::set_socket_recv_buffer_size(&peer, 4_096).expect("it is a socket");
+    peer
+}
+
+/// An address that nobody listens on: it was free a moment ago.
+fn unused_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    listener.local_addr().expect("it is bound")
 }
 
 /// Lets the driver run until it has received `count` chunks, and keeps them.
