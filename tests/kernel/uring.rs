@@ -459,11 +459,14 @@ fn an_eager_send_that_finds_a_full_socket_waits() {
         other => panic!("nothing else is due, but there is {other:?}"),
     });
     let socket = accepted.expect("it was accepted");
-    // Single bytes: when the socket is full, it is so between two sends.
+    // Single bytes at last: when the socket is full, it is so between two sends.
+    let nearly_full = room_of_a_socket().saturating_sub(256 * 1_024);
     let mut sent = 0;
-    while sent < 64 << 20 {
-        driver.send(socket, output(&[sent as u8]));
-        sent += 1;
+    loop {
+        let bytes = if sent < nearly_full { 8 * 1_024 } else { 1 };
+        let message: Vec<u8> = (sent..sent + bytes).map(|at| at as u8).collect();
+        driver.send(socket, output(&message));
+        sent += bytes;
         driver.poll().expect("the driver works");
         match driver.next_completion() {
             Some(Completion::Sent { result, .. }) => result.expect("the peer is there"),
@@ -489,6 +492,17 @@ fn socket_with_little_room() -> std::os::fd::OwnedFd {
     let peer = socket(AddressFamily::INET, SocketType::STREAM, None).expect("descriptors are left");
     sockopt::set_socket_recv_buffer_size(&peer, 4_096).expect("it is a socket");
     peer
+}
+
+/// How many bytes go into a socket whose peer has little room and does not read.
+fn room_of_a_socket() -> usize {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let peer = socket_with_little_room();
+    let address = listener.local_addr().expect("it is bound");
+    rustix::net::connect(&peer, &address).expect("the listener has a backlog");
+    let (mut socket, _) = listener.accept().expect("it is connected");
+    socket.set_nonblocking(true).expect("it is a socket");
+    std::iter::from_fn(|| socket.write(&[0; 8 * 1_024]).ok()).sum()
 }
 
 /// An address that nobody listens on: it was free a moment ago.
