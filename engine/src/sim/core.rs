@@ -78,7 +78,7 @@ impl Core {
     }
 
     /// Adds a machine; its process is to be booted.
-    pub fn add_host(&mut self) -> HostId {
+    pub fn add_host(&mut self, bare: bool) -> HostId {
         let host = HostId(self.stage.hosts.len() as u32);
         let rng = self.fork_rng();
         self.disks.push(Disk::new(host, self.config.disk.clone(), rng));
@@ -91,6 +91,7 @@ impl Core {
             powered: true,
             incarnation: 0,
             running: false,
+            bare,
             paused_until: Instant::ZERO,
             shards: Vec::new(),
         });
@@ -131,7 +132,7 @@ impl Core {
                 let due = !state.running && state.incarnation == incarnation;
                 return if due { Call::Boot(host) } else { Call::Nothing };
             }
-            Event::Fault(fault) if self.faults_stopped => drop(fault),
+            Event::Fault(_) if self.faults_stopped => {}
             Event::Fault(fault) => return self.befall(fault),
             Event::Resume(host) => wake_all(stage, host),
             Event::Syn(id) => network.on_syn(stage, id),
@@ -238,6 +239,12 @@ impl Core {
         }
         self.network.resume_paths(&mut self.stage);
         to_boot
+    }
+
+    /// All shards of a process have stopped. Nobody starts it again but [`Fault::Restart`].
+    pub fn exit(&mut self, host: HostId) -> Call {
+        self.stage.record(Place::Host(host), EventKind::HostExited, &[]);
+        self.crash(host, Crash::Kill, None)
     }
 
     fn crash(&mut self, host: HostId, how: Crash, down_for: Option<Duration>) -> Call {

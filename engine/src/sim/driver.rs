@@ -357,7 +357,6 @@ impl Driver for SimDriver {
         self.counters.enters += 1;
         self.counters.parks += 1;
         self.pass_time()?;
-        self.parker.announce();
         let parked = self.run_until_woken(until);
         self.parker.withdraw();
         parked?;

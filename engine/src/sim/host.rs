@@ -120,6 +120,8 @@ pub(super) struct Host {
     pub incarnation: u32,
     /// A process runs.
     pub running: bool,
+    /// Its drivers are called from outside; the world gives it no turns.
+    pub bare: bool,
     pub paused_until: Instant,
     pub shards: Vec<Shard>,
 }

@@ -187,7 +187,10 @@ impl Stage {
 
     /// Puts a turn on the agenda unless an earlier one is there.
     pub fn turn_no_later_than(&mut self, at: ShardAt, when: Instant) {
-        let paused_until = self.host(at.host).paused_until;
+        let Host { paused_until, bare, .. } = *self.host(at.host);
+        if bare {
+            return;
+        }
         let shard = self.shard(at);
         let when = when.max(shard.busy_until).max(paused_until);
         if shard.turn_at.is_none_or(|planned| when < planned) {

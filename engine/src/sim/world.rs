@@ -196,9 +196,10 @@ impl World {
 
     fn add_host(&mut self, shards: u32, boot: Option<BootFn>) -> HostId {
         assert!(shards > 0, "a process has a shard at least");
+        let host = self.shared.core.borrow_mut().add_host(boot.is_none());
         let processes = HostProcesses { shards, boot, running: Vec::new() };
         self.shared.processes.borrow_mut().push(processes);
-        self.shared.core.borrow_mut().add_host()
+        host
     }
 }
 
@@ -248,10 +249,20 @@ impl Shared {
         let Some(mut running) = place(&mut self.processes.borrow_mut()) else { return };
         self.core.borrow_mut().begin_turn(at);
         running.driver.collect();
-        let Next { until, busy } = running.process.turn(&mut running.driver);
+        let Next { until, busy, stopped } = running.process.turn(&mut running.driver);
         let busy = busy || running.driver.has_completions();
         self.core.borrow_mut().end_turn(at, busy, until);
-        self.processes.borrow_mut()[at.host.index()].running[at.shard as usize] = Some(running);
+        if !stopped {
+            let place = &mut self.processes.borrow_mut()[at.host.index()];
+            place.running[at.shard as usize] = Some(running);
+            return;
+        }
+        drop(running);
+        let all = self.processes.borrow()[at.host.index()].running.iter().all(Option::is_none);
+        if all {
+            let call = self.core.borrow_mut().exit(at.host);
+            self.carry_out(call);
+        }
     }
 
     fn boot(self: &Rc<Self>, host: HostId) {
