@@ -62,6 +62,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// For drivers: `length` bytes from `offset` on, in the driver's buffer number `buffer`.
+    pub fn new(buffer: u32, offset: u32, length: u32) -> Self {
+        Chunk { buffer, offset, length }
+    }
+
+    /// For drivers: the number of the buffer.
+    pub fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
     /// How many bytes arrived; never 0.
     pub fn len(&self) -> usize {
         self.length as usize
@@ -254,6 +264,9 @@ pub trait Driver {
     fn poll(&mut self) -> io::Result<bool>;
 
     /// As [`Driver::poll`], but sleeps until something completes, the shard is unparked, or `until`.
+    ///
+    /// The caller announces the sleep on its [`Parker`] and looks for work once more before this;
+    /// the driver withdraws the announcement before it returns.
     ///
     /// # Errors
     /// Only when the driver itself is broken; the shard cannot go on.

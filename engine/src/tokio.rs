@@ -265,7 +265,11 @@ impl Conversation {
             };
             match self.connection.start_call(request, pending.number, now) {
                 Ok(call) => drop(self.calls.insert(pending.number, (call, pending.result))),
-                Err(error @ (StartError::TooLarge { .. } | StartError::DeadlinePassed)) => {
+                Err(
+                    error @ (StartError::TooLarge { .. }
+                    | StartError::MetadataTooLong { .. }
+                    | StartError::DeadlinePassed),
+                ) => {
                     drop(pending.result.send(Err(error.into())));
                 }
                 Err(StartError::NotOpen | StartError::Leaving | StartError::WindowFull) => {

@@ -31,11 +31,12 @@ pub fn accepting_goes_on_after_file_descriptors_ran_out<M: Make>() {
 fn run_out_of_descriptors<M: Make>() {
     const GUESTS: usize = 4;
     let mut pair = Pair::<Kernel<M>>::new();
-    let (listener, address) = pair.listen();
     let link = pair.link();
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = Some(100);
     setrlimit(Resource::Nofile, limit).expect("anybody may lower the limit");
+    // Only now: an accept that is in flight in an io_uring keeps to the limit that it began with.
+    let (listener, address) = pair.listen();
     // They wait in the backlog, and whatever is left is used up.
     let guests: Vec<_> =
         (0..GUESTS).map(|_| TcpStream::connect(address).expect("the backlog takes them")).collect();

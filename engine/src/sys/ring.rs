@@ -4,14 +4,15 @@
 //! The 64 bits that come back with every completion:
 //!
 //! ```text
-//!   63    62     61   60                             0
-//! ┌─────┬──────┬─────┬────────────────────────────────┐
-//! │  1  │ desc │ log │  the caller's `user_data`      │   operations without memory
-//! ├─────┼──────┴─────┴──────────┬─────────────────────┤
-//! │  0  │ generation of block   │  index of block     │   operations with memory: `in_flight`
-//! └─────┴───────────────────────┴─────────────────────┘
+//!   63    62     61     60     59                      0
+//! ┌─────┬──────┬──────┬──────┬─────────────────────────┐
+//! │  1  │ desc │ mute │ wake │  caller's `user_data`   │   operations without memory
+//! ├─────┼──────┴──────┴──────┴──┬──────────────────────┤
+//! │  0  │ generation of block   │  index of block      │   operations with memory: `in_flight`
+//! └─────┴───────────────────────┴──────────────────────┘
 //!   desc  a result that is not an error is a new file descriptor
-//!   log   nobody waits for this: only a failure is told, and it is not counted
+//!   mute  nobody waits for this: only a failure is told, and it is not counted
+//!   wake  it completes to end a sleep; told only when it will not complete again
 //! ```
 //!
 //! **Eager sends.** A send that is told not to wait (`MSG_DONTWAIT`), to fail if it is short
@@ -33,10 +34,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bits of `user_data` that belong to the caller.
-pub const USER_DATA_BITS: u32 = 61;
+pub const USER_DATA_BITS: u32 = 60;
 pub(super) const CALLERS: u64 = 1 << 63;
 pub(super) const DESCRIPTOR: u64 = 1 << 62;
-pub(super) const LOG: u64 = 1 << 61;
+pub(super) const MUTE: u64 = 1 << 61;
+pub(super) const WAKE: u64 = 1 << 60;
 pub(super) const USER_DATA_MASK: u64 = (1 << USER_DATA_BITS) - 1;
 
 /// The group number of the one buffer ring that a ring has.
@@ -132,7 +134,7 @@ pub struct Ring {
     buffers: Option<BufRing>,
     eager: VecDeque<EagerSend>,
     reaped: VecDeque<Reaped>,
-    /// True if a message from another ring came in and was not slept over yet.
+    /// True if somebody wanted the sleeper awake; see [`Ring::take_wake`].
     woken: bool,
     /// Operations that will complete at least once more.
     pub(super) awaited: u64,
@@ -257,7 +259,13 @@ impl Ring {
         self.buffers.as_mut().expect("receive buffers were provided at start")
     }
 
-    /// The next completion that [`Ring::reap`] took in.
+    /// Forgets that somebody wanted the sleeper awake: by a message from another ring, or by what
+    /// [`Ring::poll_readable`] watches. Until then no entry sleeps. True if so.
+    pub fn take_wake(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// The next completion that was taken in.
     pub fn next_reaped(&mut self) -> Option<Reaped> {
         self.reaped.pop_front()
     }
@@ -288,8 +296,7 @@ impl Ring {
     /// Only those that no waiting cures: the ring is used wrongly, or broken.
     pub fn enter(&mut self, wait: Wait) -> io::Result<bool> {
         // What has come already must not be slept over.
-        let awake = self.reap() || (wait != Wait::No && std::mem::take(&mut self.woken));
-        let wait = if awake { Wait::No } else { wait };
+        let wait = if self.reap() || self.woken { Wait::No } else { wait };
         if wait != Wait::No || self.queued > 0 || self.needs_enter() {
             self.system_call(wait)?;
             self.reap();
@@ -377,18 +384,16 @@ impl Ring {
     fn take_in(&mut self, completion: &cqueue::Entry) {
         let (user_data, result) = (completion.user_data(), completion.result());
         let more = cqueue::more(completion.flags());
-        if user_data & LOG != 0 && user_data & CALLERS != 0 {
-            // A message from another ring, a cancellation: only failures are of interest.
-            self.woken = true;
-            if result < 0 {
-                let user_data = user_data & USER_DATA_MASK;
-                self.reaped.push_back(Reaped { user_data, result, more, brings: Brings::Nothing });
-            }
-            return;
-        }
-        self.awaited -= u64::from(!more);
         if user_data & CALLERS == 0 {
-            self.push_landed(Ticket::from_user_data(user_data), result);
+            self.awaited -= 1;
+            return self.push_landed(Ticket::from_user_data(user_data), result);
+        }
+        self.woken |= user_data & WAKE != 0;
+        let is_mute = user_data & MUTE != 0;
+        if !is_mute {
+            self.awaited -= u64::from(!more);
+        }
+        if result >= 0 && (is_mute || (user_data & WAKE != 0 && more)) {
             return;
         }
         let brings = if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
@@ -451,7 +456,7 @@ impl Ring {
     /// Asks the kernel to give up everything in flight, and waits until it has. True: it has.
     fn quiesce(&mut self) -> bool {
         let everything = io_uring::types::CancelBuilder::any().all();
-        let cancel = opcode::AsyncCancel2::new(everything).build().user_data(CALLERS | LOG);
+        let cancel = opcode::AsyncCancel2::new(everything).build().user_data(CALLERS | MUTE);
         let give_up_at = Instant::now() + FAREWELL;
         // SAFETY: a cancellation names no memory.
         unsafe { self.push(&cancel) };

@@ -5,7 +5,7 @@
 //! meets whatever file has taken its number.
 
 use super::in_flight::{Landed, Memory, SocketAddress, Ticket};
-use super::ring::{BUFFER_GROUP, CALLERS, DESCRIPTOR, LOG, Ring, USER_DATA_BITS};
+use super::ring::{BUFFER_GROUP, CALLERS, DESCRIPTOR, MUTE, Ring, USER_DATA_BITS, WAKE};
 use crate::driver::{FileBuffer, Output};
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
@@ -78,11 +78,11 @@ impl Ring {
         unsafe { self.push_plain(entry, CALLERS, user_data) };
     }
 
-    /// Tells again and again that `file` has become readable.
+    /// Ends this ring's sleep whenever `file` becomes readable. Told only when it no longer does.
     pub fn poll_readable(&mut self, file: BorrowedFd<'_>, user_data: u64) {
         let entry = opcode::PollAdd::new(Fd(file.as_raw_fd()), libc::POLLIN as u32);
         // SAFETY: no memory is named.
-        unsafe { self.push_plain(entry.multi(true).build(), CALLERS, user_data) };
+        unsafe { self.push_plain(entry.multi(true).build(), CALLERS | WAKE, user_data) };
     }
 
     /// Makes what was completed of `file` durable, without metadata that reading does not need.
@@ -101,16 +101,17 @@ impl Ring {
             Cancel::Memory(ticket) => ticket.user_data(),
         };
         let entry = opcode::AsyncCancel::new(target).build();
-        let entry = self.without_success(entry).user_data(CALLERS | LOG);
+        let entry = self.without_success(entry).user_data(CALLERS | MUTE);
         // SAFETY: no memory is named.
         unsafe { self.push(&entry) };
     }
 
     /// Wakes the owner of another ring. Only a failure is told, as `user_data`.
     pub fn message(&mut self, ring: i32, user_data: u64) {
-        // The other side sees a completion that its ring drops: waking it is the message.
-        let entry = opcode::MsgRingData::new(Fd(ring), 0, CALLERS | LOG, None).build();
-        let entry = self.without_success(entry).user_data(CALLERS | LOG | checked(user_data));
+        // To come is all that the message has to do.
+        let on_arrival = CALLERS | MUTE | WAKE;
+        let entry = opcode::MsgRingData::new(Fd(ring), 0, on_arrival, None).build();
+        let entry = self.without_success(entry).user_data(CALLERS | MUTE | checked(user_data));
         // SAFETY: no memory is named.
         unsafe { self.push(&entry) };
     }

@@ -2,7 +2,7 @@
 //!
 //! | file | what completes there |
 //! |---|---|
-//! | [`config`] | nothing: what may be chosen, what may be missing, what can go wrong at start |
+//! | `config` | nothing: what may be chosen, what may be missing, what can go wrong at start |
 //! | `probe` | nothing: what this kernel offers |
 //! | `op` | which operation of whom a completion speaks of |
 //! | `socket` | the last operation of a socket that was closed |
@@ -143,9 +143,7 @@ impl UringDriver {
             Tag::Connect => self.on_connect(op, reaped),
             Tag::File => self.on_file(op, reaped),
             Tag::Wake => {
-                if !reaped.more {
-                    self.arm_wake();
-                }
+                self.arm_wake();
                 None
             }
             Tag::Message => {
@@ -272,6 +270,8 @@ impl Driver for UringDriver {
         }
         let wait = if self.told.is_empty() { self.wait_until(until) } else { Wait::No };
         let entered = self.ring.enter(wait);
+        // Whoever wanted this shard awake has it so: the next sleep is not theirs to end.
+        self.ring.take_wake();
         self.parker.withdraw();
         if starving {
             self.ring.buffers().pool().await_return(false);

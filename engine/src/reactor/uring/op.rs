@@ -1,9 +1,9 @@
 //! What comes back with every completion: which operation it was, and of whom.
 //!
 //! ```text
-//!   60       56 55                     32 31                            0
+//!   59       56 55                     32 31                            0
 //! ┌────────────┬─────────────────────────┬───────────────────────────────┐
-//! │  tag (5)   │  slot (24)              │  generation (32)              │   above: the ring's own
+//! │  tag (4)   │  slot (24)              │  generation (32)              │   above: the ring's own
 //! └────────────┴─────────────────────────┴───────────────────────────────┘
 //! ```
 //!

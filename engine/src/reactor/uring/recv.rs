@@ -10,6 +10,7 @@ use super::socket::{Receive, Stage};
 use crate::driver::{Chunk, Completion, SocketId};
 use crate::limits;
 use crate::sys::ring::{Brings, Reaped};
+use crate::sys::socket::peer_address;
 use crate::sys::submit::Cancel;
 use bytes::Bytes;
 use std::io;
@@ -57,8 +58,12 @@ impl UringDriver {
             }
             error => {
                 socket.ended = true;
-                let result =
-                    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) };
+                let result = match error {
+                    // The kernel tells a reset once, and a send may have been the one to hear it.
+                    0 if peer_address(socket.descriptor()).is_some() => Ok(()),
+                    0 => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+                    _ => Err(io::Error::from_raw_os_error(error)),
+                };
                 Some(Completion::ReceiveEnded { socket: id, result })
             }
         }
@@ -86,7 +91,7 @@ impl UringDriver {
     }
 
     pub(super) fn pause(&mut self, id: SocketId) {
-        let socket = self.sockets.known(id);
+        let Some(socket) = self.sockets.get_mut(id) else { return };
         socket.paused = true;
         if socket.receive == Receive::Armed {
             socket.receive = Receive::Ending;
@@ -95,7 +100,7 @@ impl UringDriver {
     }
 
     pub(super) fn resume(&mut self, id: SocketId) {
-        let socket = self.sockets.known(id);
+        let Some(socket) = self.sockets.get_mut(id) else { return };
         socket.paused = false;
         // One that is ending goes on when it has ended; one that waits still waits.
         if socket.stage == Stage::Open && socket.receive == Receive::Idle && !socket.ended {

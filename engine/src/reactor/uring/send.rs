@@ -48,7 +48,9 @@ impl UringDriver {
         let left = self.ring.count_sent(&landed, sent);
         let result = match -reaped.result {
             _ if left == 0 => Ok(()),
-            _ if socket.stage == Stage::Closing => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ if socket.stage == Stage::Closing => {
+                Err(io::Error::from_raw_os_error(libc::ECANCELED))
+            }
             // The socket was full for an eager send, or a patient one was cut short.
             error if error < 0 || error == libc::EAGAIN || error == libc::EINTR => {
                 socket.in_flight = Some(self.ring.send_rest(socket.descriptor().as_fd(), landed));

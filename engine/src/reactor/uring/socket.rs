@@ -130,10 +130,10 @@ impl Sockets {
         (socket.generation == id.generation && socket.stage != Stage::Vacant).then_some(socket)
     }
 
-    /// The socket that the shard speaks of.
+    /// The socket of an id that must be alive.
     ///
     /// # Panics
-    /// If there is none: the shard uses an id after `Closed` or a failed connect.
+    /// If it is not: somebody uses an id after `Closed` or a failed connect.
     pub(super) fn known(&mut self, id: SocketId) -> &mut Socket {
         self.get_mut(id).unwrap_or_else(|| panic!("{id:?} is used after its end"))
     }
@@ -155,9 +155,12 @@ impl Sockets {
 impl UringDriver {
     /// Begins the end of a socket. Whatever is in flight is made to complete, by shutting the
     /// connection down, which also tells the peer at once, and by asking the kernel to cancel.
+    /// Closing it once more, or what is void already, does nothing.
     pub(super) fn close_socket(&mut self, id: SocketId) {
-        let socket = self.sockets.known(id);
-        assert!(socket.stage != Stage::Closing, "{id:?} is closed twice");
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        if socket.stage == Stage::Closing {
+            return;
+        }
         socket.stage = Stage::Closing;
         if socket.receive == Receive::Waiting {
             // Its place in the queue goes stale.
