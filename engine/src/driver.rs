@@ -62,6 +62,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// For drivers: `length` bytes from `offset` on, in the driver's buffer number `buffer`.
+    pub fn new(buffer: u32, offset: u32, length: u32) -> Self {
+        Chunk { buffer, offset, length }
+    }
+
+    /// For drivers: the number of the buffer.
+    pub fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
     /// How many bytes arrived; never 0.
     pub fn len(&self) -> usize {
         self.length as usize

@@ -28,9 +28,10 @@ pub(crate) mod serve;
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
 use crate::driver::{Completion, Driver, ListenerId, Parker};
-use crate::limits::TURN_COMPLETIONS_MAX;
+use crate::limits::{TURN_COMPLETIONS_MAX, TURNS_BETWEEN_MEASUREMENTS};
 use crate::local::{Command, Local, TimerKey};
 use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
 use crate::rpc::admission::{Admission, AdmissionConfig};
 use crate::shard_index::ShardIndex;
@@ -146,6 +147,11 @@ impl Shard {
         self.parkers = parkers;
     }
 
+    /// What this shard counts; to be read from any thread.
+    pub fn metrics(&self) -> Arc<ShardMetrics> {
+        self.serving.metrics.clone()
+    }
+
     /// Connections, of both roles.
     pub fn connections(&self) -> usize {
         self.peers.len()
@@ -179,11 +185,14 @@ impl Shard {
         self.peers.flush(driver, &mut self.serving);
         self.pass_on_messages(driver);
         self.end_drain();
+        self.measure_turn(driver, turn_at);
 
         let busy = completions == TURN_COMPLETIONS_MAX
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
             || self.peers.has_dirty()
+            // A full mailbox tells nobody when there is room again.
+            || self.serving.has_messages_to_pass_on()
             || self.has_mail();
         self.previous_turn_at = busy.then_some(turn_at);
         Next {
@@ -206,6 +215,7 @@ impl Shard {
                     self.peers.sent(driver, socket, output, result, &mut self.serving);
                 }
                 Completion::Accepted { socket, .. } => {
+                    self.serving.metrics.accepted.increment();
                     self.peers.accept(socket, self.local.now());
                     if self.phase != Phase::Running {
                         self.peers.drain_one(socket, self.local.now());
@@ -310,6 +320,18 @@ impl Shard {
         self.serving.pass_on(&mut self.mailboxes);
         for shard in self.mailboxes.peers_to_wake() {
             driver.unpark(&self.parkers[shard.index()]);
+        }
+    }
+
+    /// Every so many turns: how long this one took, and the figures that are not counted one by one.
+    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant) {
+        let metrics = &self.serving.metrics;
+        metrics.turns.increment();
+        if metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS) {
+            metrics.turn_us.record(driver.now().micros_since(turn_at));
+            metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
+            metrics.connections.set(self.peers.len() as u64);
+            metrics.publish_driver(driver.counters());
         }
     }
 

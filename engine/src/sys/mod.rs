@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod buf_ring;
+pub mod checksum;
 pub mod clock;
 pub mod in_flight;
 pub mod pool;

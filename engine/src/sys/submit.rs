@@ -7,7 +7,7 @@
 use super::in_flight::{Landed, Memory, SocketAddress, Ticket};
 use super::ring::{BUFFER_GROUP, CALLERS, DESCRIPTOR, MUTE, Ring, USER_DATA_BITS, WAKE};
 use crate::driver::{FileBuffer, Output};
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::{Fd, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -83,6 +83,12 @@ impl Ring {
         let entry = opcode::PollAdd::new(Fd(file.as_raw_fd()), libc::POLLIN as u32);
         // SAFETY: no memory is named.
         unsafe { self.push_plain(entry.multi(true).build(), CALLERS | WAKE, user_data) };
+    }
+
+    /// Ends this ring's sleep after a while, and is told then.
+    pub fn timeout(&mut self, after: &'static Timespec, user_data: u64) {
+        // SAFETY: the time is named for ever.
+        unsafe { self.push_plain(opcode::Timeout::new(after).build(), CALLERS, user_data) };
     }
 
     /// Makes what was completed of `file` durable, without metadata that reading does not need.

@@ -76,6 +76,8 @@ pub struct UringDriver {
     parker: Arc<Parker>,
     doorbell: Arc<OwnedFd>,
     peers: Vec<wake::Peer>,
+    /// A time-out that bounds how late the end of an eager send is told is in flight.
+    nudge_armed: bool,
     counters: DriverCounters,
     lend_copies: Cell<u64>,
 }
@@ -109,6 +111,7 @@ impl UringDriver {
             parker,
             doorbell,
             peers: Vec::new(),
+            nudge_armed: false,
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
         };
@@ -150,6 +153,10 @@ impl UringDriver {
                 self.on_message_failed(op);
                 None
             }
+            Tag::Nudge => {
+                self.nudge_armed = false;
+                None
+            }
             Tag::Cancel => None,
         }
     }
@@ -164,18 +171,10 @@ impl UringDriver {
 
     /// How long to sleep at most.
     fn wait_until(&self, until: Option<Instant>) -> Wait {
-        let mut until = earliest(until, self.accept_retry_at);
-        if until.is_none() && !self.ring.has_eager_sends() {
-            return Wait::Forever;
-        }
-        let now = clock::now();
-        if self.ring.has_eager_sends() {
-            let late = Duration::from_millis(limits::EAGER_SEND_TOLD_LATE_MS_MAX);
-            until = earliest(until, Some(now + late));
-        }
-        match until.map(|until| until.since(now)) {
-            Some(left) if left > Duration::ZERO => Wait::AtMost(left),
-            _ => Wait::No,
+        let Some(until) = earliest(until, self.accept_retry_at) else { return Wait::Forever };
+        match until.since(clock::now()) {
+            Duration::ZERO => Wait::No,
+            left => Wait::AtMost(left),
         }
     }
 }
@@ -267,6 +266,9 @@ impl Driver for UringDriver {
             self.parker.announce();
             self.ring.buffers().pool().await_return(true);
             self.refill();
+        }
+        if self.ring.has_eager_sends() && !self.nudge_armed {
+            self.arm_nudge();
         }
         let wait = if self.told.is_empty() { self.wait_until(until) } else { Wait::No };
         let entered = self.ring.enter(wait);
