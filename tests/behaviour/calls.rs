@@ -126,7 +126,9 @@ pub fn large_bodies_and_small_calls_share_a_connection<L: Lab>(lab: &mut L) {
                 // Three requests go out in one piece, while the answers to others come in.
                 let three = (0..3).map(|_| client.call(ECHO, body.clone()).into_future());
                 let answers = join_all(three).await.into_iter();
-                right += answers.filter(|answer| answer.as_ref().is_ok_and(|a| a.payload == body)).count();
+                right += answers
+                    .filter(|answer| answer.as_ref().is_ok_and(|a| a.payload == body))
+                    .count();
                 local.sleep(Duration::from_micros(task * 700 + round * 100)).await;
             }
             right

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// How long one wait may take. Nothing here takes a second where it works.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Kernel {
     driver: DriverChoice,
@@ -43,12 +43,9 @@ enum State {
 /// Tries a behaviour out on a driver, where this host has it.
 pub fn on(driver: DriverChoice, behaviour: impl Fn(&mut Kernel)) {
     match Server::builder().driver(driver).cores(Cores::Unpinned(1)).start() {
-        Ok(client) => behaviour(&mut Kernel {
-            driver,
-            servers: Vec::new(),
-            client,
-            reserved: Vec::new(),
-        }),
+        Ok(client) => {
+            behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
+        }
         Err(refused) => println!("skipped: {refused}"),
     }
 }
@@ -70,6 +67,7 @@ fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
 impl Lab for Kernel {
     type Socket = Socket;
     type Listener = TcpListener;
+    const SENDS_IN_ONE_PIECE: bool = true;
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let server = start(self.driver, spec.clone(), (Ipv4Addr::LOCALHOST, 0).into());

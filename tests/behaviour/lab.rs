@@ -83,6 +83,8 @@ pub trait Lab: Sized {
     type Socket;
     /// A plain listening socket.
     type Listener;
+    /// A small send arrives as it was sent.
+    const SENDS_IN_ONE_PIECE: bool;
 
     /// Starts a server on a port of its own.
     fn start(&mut self, spec: Spec) -> ServerId;
@@ -169,6 +171,13 @@ pub trait Lab: Sized {
 
 /// A client that runs beside the test.
 pub struct Pending<T>(LocalBoxFuture<'static, Result<T, HandleError>>);
+
+impl<T> Pending<T> {
+    /// Its outcome, where the shard may end first.
+    pub async fn into_result(self) -> Result<T, HandleError> {
+        self.0.await
+    }
+}
 
 /// Hands work to a shard at once; the future of [`Handle::run`] would do so when first polled.
 pub fn begin<T, F>(

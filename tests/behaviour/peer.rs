@@ -77,14 +77,16 @@ impl<L: Lab> Peer<L> {
         }
     }
 
-    /// The next frame that is a response; pings are passed over.
+    /// The next frame that is a response; pings are answered meanwhile.
     pub fn response(&mut self, lab: &mut L) -> (ResponseHead, Vec<u8>) {
         loop {
             match self.next(lab) {
                 Next::Frame(heard) if heard.header.kind == Kind::Response => {
                     return (ResponseHead::from_header(&heard.header), heard.payload);
                 }
-                Next::Frame(heard) if heard.header.kind == Kind::Ping => {}
+                Next::Frame(heard) if heard.header.kind == Kind::Ping => {
+                    self.send(lab, &control_frame(Kind::Pong, heard.header.call));
+                }
                 other => panic!("waited for a response: {other:?}"),
             }
         }

@@ -8,8 +8,8 @@ use catena_engine::{Answer, Client, ClientConfig, Local, MethodId, Responder, Ro
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// Answers the payload, at once.
@@ -59,6 +59,7 @@ pub struct Probe {
     pub running: AtomicU64,
     /// The most guards that were alive at a time.
     pub running_max: AtomicU64,
+    blocked: AtomicU64,
     released: AtomicBool,
 }
 
@@ -73,6 +74,11 @@ impl Probe {
 
     pub fn running(&self) -> u64 {
         self.running.load(SeqCst)
+    }
+
+    /// How often a core began to be kept busy.
+    pub fn blocked(&self) -> u64 {
+        self.blocked.load(SeqCst)
     }
 
     /// Lets everything that holds go on.
@@ -119,7 +125,8 @@ pub fn spec_before(probe: &Arc<Probe>, next: Option<SocketAddr>) -> Spec {
 }
 
 fn inline(router: Router, probe: &Arc<Probe>, block: &Block) -> Router {
-    let (counted, sourcing, block) = (probe.clone(), probe.clone(), block.clone());
+    let (counted, sourcing, blocking) = (probe.clone(), probe.clone(), probe.clone());
+    let block = block.clone();
     router
         .method("echo", |request, reply| reply.ok(request.payload()))
         .method("count", move |request, reply| {
@@ -127,6 +134,7 @@ fn inline(router: Router, probe: &Arc<Probe>, block: &Block) -> Router {
             reply.ok(request.payload())
         })
         .method("block", move |request, reply| {
+            blocking.blocked.fetch_add(1, SeqCst);
             block.block(micros(request.payload()));
             reply.ok(b"")
         })
@@ -138,9 +146,7 @@ fn inline(router: Router, probe: &Arc<Probe>, block: &Block) -> Router {
                 Status::OK
             })
         })
-        .method("where", |request, reply| {
-            reply.ok(&request.local().shard().0.to_le_bytes()[..])
-        })
+        .method("where", |request, reply| reply.ok(&request.local().shard().0.to_le_bytes()[..]))
 }
 
 fn asynchronous(router: Router, probe: &Arc<Probe>) -> Router {
@@ -158,14 +164,15 @@ fn asynchronous(router: Router, probe: &Arc<Probe>) -> Router {
                 Ok(request.payload)
             }
         })
-        .method_typed::<Postcard, _, _, _>("repeat", |(count, text): (u32, String), _local| {
-            async move {
+        .method_typed::<Postcard, _, _, _>(
+            "repeat",
+            |(count, text): (u32, String), _local| async move {
                 match count {
                     0 => Err(Failure::new(NOTHING_TO_REPEAT, "nothing to repeat")),
                     count => Ok(vec![text; count as usize]),
                 }
-            }
-        })
+            },
+        )
 }
 
 fn misbehaving(router: Router) -> Router {
@@ -204,17 +211,13 @@ fn misbehaving(router: Router) -> Router {
         })
 }
 
-fn chained(
-    router: Router,
-    probe: &Arc<Probe>,
-    next: Option<SocketAddr>,
-    local: &Local,
-) -> Router {
+fn chained(router: Router, probe: &Arc<Probe>, next: Option<SocketAddr>, local: &Local) -> Router {
     let client = next.map(|next| Client::new(local, next, ClientConfig::default()));
     let (nested, nesting) = (client.clone(), probe.clone());
     router
         .method_async("nest", move |request: OwnedRequest| {
-            let (client, guard) = (nested.clone().expect("there is a next server"), nesting.enter());
+            let (client, guard) =
+                (nested.clone().expect("there is a next server"), nesting.enter());
             async move {
                 let answer = client.call(HOLD, request.payload).await;
                 drop(guard);
@@ -227,7 +230,8 @@ fn chained(
                 if let Some(client) = client {
                     return Ok(client.call(TIME_LEFT, b"").await?.payload);
                 }
-                let left = request.deadline.map_or(0, |at| at.since(request.local.now()).as_micros());
+                let left =
+                    request.deadline.map_or(0, |at| at.since(request.local.now()).as_micros());
                 Ok(Bytes::copy_from_slice(&(left as u64).to_le_bytes()))
             }
         })

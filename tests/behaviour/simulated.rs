@@ -1,12 +1,12 @@
 //! The lab in one thread, from one seed: virtual time, simulated sockets, unchanged engine code.
 
 use crate::lab::{Block, Lab, Received, ServerId, Spec};
+use catena_engine::Handle;
 use catena_engine::driver::{Completion, Driver, ListenerId, Output, SendState, SocketId};
+use catena_engine::shard_index::ShardIndex;
 use catena_engine::sim::{
     Crash, Engine, EngineConfig, Fault, SimDriver, World, WorldConfig, each_seed,
 };
-use catena_engine::Handle;
-use catena_engine::shard_index::ShardIndex;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -73,6 +73,7 @@ impl Drop for Socket {
 impl Lab for Simulated<'_> {
     type Socket = Socket;
     type Listener = Listener;
+    const SENDS_IN_ONE_PIECE: bool = false;
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let Spec { shards, connection, admission, service } = spec;
