@@ -27,8 +27,8 @@ pub(crate) mod serve;
 
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
-use crate::driver::{Completion, Driver, ListenerId, Parker};
-use crate::limits::{TURN_COMPLETIONS_MAX, TURNS_BETWEEN_MEASUREMENTS};
+use crate::driver::{Completion, Driver, FileBuffer, ListenerId, Parker};
+use crate::limits::{TURN_COMPLETIONS_MAX, TURN_TIME_MAX, TURNS_BETWEEN_MEASUREMENTS};
 use crate::local::{Command, Local, TimerKey};
 use crate::mailbox::Mailboxes;
 use crate::metrics::ShardMetrics;
@@ -41,6 +41,7 @@ use message::{Control, Inbox, ShardMessage};
 use peers::Peers;
 use serve::Serving;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// How a shard is set up.
@@ -92,6 +93,28 @@ enum Phase {
     Running,
     Draining,
     Stopped,
+}
+
+/// What a turn has taken in.
+struct Handled {
+    count: u32,
+    /// There is, or may be, more.
+    is_cut: bool,
+}
+
+impl Drop for Shard {
+    /// Nothing runs on after its shard: whoever waits for a result is told that there is none.
+    fn drop(&mut self) {
+        self.inbox.close();
+        self.local.end();
+    }
+}
+
+/// Runs what came from another thread. A panic there is not the shard's.
+fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {
+    if catch_unwind(AssertUnwindSafe(|| code(local))).is_err() {
+        tracing::error!("a closure from another thread panicked on this shard");
+    }
 }
 
 impl Shard {
@@ -177,7 +200,7 @@ impl Shard {
         self.local.state().now.set(turn_at);
         self.serving.begin_turn(turn_at, self.previous_turn_at);
 
-        let completions = self.handle_completions(driver);
+        let completions = self.handle_completions(driver, turn_at);
         let messages = self.handle_messages(driver);
         self.expire_timers(driver);
         let more_futures = self.local.run_futures();
@@ -187,7 +210,7 @@ impl Shard {
         self.end_drain();
         self.measure_turn(driver, turn_at);
 
-        let busy = completions == TURN_COMPLETIONS_MAX
+        let busy = completions.is_cut
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
             || self.peers.has_dirty()
@@ -199,14 +222,21 @@ impl Shard {
             busy,
             until: self.next_timer(),
             stopped: self.phase == Phase::Stopped,
-            worked: completions > 0 || messages || commands,
+            worked: completions.count > 0 || messages || commands,
         }
     }
 
-    /// Returns how many were handled, [`TURN_COMPLETIONS_MAX`] at most.
-    fn handle_completions<D: Driver>(&mut self, driver: &mut D) -> u32 {
-        for handled in 0..TURN_COMPLETIONS_MAX {
-            let Some(completion) = driver.next_completion() else { return handled };
+    /// Handles what has completed, up to a number and a time. Past these the answers that are ready
+    /// go out first.
+    fn handle_completions<D: Driver>(&mut self, driver: &mut D, turn_at: Instant) -> Handled {
+        for count in 0..TURN_COMPLETIONS_MAX {
+            let took_too_long = self.local.now().since(turn_at) > TURN_TIME_MAX;
+            if took_too_long {
+                return Handled { count, is_cut: true };
+            }
+            let Some(completion) = driver.next_completion() else {
+                return Handled { count, is_cut: false };
+            };
             match completion {
                 Completion::Received { socket, chunk } => {
                     self.peers.receive(driver, socket, chunk, &mut self.serving);
@@ -236,7 +266,7 @@ impl Shard {
                 }
             }
         }
-        TURN_COMPLETIONS_MAX
+        Handled { count: TURN_COMPLETIONS_MAX, is_cut: true }
     }
 
     /// Messages from other shards and other threads. True if there were any.
@@ -258,7 +288,7 @@ impl Shard {
             let Some(control) = self.inbox.pop() else { break };
             any = true;
             match control {
-                Control::Run(code) => code(&self.local),
+                Control::Run(code) => run_contained(code, &self.local),
                 Control::Drain => self.drain(driver),
                 Control::Stop => self.phase = Phase::Stopped,
             }
@@ -303,6 +333,11 @@ impl Shard {
                     calls::connect(&mut self.peers, driver, &self.local, key);
                 }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
+                Command::OpenFile { op, path, options } => {
+                    let opened = driver.open(&path, options).map(|file| file.0 as usize);
+                    self.local.complete_file_op(op.into(), FileBuffer::default(), opened);
+                }
+                Command::CloseFile(file) => driver.close_file(file),
                 Command::Read { op, file, offset, buffer } => {
                     driver.read(file, offset, buffer, op.into());
                 }
