@@ -255,11 +255,6 @@ impl Core {
         state.running = false;
         state.paused_until = Instant::ZERO;
         let incarnation = state.incarnation;
-        for shard in &mut state.shards {
-            shard.inbox.clear();
-            shard.starved.clear();
-            shard.turn_at = None;
-        }
         let kind = match how {
             Crash::Kill => EventKind::HostKilled,
             Crash::PowerLoss => EventKind::HostLostPower,

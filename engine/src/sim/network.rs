@@ -188,7 +188,7 @@ impl Network {
         incarnation: u32,
         socket: SocketId,
     ) {
-        if stage.host(at.host).incarnation != incarnation {
+        if !stage.is_alive(at.host, incarnation) {
             return;
         }
         let tenant = self.table(at).tenant_mut(socket).expect("a closing socket keeps its slot");

@@ -152,6 +152,12 @@ impl Stage {
         &mut self.hosts[host.index()]
     }
 
+    /// True while the process that an event was meant for runs.
+    pub fn is_alive(&self, host: HostId, incarnation: u32) -> bool {
+        let host = &self.hosts[host.index()];
+        host.running && host.incarnation == incarnation
+    }
+
     pub fn shard(&mut self, at: ShardAt) -> &mut Shard {
         &mut self.hosts[at.host.index()].shards[at.shard as usize]
     }
@@ -269,8 +275,7 @@ impl Stage {
     /// Takes note of what turns did behind the world's back: shards unparked, buffers dropped.
     pub fn settle(&mut self) {
         for wake in self.wakes.take() {
-            let host = self.host(wake.at.host);
-            if host.running && host.incarnation == wake.incarnation {
+            if self.is_alive(wake.at.host, wake.incarnation) {
                 self.record_at(wake.at, EventKind::Unparked, &[]);
                 self.shard(wake.at).unparked = true;
                 self.wake(wake.at);
