@@ -16,6 +16,7 @@ mod send;
 mod sim;
 
 use catena_engine::reactor::epoll::{EpollConfig, EpollDriver};
+use catena_engine::reactor::uring::{Features, UringConfig, UringDriver, UringError};
 
 /// Runs the checks named, each as a test of its own, with one harness.
 macro_rules! checks {
@@ -23,6 +24,10 @@ macro_rules! checks {
         $(
             #[test]
             fn $check() {
+                if let Some(why) = unavailable() {
+                    println!("skipped: {why}");
+                    return;
+                }
                 crate::$module::$check::<$harness>();
             }
         )*
@@ -35,6 +40,7 @@ macro_rules! common_checks {
         checks! { $harness:
             connect::a_system_chosen_port_is_reported
             connect::both_sides_learn_of_a_connection
+            connect::bytes_that_come_with_the_connection_are_read
             connect::a_refused_connection_voids_its_id
             connect::closing_before_the_outcome_leaves_only_closed
             connect::a_stopped_listener_refuses_and_spares_its_connections
@@ -61,13 +67,21 @@ macro_rules! common_checks {
     };
 }
 
-/// `kernel_suite!(name, Type, how to make one)`
+/// `kernel_suite!(name, Type, how to make one, why there is none)`
 macro_rules! kernel_suite {
     ($name:ident, $driver:ty, $make:expr) => {
+        kernel_suite!($name, $driver, $make, None);
+    };
+    ($name:ident, $driver:ty, $make:expr, $unavailable:expr) => {
         mod $name {
             use super::*;
 
             struct Make;
+
+            /// Why this host has no such driver, if it has none.
+            fn unavailable() -> Option<String> {
+                $unavailable
+            }
 
             impl kernel::Make for Make {
                 type D = $driver;
@@ -104,6 +118,11 @@ macro_rules! simulated_suite {
     ($name:ident, $harness:ty) => {
         mod $name {
             use super::*;
+
+            fn unavailable() -> Option<String> {
+                None
+            }
+
             common_checks!($harness);
         }
     };
@@ -126,6 +145,48 @@ kernel_suite!(epoll_cramped, EpollDriver, {
     };
     EpollDriver::new(&cramped).expect("epoll is there")
 });
+
+// Few buffers, so that pausing shows: a resumed socket may fill all there are before it is paused.
+kernel_suite!(
+    uring,
+    UringDriver,
+    make_uring(UringConfig { receive_buffers: 32, ..UringConfig::default() }),
+    uring_is_refused()
+);
+
+// As on the oldest kernel that will do.
+kernel_suite!(
+    uring_plain,
+    UringDriver,
+    make_uring(UringConfig { disable: Features::ALL, ..UringConfig::default() }),
+    uring_is_refused()
+);
+
+// Queues that overflow and buffers that run out at every turn.
+kernel_suite!(
+    uring_cramped,
+    UringDriver,
+    make_uring(UringConfig {
+        sockets_max: 300,
+        receive_buffers: 4,
+        receive_buffer_bytes: 4_096,
+        submission_entries: 2,
+        completion_entries: 4,
+        ..UringConfig::default()
+    }),
+    uring_is_refused()
+);
+
+fn make_uring(config: UringConfig) -> UringDriver {
+    UringDriver::new(&config).expect("io_uring is there")
+}
+
+fn uring_is_refused() -> Option<String> {
+    match UringDriver::new(&UringConfig::default()) {
+        Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
+        _ => None,
+    }
+}
 
 simulated_suite!(sim_one_host, sim::OneHost);
 simulated_suite!(sim_two_hosts, sim::TwoHosts);

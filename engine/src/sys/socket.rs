@@ -37,14 +37,6 @@ pub fn connect_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(tcp_socket(address)?)
 }
 
-/// Sends small segments at once instead of waiting for the peer's acknowledgement.
-///
-/// # Errors
-/// As `setsockopt` reports them.
-pub fn nodelay(socket: impl AsFd) -> io::Result<()> {
-    Ok(sockopt::set_tcp_nodelay(socket, true)?)
-}
-
 /// The address of the peer, while it is connected.
 pub fn peer_address(socket: impl AsFd) -> Option<SocketAddr> {
     let address = net::getpeername(socket).ok().flatten()?;
@@ -92,7 +84,6 @@ mod tests {
     fn a_socket_that_is_not_connected_has_no_peer() {
         let socket = connect_socket(loopback()).expect("a socket is to be had");
         assert!(sockopt::tcp_nodelay(&socket).expect("a TCP socket has the option"));
-        nodelay(&socket).expect("may be set again");
         assert_eq!(peer_address(&socket), None);
     }
 }
