@@ -193,6 +193,11 @@ simulated_suite!(sim_two_hosts, sim::TwoHosts);
 
 mod sim_alone {
     use super::*;
+
+    fn unavailable() -> Option<String> {
+        None
+    }
+
     checks! { sim::Alone:
         park::a_park_lasts_until_its_deadline
         park::an_unpark_before_the_sleep_is_not_lost

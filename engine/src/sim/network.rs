@@ -236,7 +236,14 @@ impl Network {
                     let never_accepted = waited_for_accept && end.kernel == Kernel::Open;
                     self.abandon(stage, id, side, never_accepted);
                 }
-                Crash::PowerLoss => drop(connection.forget(side)),
+                Crash::PowerLoss => {
+                    connection.forget(side);
+                    // What is on the wire arrives; what was to be sent once more is not.
+                    let pipe = &mut connection.pipes[side.index()];
+                    if pipe.stalled_at.is_some() {
+                        pipe.drop_flight();
+                    }
+                }
             }
             self.forget_if_over(id);
         }

@@ -19,13 +19,7 @@ pub struct Next {
     pub stopped: bool,
 }
 
-impl From<crate::shard::Next> for Next {
-    fn from(next: crate::shard::Next) -> Self {
-        Next { until: next.until, busy: next.busy, stopped: next.stopped }
-    }
-}
-
-/// What runs on one shard: a [`crate::shard::Shard`], for one. A closure `FnMut(&mut SimDriver) -> Next` is one, too.
+/// What runs on one shard. A closure `FnMut(&mut SimDriver) -> Next` is one, too.
 ///
 /// A turn takes the completions that there are, does what they ask for, and returns; it never
 /// parks. It uses no time of the virtual clock but what it burns ([`SimDriver::burn`]), and a
@@ -38,12 +32,6 @@ pub trait Process {
 impl<F: FnMut(&mut SimDriver) -> Next> Process for F {
     fn turn(&mut self, driver: &mut SimDriver) -> Next {
         self(driver)
-    }
-}
-
-impl Process for crate::shard::Shard {
-    fn turn(&mut self, driver: &mut SimDriver) -> Next {
-        crate::shard::Shard::turn(self, driver).into()
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) enum Event {
     AcceptAgain(ShardAt, u32, ListenerId),
     /// A file operation of a host has ended.
     DiskDone(HostId, u64),
-    /// A fault begins.
-    Fault(Fault),
+    /// A fault begins, unless all was healed since it was scheduled.
+    Fault(Fault, u32),
     /// Paths that were cut may work again.
     Heal,
 }
