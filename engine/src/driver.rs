@@ -18,13 +18,13 @@
 //! - Completions of one socket come in the order in which things happened on it.
 //! - Memory handed to a driver is *moved* in and comes back out of the completion.
 
+use crate::primitive::{AtomicBool, Ordering, fence};
 use crate::time::Instant;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 pub use crate::wire::output::Output;
 
@@ -62,6 +62,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// For drivers: `length` bytes from `offset` on, in the driver's buffer number `buffer`.
+    pub fn new(buffer: u32, offset: u32, length: u32) -> Self {
+        Chunk { buffer, offset, length }
+    }
+
+    /// For drivers: the number of the buffer.
+    pub fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
     /// How many bytes arrived; never 0.
     pub fn len(&self) -> usize {
         self.length as usize
@@ -255,6 +265,9 @@ pub trait Driver {
 
     /// As [`Driver::poll`], but sleeps until something completes, the shard is unparked, or `until`.
     ///
+    /// The caller announces the sleep on its [`Parker`] and looks for work once more before this;
+    /// the driver withdraws the announcement before it returns.
+    ///
     /// # Errors
     /// Only when the driver itself is broken; the shard cannot go on.
     fn park(&mut self, until: Option<Instant>) -> io::Result<()>;
@@ -280,7 +293,7 @@ pub trait Driver {
     fn parker(&self) -> Arc<Parker>;
 
     /// Wakes another shard that said it is parked; from ring to ring where both have one.
-    fn unpark(&mut self, other: &Parker) {
+    fn unpark(&mut self, other: &Arc<Parker>) {
         other.unpark();
     }
 
@@ -334,7 +347,9 @@ impl Parker {
 
     /// Says that the shard is about to sleep. The caller looks for work once more after this.
     pub fn announce(&self) {
-        self.parked.store(true, Ordering::Relaxed);
+        // A store would do. The swap makes `parked` one chain of changes in loom's model too, which
+        // otherwise lets a claim of the last sleep overtake it; next to a sleep it costs nothing.
+        self.parked.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 

@@ -184,6 +184,12 @@ impl Connection {
         self.output.len()
     }
 
+    /// True when so much waits to be sent that nothing more should be read from the peer.
+    #[inline]
+    pub fn is_output_full(&self) -> bool {
+        self.output.len() > self.config.output_bytes_max
+    }
+
     /// Memory in bytes that this connection holds beyond its own size.
     pub fn memory_bytes(&self) -> usize {
         self.deframer.memory_bytes()
@@ -327,6 +333,17 @@ impl Connection {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
             self.respond(head, Payload::Copied(&[]));
         }
+    }
+
+    /// Where the output ends now; see [`Connection::roll_back_output`].
+    #[inline]
+    pub fn output_mark(&mut self) -> usize {
+        self.output.copied_mut().len()
+    }
+
+    /// Forgets a frame that [`Connection::respond_with`] was in the middle of when `write` panicked.
+    pub fn roll_back_output(&mut self, mark: usize) {
+        self.output.copied_mut().truncate(mark);
     }
 
     /// Puts a request off: it is answered later with [`Connection::respond_deferred`], or dropped

@@ -82,6 +82,11 @@ impl CloseReason {
         })
     }
 
+    /// True when the peer was told why, so that it should have a chance to read it.
+    pub fn is_told(&self) -> bool {
+        self.go_away().is_some()
+    }
+
     /// True when the peer, not this side or the network, is to blame.
     pub fn is_peers_fault(&self) -> bool {
         matches!(

@@ -33,7 +33,8 @@ impl<'a> Input<'a> {
         self.chunk.len() - self.position
     }
 
-    fn rest(&self) -> &'a [u8] {
+    /// The bytes not yet read.
+    pub fn rest(&self) -> &'a [u8] {
         &self.chunk[self.position..]
     }
 

@@ -110,7 +110,7 @@ impl Framer {
         let header_at = copied.len();
         copied.extend_from_slice(&[0; HEADER_BYTES]);
         let body_at = copied.len();
-        let head = write(&mut PayloadWriter { copied });
+        let head = write(&mut PayloadWriter::new(copied));
         let payload_bytes = copied.len() - body_at;
         self.push_trailer(copied, body_at);
         let header = self.finished(head.header(), copied.len() - header_at, false);
@@ -162,7 +162,11 @@ pub struct PayloadWriter<'a> {
     copied: &'a mut Vec<u8>,
 }
 
-impl PayloadWriter<'_> {
+impl<'a> PayloadWriter<'a> {
+    pub(crate) fn new(copied: &'a mut Vec<u8>) -> Self {
+        PayloadWriter { copied }
+    }
+
     /// Appends `bytes`.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.copied.extend_from_slice(bytes);

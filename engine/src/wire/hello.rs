@@ -2,7 +2,7 @@
 //!
 //! The header carries the versions (`code`: highest spoken, `first`: lowest spoken) and a magic
 //! number where other frames have the call id; the body is a list of
-//! [records](crate::wire::records). Header layout, magic and the meaning of these three fields are
+//! [`records`]. Header layout, magic and the meaning of these three fields are
 //! the same in all versions, so that two peers of any age can at least tell each other why not.
 
 use super::frame::control;

@@ -1,6 +1,6 @@
 //! The optional block before a payload: trace context, token, idempotency number.
 //!
-//! On the wire: `length (u16)` of the records that follow, then [records](crate::wire::records).
+//! On the wire: `length (u16)` of the records that follow, then [`records`].
 //! Most requests carry none and pay nothing for it.
 
 use super::records::{self, CutShort, Records};
@@ -100,6 +100,11 @@ impl std::fmt::Display for MetadataTooLong {
 impl std::error::Error for MetadataTooLong {}
 
 impl MetadataBuf {
+    /// A copy of what arrived, to keep or to send on.
+    pub fn copy_of(metadata: Metadata<'_>) -> Self {
+        MetadataBuf { records: metadata.as_bytes().to_vec() }
+    }
+
     /// Adds a record.
     ///
     /// # Errors

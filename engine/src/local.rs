@@ -1,0 +1,484 @@
+//! One shard as seen from what runs on it: handlers, futures, clients.
+//!
+//! A [`Local`] is a cheap handle, `!Send`, valid for the life of its shard. What it is asked for is
+//! noted down and done by the shard within the same turn: code that runs on a shard never calls into
+//! the middle of the shard that is running it.
+
+use crate::client::{CallKey, CallState, ClientKey, ClientState};
+use crate::driver::{FileBuffer, FileId, FileOpId, Parker, SocketId};
+use crate::rng::Rng;
+use crate::shard_index::ShardIndex;
+use crate::time::{Duration, Instant};
+use crate::timers::{TimerId, Timers};
+use crate::wire::frame::{CallId, ResponseHead};
+use crate::wire::framer::Payload;
+use crate::wire::status::Status;
+use async_task::{Builder, Runnable, Task};
+use crossbeam_queue::SegQueue;
+use slotmap::{Key, KeyData, SlotMap, new_key_type};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+new_key_type! {
+    /// A request that is answered later.
+    pub(crate) struct DeferredKey;
+    /// A future that sleeps.
+    pub(crate) struct SleepKey;
+    /// A file operation in flight.
+    pub(crate) struct FileOpKey;
+}
+
+impl DeferredKey {
+    pub(crate) fn to_token(self) -> u64 {
+        self.data().as_ffi()
+    }
+
+    pub(crate) fn from_token(token: u64) -> Self {
+        KeyData::from_ffi(token).into()
+    }
+}
+
+impl From<FileOpKey> for FileOpId {
+    fn from(key: FileOpKey) -> Self {
+        FileOpId(key.data().as_ffi())
+    }
+}
+
+/// The shard that the caller runs on.
+#[derive(Clone)]
+pub struct Local(Rc<State>);
+
+pub(crate) struct State {
+    pub(crate) shard: ShardIndex,
+    pub(crate) shard_count: u16,
+    pub(crate) now: Cell<Instant>,
+    /// The deadline of the request on whose behalf code runs right now; calls inherit it.
+    deadline: Cell<Option<Instant>>,
+    pub(crate) commands: RefCell<VecDeque<Command>>,
+    pub(crate) deferred: RefCell<SlotMap<DeferredKey, Deferred>>,
+    pub(crate) clients: RefCell<SlotMap<ClientKey, ClientState>>,
+    pub(crate) calls: RefCell<SlotMap<CallKey, CallState>>,
+    pub(crate) timers: RefCell<Timers<TimerKey>>,
+    sleeps: RefCell<SlotMap<SleepKey, Sleeper>>,
+    file_ops: RefCell<SlotMap<FileOpKey, FileOp>>,
+    pub(crate) runnables: Arc<RunQueue>,
+    pub(crate) rng: RefCell<Rng>,
+}
+
+/// What a timer of the shard is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TimerKey {
+    /// A connection's next timeout.
+    Peer(SocketId),
+    /// A future that sleeps.
+    Sleep(SleepKey),
+    /// A call that waits for its connection or for room in the window.
+    Call(CallKey),
+    /// A client that waits before it connects again.
+    Client(ClientKey),
+}
+
+/// Where a request came from, and its answer goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// A connection of this shard.
+    Peer { socket: SocketId, call: CallId },
+    /// Another shard, under that shard's own key.
+    Shard { shard: ShardIndex, key: u64 },
+}
+
+/// A request that is answered later.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    pub(crate) origin: Origin,
+    pub(crate) head: ResponseHead,
+    pub(crate) started: Instant,
+    pub(crate) payload_bytes: usize,
+    /// The shard that works on it, when it was handed over.
+    pub(crate) handed_to: Option<ShardIndex>,
+    /// The future that works on it; dropped with the entry.
+    task: Option<Task<()>>,
+    waker: Option<Waker>,
+}
+
+/// What the shard is asked to do, in order, before the turn ends.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Answer { key: DeferredKey, status: Status, payload: Payload<'static> },
+    StartCall(CallKey),
+    CancelCall { socket: SocketId, call: CallId },
+    Connect(ClientKey),
+    CloseClient(ClientKey),
+    Read { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },
+    Write { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },
+    Sync { op: FileOpKey, file: FileId },
+}
+
+struct Sleeper {
+    timer: TimerId,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct FileOp {
+    waker: Option<Waker>,
+    done: Option<(FileBuffer, io::Result<usize>)>,
+}
+
+/// Futures that want to be polled. Any thread may add one; only the shard takes.
+#[derive(Default)]
+pub(crate) struct RunQueue {
+    queue: SegQueue<Runnable>,
+    parker: OnceLock<Arc<Parker>>,
+}
+
+impl RunQueue {
+    fn push(&self, runnable: Runnable) {
+        self.queue.push(runnable);
+        if let Some(parker) = self.parker.get() {
+            parker.unpark();
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// What code on a shard may do.
+impl Local {
+    /// The instant of this turn. Cheap: it was stamped once, after the turn's input was in.
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// Which shard this is.
+    pub fn shard(&self) -> ShardIndex {
+        self.0.shard
+    }
+
+    /// How many shards there are.
+    pub fn shard_count(&self) -> u16 {
+        self.0.shard_count
+    }
+
+    /// The deadline of the request on whose behalf the caller runs; calls made now inherit it.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline.get()
+    }
+
+    /// Random bits from the shard's own generator; under simulation part of the seed.
+    pub fn random(&self) -> u64 {
+        self.0.rng.borrow_mut().next_u64()
+    }
+
+    /// Runs a future on this shard. Dropping the task cancels it; `detach()` lets it run on. It
+    /// inherits the deadline of the request on whose behalf it is spawned.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        let runnables = self.0.runnables.clone();
+        let future = WithDeadline {
+            local: self.clone(),
+            deadline: self.deadline(),
+            future: Box::pin(future),
+        };
+        let (runnable, task) = Builder::new()
+            .propagate_panic(true)
+            .spawn_local(move |()| future, move |runnable| runnables.push(runnable));
+        runnable.schedule();
+        task
+    }
+
+    /// Sleeps for `duration` of the shard's clock.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.sleep_until(self.now() + duration)
+    }
+
+    /// Sleeps until `at` on the shard's clock.
+    pub fn sleep_until(&self, at: Instant) -> Sleep {
+        Sleep { local: self.clone(), at, key: None }
+    }
+
+    /// Reads into all of `buffer` from `offset`; gives the buffer back, and the bytes read: fewer
+    /// only at the end of the file.
+    pub async fn read_file(
+        &self,
+        file: FileId,
+        offset: u64,
+        buffer: FileBuffer,
+    ) -> (FileBuffer, io::Result<usize>) {
+        self.file_op(|op| Command::Read { op, file, offset, buffer }).await
+    }
+
+    /// Writes all of `buffer` at `offset`; gives the buffer back.
+    pub async fn write_file(
+        &self,
+        file: FileId,
+        offset: u64,
+        buffer: FileBuffer,
+    ) -> (FileBuffer, io::Result<usize>) {
+        self.file_op(|op| Command::Write { op, file, offset, buffer }).await
+    }
+
+    /// Makes durable what was written *and completed* before.
+    ///
+    /// # Errors
+    /// As `fdatasync` reports them. After an error nothing is known about what was written since
+    /// the last good sync: do not try again on the same file.
+    pub async fn sync_file(&self, file: FileId) -> io::Result<()> {
+        self.file_op(|op| Command::Sync { op, file }).await.1.map(drop)
+    }
+}
+
+/// What the engine does with it.
+impl Local {
+    pub(crate) fn new(shard: ShardIndex, shard_count: u16, rng: Rng, now: Instant) -> Self {
+        Local(Rc::new(State {
+            shard,
+            shard_count,
+            now: Cell::new(now),
+            deadline: Cell::new(None),
+            commands: RefCell::default(),
+            deferred: RefCell::default(),
+            clients: RefCell::default(),
+            calls: RefCell::default(),
+            timers: RefCell::new(Timers::with_capacity(0)),
+            sleeps: RefCell::default(),
+            file_ops: RefCell::default(),
+            runnables: Arc::default(),
+            rng: RefCell::new(rng),
+        }))
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.0
+    }
+
+    /// Futures woken from now on end the sleep of this parker's shard.
+    pub(crate) fn set_parker(&self, parker: Arc<Parker>) {
+        // A shard that is restarted on another driver is a new shard with a new `Local`.
+        self.0.runnables.parker.set(parker).expect("a shard has one driver");
+    }
+
+    pub(crate) fn push(&self, command: Command) {
+        self.0.commands.borrow_mut().push_back(command);
+    }
+
+    /// Runs the futures that were ready when it began, so that two that wake each other do not keep
+    /// the shard from its sockets. True if more are ready.
+    pub(crate) fn run_futures(&self) -> bool {
+        let runnables = &self.0.runnables;
+        for _ in 0..runnables.queue.len() {
+            let Some(runnable) = runnables.queue.pop() else { break };
+            runnable.run();
+        }
+        !runnables.is_empty()
+    }
+
+    /// Runs `code` on behalf of a request with this deadline.
+    #[inline]
+    pub(crate) fn on_behalf<R>(&self, deadline: Option<Instant>, code: impl FnOnce() -> R) -> R {
+        let outer = self.0.deadline.replace(deadline);
+        let result = code();
+        self.0.deadline.set(outer);
+        result
+    }
+
+    pub(crate) fn defer(
+        &self,
+        origin: Origin,
+        head: &ResponseHead,
+        started: Instant,
+        payload_bytes: usize,
+    ) -> DeferredKey {
+        self.0.deferred.borrow_mut().insert(Deferred {
+            origin,
+            head: *head,
+            started,
+            payload_bytes,
+            handed_to: None,
+            task: None,
+            waker: None,
+        })
+    }
+
+    /// Lets `task` work on a deferred request: who drops the request drops the task.
+    pub(crate) fn attach(&self, key: DeferredKey, task: Task<()>) {
+        match self.0.deferred.borrow_mut().get_mut(key) {
+            Some(deferred) => deferred.task = Some(task),
+            None => task.detach(),
+        }
+    }
+
+    pub(crate) fn answer(&self, key: DeferredKey, status: Status, payload: Payload<'static>) {
+        self.push(Command::Answer { key, status, payload });
+    }
+
+    pub(crate) fn is_deferred(&self, key: DeferredKey) -> bool {
+        self.0.deferred.borrow().contains_key(key)
+    }
+
+    pub(crate) fn poll_dropped(&self, key: DeferredKey, context: &mut Context<'_>) -> Poll<()> {
+        match self.0.deferred.borrow_mut().get_mut(key) {
+            None => Poll::Ready(()),
+            Some(deferred) => {
+                deferred.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ends a deferred request: its task is dropped, whoever watches it is woken.
+    pub(crate) fn take_deferred(&self, key: DeferredKey) -> Option<Deferred> {
+        let mut deferred = self.0.deferred.borrow_mut().remove(key)?;
+        if let Some(waker) = deferred.waker.take() {
+            waker.wake();
+        }
+        Some(deferred)
+    }
+
+    /// A sleeping future's time has come.
+    pub(crate) fn wake_sleeper(&self, key: SleepKey) {
+        let sleeper = self.0.sleeps.borrow_mut().remove(key);
+        if let Some(waker) = sleeper.and_then(|sleeper| sleeper.waker) {
+            waker.wake();
+        }
+    }
+
+    /// A file operation has ended.
+    pub(crate) fn complete_file_op(
+        &self,
+        op: FileOpId,
+        buffer: FileBuffer,
+        result: io::Result<usize>,
+    ) {
+        let key = KeyData::from_ffi(op.0).into();
+        if let Some(op) = self.0.file_ops.borrow_mut().get_mut(key) {
+            op.done = Some((buffer, result));
+            if let Some(waker) = op.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    async fn file_op(
+        &self,
+        command: impl FnOnce(FileOpKey) -> Command,
+    ) -> (FileBuffer, io::Result<usize>) {
+        let key = self.0.file_ops.borrow_mut().insert(FileOp::default());
+        // An operation whose future is dropped runs on; only nobody hears of it.
+        let _forget = Forget { local: self, key };
+        self.push(command(key));
+        std::future::poll_fn(|context| {
+            let mut ops = self.0.file_ops.borrow_mut();
+            let op = ops.get_mut(key).expect("removed by this future alone");
+            match op.done.take() {
+                Some(done) => Poll::Ready(done),
+                None => {
+                    op.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Deferred {
+    /// The header of its answer, given now.
+    pub(crate) fn answer_head(&self, status: Status, in_flight: u32, now: Instant) -> ResponseHead {
+        ResponseHead { status, service_us: now.micros_since(self.started), in_flight, ..self.head }
+    }
+
+    /// Cancels the future that works on it, if there is one.
+    pub(crate) fn drop_task(&mut self) {
+        drop(self.task.take());
+    }
+
+    /// Lets the future that works on it end by itself: it has just answered.
+    pub(crate) fn release_task(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+struct Forget<'a> {
+    local: &'a Local,
+    key: FileOpKey,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.local.0.file_ops.borrow_mut().remove(self.key);
+    }
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Local(shard {})", self.0.shard.0)
+    }
+}
+
+/// Sets the inherited deadline whenever its future runs.
+struct WithDeadline<F: ?Sized> {
+    local: Local,
+    deadline: Option<Instant>,
+    future: std::pin::Pin<Box<F>>,
+}
+
+impl<F: Future + ?Sized> Future for WithDeadline<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let WithDeadline { local, deadline, future } = &mut *self;
+        local.on_behalf(*deadline, || future.as_mut().poll(context))
+    }
+}
+
+/// Ends at an instant. See [`Local::sleep`].
+#[derive(Debug)]
+pub struct Sleep {
+    local: Local,
+    at: Instant,
+    key: Option<SleepKey>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.local.now() >= self.at {
+            return Poll::Ready(());
+        }
+        let state = self.local.state();
+        let mut sleeps = state.sleeps.borrow_mut();
+        match self.key.and_then(|key| sleeps.get_mut(key)) {
+            Some(sleeper) => sleeper.waker = Some(context.waker().clone()),
+            None => {
+                let waker = Some(context.waker().clone());
+                let key = sleeps.insert_with_key(|key| Sleeper {
+                    timer: state.timers.borrow_mut().insert(self.at, TimerKey::Sleep(key)),
+                    waker,
+                });
+                drop(sleeps);
+                self.key = Some(key);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let state = self.local.state();
+        let sleeper = self.key.and_then(|key| state.sleeps.borrow_mut().remove(key));
+        if let Some(sleeper) = sleeper {
+            state.timers.borrow_mut().cancel(sleeper.timer);
+        }
+    }
+}

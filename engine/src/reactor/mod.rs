@@ -1,0 +1,8 @@
+//! The drivers that touch the kernel, in safe code, and the loop and the start of what runs on them.
+
+#![forbid(unsafe_code)]
+
+pub mod epoll;
+pub(crate) mod start;
+pub mod turn;
+pub mod uring;

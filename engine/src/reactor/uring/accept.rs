@@ -1,0 +1,164 @@
+//! Accepting connections.
+//!
+//! One submission accepts until it fails. Out of descriptors or memory it is told once, tried again
+//! after a while or when a socket has closed, and told again only after it has worked in between.
+//! Connections wait in the backlog meanwhile.
+
+use super::UringDriver;
+use super::config::Features;
+use super::op::{Op, Tag};
+use super::socket::Stage;
+use crate::driver::{Completion, ListenerId};
+use crate::limits;
+use crate::sys::ring::{Brings, Reaped};
+use crate::sys::submit::{Cancel, Shots};
+use crate::sys::{clock, socket};
+use crate::time::{Duration, Instant};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// `None` when it has stopped and nothing of it is in flight.
+    descriptor: Option<OwnedFd>,
+    armed: bool,
+    stopped: bool,
+    /// The shard was told of a failure, and nothing was accepted since.
+    failing: bool,
+    /// When to try again after a failure.
+    retry_at: Option<Instant>,
+}
+
+impl UringDriver {
+    pub(super) fn start_listening(
+        &mut self,
+        address: SocketAddr,
+    ) -> io::Result<(ListenerId, SocketAddr)> {
+        let (descriptor, bound) = socket::listen_socket(address, true, limits::LISTEN_BACKLOG)?;
+        let id = ListenerId(u32::try_from(self.listeners.len()).expect("few listeners"));
+        self.listeners.push(Listener {
+            descriptor: Some(descriptor),
+            armed: false,
+            stopped: false,
+            failing: false,
+            retry_at: None,
+        });
+        self.arm_accept(id);
+        Ok((id, bound))
+    }
+
+    pub(super) fn stop_listener(&mut self, id: ListenerId) {
+        let listener = &mut self.listeners[id.0 as usize];
+        listener.stopped = true;
+        listener.retry_at = None;
+        if listener.armed {
+            self.ring.cancel(Cancel::Descriptor(Op::new(Tag::Accept, id.0, 0).encode()));
+        } else {
+            listener.descriptor = None;
+        }
+    }
+
+    fn arm_accept(&mut self, id: ListenerId) {
+        let shots = self.shots(Features::MULTISHOT_ACCEPT);
+        let listener = &mut self.listeners[id.0 as usize];
+        assert!(!listener.armed && !listener.stopped, "one accept at a time, until it is stopped");
+        let descriptor = listener.descriptor.as_ref().expect("a listener listens until stopped");
+        let user_data = Op::new(Tag::Accept, id.0, 0).encode();
+        self.ring.accept(descriptor.as_fd(), shots, user_data);
+        (listener.armed, listener.retry_at) = (true, None);
+    }
+
+    pub(super) fn on_accept(&mut self, op: Op, reaped: Reaped) -> Option<Completion> {
+        let id = ListenerId(op.slot);
+        let listener = &mut self.listeners[op.slot as usize];
+        listener.armed = reaped.more;
+        if listener.stopped {
+            if !listener.armed {
+                listener.descriptor = None;
+            }
+            // A connection that came with it is closed here.
+            return None;
+        }
+        let told = match reaped.brings {
+            Brings::Descriptor(descriptor) => self.take_in(id, descriptor),
+            _ => self.accept_failed(id, io::Error::from_raw_os_error(-reaped.result)),
+        };
+        let listener = &self.listeners[op.slot as usize];
+        if !listener.armed && listener.retry_at.is_none() {
+            self.arm_accept(id);
+        }
+        told
+    }
+
+    fn take_in(&mut self, id: ListenerId, descriptor: OwnedFd) -> Option<Completion> {
+        // A descriptor that finds no slot is closed with the error; the others wait in the backlog.
+        let Ok(socket) = self.sockets.insert(descriptor, Stage::Open) else {
+            if self.listeners[id.0 as usize].armed {
+                self.ring.cancel(Cancel::Descriptor(Op::new(Tag::Accept, id.0, 0).encode()));
+            }
+            let max = self.sockets.max();
+            let full = format!("all {max} sockets of this shard are in use");
+            return self.accept_failed(id, io::Error::new(io::ErrorKind::QuotaExceeded, full));
+        };
+        self.listeners[id.0 as usize].failing = false;
+        self.arm_receive(socket);
+        Some(Completion::Accepted { listener: id, socket })
+    }
+
+    fn accept_failed(&mut self, id: ListenerId, error: io::Error) -> Option<Completion> {
+        let listener = &mut self.listeners[id.0 as usize];
+        match error.raw_os_error() {
+            // The connection was gone before it was accepted: the peer's affair.
+            Some(libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN) => return None,
+            // Asked for, because there was no room; what is being retried already says so.
+            Some(libc::ECANCELED) if listener.failing => {}
+            _ => {}
+        }
+        let retry_at = clock::now() + Duration::from_millis(limits::ACCEPT_RETRY_MS);
+        listener.retry_at = Some(retry_at);
+        self.accept_retry_at = Some(self.accept_retry_at.map_or(retry_at, |at| at.min(retry_at)));
+        let first = !std::mem::replace(&mut listener.failing, true);
+        first.then_some(Completion::AcceptFailed { listener: id, error })
+    }
+
+    /// Tries at the next turn what has failed: a descriptor and a slot have become free.
+    pub(super) fn retry_accepts_soon(&mut self) {
+        if self.accept_retry_at.is_some() {
+            self.accept_retry_at = Some(Instant::ZERO);
+            for listener in &mut self.listeners {
+                listener.retry_at = listener.retry_at.map(|_| Instant::ZERO);
+            }
+        }
+    }
+
+    /// True if accepting has failed and is to be tried again now.
+    pub(super) fn accept_is_due(&self) -> bool {
+        self.accept_retry_at.is_some_and(|at| at <= clock::now())
+    }
+
+    /// Accepts again where that has failed and it is time.
+    pub(super) fn retry_accepts(&mut self) {
+        if !self.accept_is_due() {
+            return;
+        }
+        let now = clock::now();
+        let later = now + Duration::from_millis(limits::ACCEPT_RETRY_MS);
+        self.accept_retry_at = None;
+        for index in 0..self.listeners.len() {
+            let listener = &mut self.listeners[index];
+            let Some(retry_at) = listener.retry_at else { continue };
+            if retry_at <= now && !listener.armed && self.sockets.has_room() {
+                self.arm_accept(ListenerId(index as u32));
+                continue;
+            }
+            let next = if retry_at <= now { later } else { retry_at };
+            listener.retry_at = Some(next);
+            self.accept_retry_at = Some(self.accept_retry_at.map_or(next, |at| at.min(next)));
+        }
+    }
+
+    pub(super) fn shots(&self, feature: Features) -> Shots {
+        if self.features.contains(feature) { Shots::Many } else { Shots::One }
+    }
+}

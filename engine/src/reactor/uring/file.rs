@@ -1,0 +1,234 @@
+//! Files: opened by a plain system call, read, written and synced through the ring.
+
+use super::UringDriver;
+use super::op::{Op, SLOTS_MAX, Tag};
+use crate::driver::{Completion, FileBuffer, FileId, FileOpId, OpenFile};
+use crate::limits::DIRECT_IO_ALIGN_BYTES;
+use crate::sys::in_flight::Landed;
+use crate::sys::ring::{Brings, Reaped};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Files and the operations on them that are in flight.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    files: Vec<File>,
+    ops: Vec<FileOp>,
+    vacant_ops: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct File {
+    /// `None` once it is closed.
+    descriptor: Option<OwnedFd>,
+    /// Bypasses the page cache.
+    direct: bool,
+    closing: bool,
+    in_flight: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Read,
+    Write,
+    Sync,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FileOp {
+    file: FileId,
+    id: FileOpId,
+    kind: Kind,
+    /// Where in the file the buffer begins, and how much of it is done.
+    offset: u64,
+    done: usize,
+    length: usize,
+    /// It was submitted past the page cache.
+    direct: bool,
+}
+
+impl Files {
+    /// Notes a new operation; answers its slot.
+    fn begin(&mut self, file: FileId, id: FileOpId, kind: Kind, offset: u64, length: usize) -> u32 {
+        let entry = &mut self.files[file.0 as usize];
+        entry.in_flight += 1;
+        let op = FileOp { file, id, kind, offset, done: 0, length, direct: entry.direct };
+        if let Some(slot) = self.vacant_ops.pop() {
+            self.ops[slot as usize] = op;
+            return slot;
+        }
+        assert!(self.ops.len() < SLOTS_MAX as usize, "fewer than 2^24 file operations at a time");
+        self.ops.push(op);
+        self.ops.len() as u32 - 1
+    }
+
+    fn end(&mut self, slot: u32) -> FileOp {
+        let op = self.ops[slot as usize];
+        self.vacant_ops.push(slot);
+        let file = &mut self.files[op.file.0 as usize];
+        file.in_flight -= 1;
+        if file.closing && file.in_flight == 0 {
+            file.descriptor = None;
+        }
+        op
+    }
+
+    fn descriptor(&self, file: FileId) -> &OwnedFd {
+        let file = &self.files[file.0 as usize];
+        file.descriptor.as_ref().expect("a file is used until it is closed")
+    }
+}
+
+impl UringDriver {
+    pub(super) fn open_file(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
+        let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
+        flags.set(OFlags::CREATE, options.create);
+        let mode = Mode::from_raw_mode(0o644);
+        let direct = options.direct.then(|| rustix::fs::open(path, flags | OFlags::DIRECT, mode));
+        let (descriptor, direct) = match direct {
+            Some(Ok(descriptor)) => (descriptor, true),
+            Some(Err(error)) if error != Errno::INVAL => return Err(error.into()),
+            // Not asked for, or the file system does not offer it.
+            Some(Err(_)) | None => (rustix::fs::open(path, flags, mode)?, false),
+        };
+        let id = FileId(u32::try_from(self.files.files.len()).expect("few files"));
+        let descriptor = Some(descriptor);
+        self.files.files.push(File { descriptor, direct, closing: false, in_flight: 0 });
+        Ok(id)
+    }
+
+    pub(super) fn read_file(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: FileBuffer,
+        id: FileOpId,
+    ) {
+        let slot = self.files.begin(file, id, Kind::Read, offset, buffer.bytes().len());
+        let user_data = Op::new(Tag::File, slot, 0).encode();
+        self.ring.read(self.files.descriptor(file).as_fd(), offset, buffer, user_data);
+    }
+
+    pub(super) fn write_file(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: FileBuffer,
+        id: FileOpId,
+    ) {
+        let slot = self.files.begin(file, id, Kind::Write, offset, buffer.bytes().len());
+        let user_data = Op::new(Tag::File, slot, 0).encode();
+        self.ring.write(self.files.descriptor(file).as_fd(), offset, buffer, user_data);
+    }
+
+    pub(super) fn sync_file(&mut self, file: FileId, id: FileOpId) {
+        let slot = self.files.begin(file, id, Kind::Sync, 0, 0);
+        let user_data = Op::new(Tag::File, slot, 0).encode();
+        self.ring.sync(self.files.descriptor(file).as_fd(), user_data);
+    }
+
+    pub(super) fn end_file(&mut self, file: FileId) {
+        let file = &mut self.files.files[file.0 as usize];
+        file.closing = true;
+        if file.in_flight == 0 {
+            file.descriptor = None;
+        }
+    }
+
+    pub(super) fn on_file(&mut self, op: Op, reaped: Reaped) -> Option<Completion> {
+        let Brings::Memory(landed) = reaped.brings else {
+            let result = match usize::try_from(reaped.result) {
+                Ok(_) => Ok(0),
+                Err(_) => Err(io::Error::from_raw_os_error(-reaped.result)),
+            };
+            let id = self.files.end(op.slot).id;
+            return Some(Completion::File { op: id, buffer: FileBuffer::default(), result });
+        };
+        let result = match self.progress(op.slot, reaped.result) {
+            Progress::Again => {
+                self.go_on(op, landed);
+                return None;
+            }
+            Progress::Done(result) => result,
+        };
+        let buffer = self.ring.take_file_buffer(landed);
+        let id = self.files.end(op.slot).id;
+        Some(Completion::File { op: id, buffer, result })
+    }
+
+    /// Counts what was read or written, and decides whether that was all.
+    fn progress(&mut self, slot: u32, result: i32) -> Progress {
+        let op = &mut self.files.ops[slot as usize];
+        let file = &mut self.files.files[op.file.0 as usize];
+        let Ok(moved) = usize::try_from(result) else {
+            return match -result {
+                libc::EINTR | libc::EAGAIN => Progress::Again,
+                // Some file systems take the flag and refuse the operation.
+                libc::EINVAL if op.direct && op.is_aligned() && file.make_buffered() => {
+                    op.direct = false;
+                    Progress::Again
+                }
+                error => Progress::Done(Err(io::Error::from_raw_os_error(error))),
+            };
+        };
+        let before = op.done;
+        op.done += moved;
+        if op.done == op.length {
+            return Progress::Done(Ok(op.done));
+        }
+        let odd = if op.direct { op.done % DIRECT_IO_ALIGN_BYTES } else { 0 };
+        match op.kind {
+            // A direct read that ends off the alignment has met the end of the file.
+            Kind::Read if moved == 0 || odd != 0 => Progress::Done(Ok(op.done)),
+            Kind::Read => Progress::Again,
+            Kind::Write | Kind::Sync => {
+                // A direct write goes on from the alignment, some of it a second time.
+                op.done -= odd;
+                if op.done > before {
+                    Progress::Again
+                } else {
+                    Progress::Done(Err(io::ErrorKind::WriteZero.into()))
+                }
+            }
+        }
+    }
+
+    fn go_on(&mut self, op: Op, landed: Landed) {
+        let FileOp { file, kind, offset, done, .. } = self.files.ops[op.slot as usize];
+        let descriptor = self.files.descriptor(file).as_fd();
+        let offset = offset + done as u64;
+        match kind {
+            Kind::Read => self.ring.read_rest(descriptor, offset, landed, done),
+            Kind::Write => self.ring.write_rest(descriptor, offset, landed, done),
+            Kind::Sync => unreachable!("a sync has no memory"),
+        }
+    }
+}
+
+impl FileOp {
+    /// True if it keeps to the rules of direct I/O: a refusal is not the caller's fault.
+    fn is_aligned(&self) -> bool {
+        self.offset.is_multiple_of(DIRECT_IO_ALIGN_BYTES as u64)
+            && self.length.is_multiple_of(DIRECT_IO_ALIGN_BYTES)
+    }
+}
+
+enum Progress {
+    /// There is more to do.
+    Again,
+    Done(io::Result<usize>),
+}
+
+impl File {
+    /// Goes through the page cache from now on. True if that worked.
+    fn make_buffered(&mut self) -> bool {
+        self.direct = false;
+        let descriptor = self.descriptor.as_ref().expect("a file is used until it is closed");
+        rustix::fs::fcntl_getfl(descriptor)
+            .and_then(|flags| rustix::fs::fcntl_setfl(descriptor, flags - OFlags::DIRECT))
+            .is_ok()
+    }
+}

@@ -1,0 +1,150 @@
+//! Receiving: one submission a socket that goes on for as long as there is data and a buffer.
+//!
+//! It ends for want of a buffer (`ENOBUFS`), which is back-pressure: the socket queues, first come
+//! first served, and receives again when a buffer has come back, never before.
+
+use super::UringDriver;
+use super::config::Features;
+use super::op::{Op, Tag};
+use super::socket::{Receive, Stage};
+use crate::driver::{Chunk, Completion, SocketId};
+use crate::limits;
+use crate::sys::ring::{Brings, Reaped};
+use crate::sys::socket::peer_address;
+use crate::sys::submit::Cancel;
+use bytes::Bytes;
+use std::io;
+use std::os::fd::AsFd;
+
+impl UringDriver {
+    pub(super) fn arm_receive(&mut self, id: SocketId) {
+        let shots = self.shots(Features::MULTISHOT_RECEIVE);
+        let socket = self.sockets.known(id);
+        assert!(
+            socket.stage == Stage::Open && matches!(socket.receive, Receive::Idle),
+            "an open socket receives once at a time"
+        );
+        socket.receive = Receive::Armed;
+        let user_data = Op::on(Tag::Receive, id).encode();
+        self.ring.receive(socket.descriptor().as_fd(), shots, user_data);
+    }
+
+    pub(super) fn on_receive(&mut self, op: Op, reaped: Reaped) -> Option<Completion> {
+        let id = op.socket();
+        let chunk = self.take_chunk(id, &reaped);
+        if reaped.more {
+            return chunk.map(|chunk| Completion::Received { socket: id, chunk });
+        }
+        let socket = self.sockets.get_mut(id)?;
+        socket.receive = Receive::Idle;
+        if socket.stage == Stage::Closing {
+            self.finish_close(id);
+            return None;
+        }
+        if let Some(chunk) = chunk {
+            self.receive_on(id);
+            return Some(Completion::Received { socket: id, chunk });
+        }
+        match -reaped.result {
+            libc::ENOBUFS => {
+                socket.receive = Receive::Waiting;
+                self.waiting.push_back(id);
+                self.counters.buffer_waits += 1;
+                None
+            }
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
+                self.receive_on(id);
+                None
+            }
+            error => {
+                socket.ended = true;
+                let result = match error {
+                    // The kernel tells a reset once, and a send may have been the one to hear it.
+                    0 if peer_address(socket.descriptor()).is_some() => Ok(()),
+                    0 => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+                    _ => Err(io::Error::from_raw_os_error(error)),
+                };
+                Some(Completion::ReceiveEnded { socket: id, result })
+            }
+        }
+    }
+
+    /// The bytes that a completion brings; what nobody wants any more goes straight back.
+    fn take_chunk(&mut self, id: SocketId, reaped: &Reaped) -> Option<Chunk> {
+        let Brings::Buffer(buffer) = reaped.brings else { return None };
+        let wanted = self.sockets.get(id).is_some_and(|socket| socket.stage == Stage::Open);
+        if !wanted || reaped.result <= 0 {
+            self.ring.buffers_mut().give_back(buffer);
+            return None;
+        }
+        let length = reaped.result as u32;
+        self.counters.receives += 1;
+        self.counters.received_bytes += u64::from(length);
+        Some(Chunk { buffer: u32::from(buffer), offset: 0, length })
+    }
+
+    /// Receives again unless the shard does not want to.
+    fn receive_on(&mut self, id: SocketId) {
+        if !self.sockets.known(id).paused {
+            self.arm_receive(id);
+        }
+    }
+
+    pub(super) fn pause(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        socket.paused = true;
+        if socket.receive == Receive::Armed {
+            socket.receive = Receive::Ending;
+            self.ring.cancel(Cancel::Plain(Op::on(Tag::Receive, id).encode()));
+        }
+    }
+
+    pub(super) fn resume(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get_mut(id) else { return };
+        socket.paused = false;
+        // One that is ending goes on when it has ended; one that waits still waits.
+        if socket.stage == Stage::Open && socket.receive == Receive::Idle && !socket.ended {
+            self.arm_receive(id);
+        }
+    }
+
+    /// Takes lent buffers in that came back, and lets sockets that wait for one receive again.
+    pub(super) fn refill(&mut self) {
+        self.ring.buffers_mut().collect_returned();
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut room = self.ring.buffers().with_kernel();
+        while room > 0 {
+            let Some(id) = self.waiting.pop_front() else { return };
+            let Some(socket) = self.sockets.get_mut(id) else { continue };
+            if socket.receive == Receive::Waiting {
+                socket.receive = Receive::Idle;
+                self.receive_on(id);
+                room -= 1;
+            }
+        }
+    }
+
+    pub(super) fn chunk_bytes(&self, chunk: &Chunk) -> &[u8] {
+        self.ring.buffers().bytes(chunk.buffer as u16, chunk.offset, chunk.length)
+    }
+
+    pub(super) fn lend_chunk(&self, chunk: &Chunk) -> Bytes {
+        let buffers = self.ring.buffers();
+        let count = buffers.pool().count();
+        if count - buffers.lent() <= count / limits::LEND_RESERVE_FRACTION {
+            self.lend_copies.set(self.lend_copies.get() + 1);
+            return Bytes::copy_from_slice(self.chunk_bytes(chunk));
+        }
+        match buffers.lend(chunk.buffer as u16, chunk.offset, chunk.length) {
+            Some(lent) => Bytes::from_owner(lent),
+            // Part of it is lent already: one owner a buffer.
+            None => Bytes::copy_from_slice(self.chunk_bytes(chunk)),
+        }
+    }
+
+    pub(super) fn take_back(&mut self, chunk: Chunk) {
+        self.ring.buffers_mut().give_back(chunk.buffer as u16);
+    }
+}

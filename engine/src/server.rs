@@ -1,0 +1,425 @@
+//! Starting and ending: shards on their threads, pinned to their cores, with listeners and a driver.
+
+use crate::config::{ConfigError, ConnectionConfig};
+use crate::dispatch::Router;
+use crate::handle::Handle;
+use crate::local::Local;
+use crate::metrics::{MetricsSnapshot, ShardMetrics};
+use crate::reactor::start::{self, ShardPlan, Started};
+use crate::reactor::turn::PollMode;
+use crate::rpc::admission::AdmissionConfig;
+use crate::shard::message::{Control, Inbox};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Which driver the shards run on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DriverChoice {
+    /// io_uring, or epoll where io_uring is refused; says so.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl FromStr for DriverChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DriverChoice::Auto),
+            "uring" => Ok(DriverChoice::Uring),
+            "epoll" => Ok(DriverChoice::Epoll),
+            other => Err(format!("{other:?} is no driver; say auto, uring or epoll")),
+        }
+    }
+}
+
+impl fmt::Display for DriverChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DriverChoice::Auto => "auto",
+            DriverChoice::Uring => "uring",
+            DriverChoice::Epoll => "epoll",
+        })
+    }
+}
+
+/// On which cores the shards run.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Cores {
+    /// One shard on each core that this process may use.
+    #[default]
+    All,
+    /// One shard on each of these cores.
+    List(Vec<usize>),
+    /// So many shards on the first cores that this process may use.
+    Count(u16),
+    /// So many shards, pinned to no core: for tests and small tools, not for latency.
+    Unpinned(u16),
+}
+
+impl FromStr for Cores {
+    type Err = String;
+
+    /// `all`, or a list as `taskset` takes it: `0`, `0,2`, `0-3,8`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Cores::All);
+        }
+        let number = |part: &str| {
+            let wrong = |_| format!("{part:?} is no core number; say all, or a list like 0,2-3");
+            part.trim().parse::<usize>().map_err(wrong)
+        };
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            match part.split_once('-') {
+                None => cores.push(number(part)?),
+                Some((first, last)) => {
+                    let (first, last) = (number(first)?, number(last)?);
+                    if first > last || last - first > 4_096 {
+                        return Err(format!("{part:?} is no range of cores"));
+                    }
+                    cores.extend(first..=last);
+                }
+            }
+        }
+        Ok(Cores::List(cores))
+    }
+}
+
+/// An engine being put together. See [`Server::builder`].
+pub struct ServerBuilder {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) shard_ports: bool,
+    pub(crate) cores: Cores,
+    pub(crate) driver: DriverChoice,
+    pub(crate) poll: PollMode,
+    pub(crate) connection: ConnectionConfig,
+    pub(crate) admission: AdmissionConfig,
+    pub(crate) connections_max: u32,
+    pub(crate) seed: Option<u64>,
+    pub(crate) service: Arc<dyn Fn(&Local) -> Router + Send + Sync>,
+}
+
+/// A running engine. Dropping it stops the shards at once; [`Server::drain`] ends in order.
+#[derive(Debug)]
+pub struct Server {
+    address: Option<SocketAddr>,
+    shard_addresses: Vec<SocketAddr>,
+    description: Vec<String>,
+    notes: Vec<String>,
+    metrics: Vec<Arc<ShardMetrics>>,
+    handle: Handle,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// A server with the defaults: every core, io_uring or else epoll, adaptive polling.
+    ///
+    /// ```no_run
+    /// use catena_engine::{Router, Server};
+    ///
+    /// let server = Server::builder()
+    ///     .listen("127.0.0.1:7400".parse()?)
+    ///     .service(|_shard| Router::new().method("echo", |request, reply| reply.ok(request.payload())))
+    ///     .start()?;
+    /// server.join()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            listen: None,
+            shard_ports: true,
+            cores: Cores::default(),
+            driver: DriverChoice::default(),
+            poll: PollMode::default(),
+            connection: ConnectionConfig::default(),
+            admission: AdmissionConfig::default(),
+            connections_max: 65_536,
+            seed: None,
+            service: Arc::new(|_| Router::new()),
+        }
+    }
+
+    /// The address that all shards share; `None` if it listens on none.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The address of each shard, for clients that choose; empty if there are none.
+    pub fn shard_addresses(&self) -> &[SocketAddr] {
+        &self.shard_addresses
+    }
+
+    /// One line for each shard: core, driver, kernel features in use.
+    pub fn description(&self) -> &[String] {
+        &self.description
+    }
+
+    /// What the starter should know: a driver that was stepped down from, a limit that was lowered.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What all shards counted until now. Gauges and the drivers' counts may be some turns old.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        MetricsSnapshot::of(&self.metrics)
+    }
+
+    /// A handle for any thread.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes nothing new, finishes what runs (at most for the connections' drain timeout), ends.
+    ///
+    /// # Errors
+    /// If a shard ended because its driver broke.
+    ///
+    /// # Panics
+    /// If a shard panicked.
+    pub fn drain(mut self) -> io::Result<()> {
+        self.handle.control_all(|| Control::Drain);
+        self.wait()
+    }
+
+    /// Ends at once; connections are dropped.
+    ///
+    /// # Errors
+    /// If a shard ended because its driver broke.
+    ///
+    /// # Panics
+    /// If a shard panicked.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.handle.control_all(|| Control::Stop);
+        self.wait()
+    }
+
+    /// Waits until the shards have ended by themselves.
+    ///
+    /// # Errors
+    /// If a shard ended because its driver broke.
+    ///
+    /// # Panics
+    /// If a shard panicked.
+    pub fn join(mut self) -> io::Result<()> {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let mut result = Ok(());
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(ended) => result = result.and(ended),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        self.handle.control_all(|| Control::Stop);
+        if let Err(error) = self.wait() {
+            tracing::error!(%error, "a shard ended with an error");
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Listens on `address`; port 0 lets the system pick one. Without this nothing is served, and
+    /// the shards are there for clients.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Whether each shard also listens on a port of its own, told to clients in the hello, so that
+    /// they can talk to the core that owns what they ask for. Default: yes.
+    pub fn shard_ports(mut self, shard_ports: bool) -> Self {
+        self.shard_ports = shard_ports;
+        self
+    }
+
+    /// On which cores. Default: all that this process may use.
+    pub fn cores(mut self, cores: Cores) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// Which driver. Default: io_uring, or else epoll.
+    pub fn driver(mut self, driver: DriverChoice) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// What a shard does when there is nothing to do. Default: adaptive.
+    pub fn poll(mut self, poll: PollMode) -> Self {
+        self.poll = poll;
+        self
+    }
+
+    /// How connections behave.
+    pub fn connection(mut self, connection: ConnectionConfig) -> Self {
+        self.connection = connection;
+        self
+    }
+
+    /// The limits of each shard.
+    pub fn admission(mut self, admission: AdmissionConfig) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// Sockets of each shard. Default 65,536, or what the file descriptor limit allows.
+    pub fn connections_max(mut self, connections_max: u32) -> Self {
+        self.connections_max = connections_max;
+        self
+    }
+
+    /// Seed of the shards' generators (back-off jitter, shedding). Default: from the clock.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// What is served: called once on each shard, to make that shard's own handlers.
+    pub fn service(mut self, service: impl Fn(&Local) -> Router + Send + Sync + 'static) -> Self {
+        self.service = Arc::new(service);
+        self
+    }
+
+    /// Starts the shards and returns once all of them serve.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing is running then.
+    pub fn start(self) -> Result<Server, StartError> {
+        self.connection.validate().map_err(StartError::Config)?;
+        let plans = ShardPlan::all(&self)?;
+        let inboxes: Arc<[Arc<Inbox>]> = plans.iter().map(|plan| plan.inbox.clone()).collect();
+        let handle = Handle::new(inboxes);
+        let started = start::start(self, plans)?;
+        let Started { address, shard_addresses, description, notes, metrics, threads } = started;
+        Ok(Server { address, shard_addresses, description, notes, metrics, handle, threads })
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("listen", &self.listen)
+            .field("cores", &self.cores)
+            .field("driver", &self.driver)
+            .field("poll", &self.poll)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an engine did not start. Nothing is running after one of these.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A value of the configuration is out of bounds.
+    Config(ConfigError),
+    /// No core was asked for.
+    NoCores,
+    /// A core was asked for twice.
+    CoreTwice(usize),
+    /// A core was asked for that this process may not use.
+    CoreNotAvailable {
+        /// Which.
+        core: usize,
+        /// Those that it may use.
+        available: Vec<usize>,
+    },
+    /// More shards were asked for than there are cores to pin them to.
+    TooManyShards {
+        /// Asked for.
+        asked: u16,
+        /// Cores that this process may use.
+        available: usize,
+    },
+    /// The address cannot be listened on.
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why, as the kernel says it.
+        error: io::Error,
+    },
+    /// The driver that was asked for cannot be had.
+    Driver {
+        /// Which.
+        driver: DriverChoice,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A thread could not be started or pinned.
+    Thread(io::Error),
+    /// A shard ended while it was starting.
+    ShardEnded,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(error) => error.fmt(f),
+            StartError::NoCores => f.write_str("no core to run on; name at least one"),
+            StartError::CoreTwice(core) => write!(f, "core {core} is named twice"),
+            StartError::CoreNotAvailable { core, available } => write!(
+                f,
+                "core {core} cannot be used by this process; it may use {available:?} (see taskset)"
+            ),
+            StartError::TooManyShards { asked, available } => write!(
+                f,
+                "{asked} shards on {available} cores; use at most one shard a core, or leave them \
+                 unpinned"
+            ),
+            StartError::Listen { address, error } => match error.kind() {
+                io::ErrorKind::AddrInUse => write!(
+                    f,
+                    "cannot listen on {address}: another process has that port; stop it or choose \
+                     another port"
+                ),
+                io::ErrorKind::PermissionDenied => write!(
+                    f,
+                    "cannot listen on {address}: not permitted; ports below 1024 need \
+                     CAP_NET_BIND_SERVICE"
+                ),
+                io::ErrorKind::AddrNotAvailable => {
+                    write!(f, "cannot listen on {address}: this machine has no such address")
+                }
+                _ => write!(f, "cannot listen on {address}: {error}"),
+            },
+            StartError::Driver { driver, reason } => write!(f, "driver {driver}: {reason}"),
+            StartError::Thread(error) => write!(f, "cannot start or pin a thread: {error}"),
+            StartError::ShardEnded => f.write_str("a shard ended while it was starting"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn core_lists_read_like_those_of_taskset() {
+        assert_eq!("all".parse(), Ok(Cores::All));
+        assert_eq!("0,2-4".parse(), Ok(Cores::List(vec![0, 2, 3, 4])));
+        for wrong in ["", "x", "3-1", "1-", "0-99999"] {
+            assert!(wrong.parse::<Cores>().is_err(), "{wrong:?}");
+        }
+    }
+}

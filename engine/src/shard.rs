@@ -1,0 +1,355 @@
+//! All that one core owns, and one turn over it.
+//!
+//! A shard knows the [`Driver`] seam and not the kernel, so the simulator runs the very same code.
+//! The way of a request through a turn:
+//!
+//! ```text
+//! driver ─ Received ─► Connection::handle_bytes ─ Request ─► serve: admit, route, dispatch ─► handler
+//!                                                                                               │
+//! driver ◄─ one send a connection ◄─ flush ◄─ connection's output ◄──────── answer now ─────────┤
+//!                                       ▲                                                       │
+//!                                       └── command Answer ◄── a future, run by this shard ◄────┘ later
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `peers` | the connections by socket, their timers and their ends |
+//! | `serve` | a request: admit, route, dispatch, answer |
+//! | `calls` | the client side: connect, start calls, match answers, back off |
+//! | [`message`] | what comes from other shards and other threads |
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod calls;
+pub mod message;
+pub(crate) mod peers;
+pub(crate) mod serve;
+
+use crate::config::ConnectionConfig;
+use crate::dispatch::Router;
+use crate::driver::{Completion, Driver, ListenerId, Parker};
+use crate::limits::{TURN_COMPLETIONS_MAX, TURNS_BETWEEN_MEASUREMENTS};
+use crate::local::{Command, Local, TimerKey};
+use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
+use crate::rng::Rng;
+use crate::rpc::admission::{Admission, AdmissionConfig};
+use crate::shard_index::ShardIndex;
+use crate::time::Instant;
+use crate::wire::hello::ShardMap;
+use message::{Control, Inbox, ShardMessage};
+use peers::Peers;
+use serve::Serving;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// How a shard is set up.
+#[derive(Debug)]
+pub struct ShardConfig {
+    /// Which one it is.
+    pub index: ShardIndex,
+    /// How many there are.
+    pub count: u16,
+    /// How the connections that it serves behave.
+    pub connection: Arc<ConnectionConfig>,
+    /// Its limits.
+    pub admission: AdmissionConfig,
+    /// Seed of its generator.
+    pub seed: u64,
+}
+
+/// What to do after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Next {
+    /// There is more to do at once: look for input, do not sleep.
+    pub busy: bool,
+    /// Sleep no longer than this; `None`: until something happens.
+    pub until: Option<Instant>,
+    /// Drained, or told to stop: this was the last turn.
+    pub stopped: bool,
+    /// Something was done in this turn; what spins looks at this.
+    pub worked: bool,
+}
+
+/// One core's share of the world. See the module page.
+#[derive(Debug)]
+pub struct Shard {
+    local: Local,
+    peers: Peers,
+    serving: Serving,
+    mailboxes: Mailboxes<ShardMessage>,
+    inbox: Arc<Inbox>,
+    /// The beds of all shards, by index; empty until all have started.
+    parkers: Vec<Arc<Parker>>,
+    listeners: Vec<ListenerId>,
+    phase: Phase,
+    /// When the previous turn began, if it was followed by this one without a sleep.
+    previous_turn_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Running,
+    Draining,
+    Stopped,
+}
+
+impl Shard {
+    /// A shard without listeners. `router` is given the shard it will run on.
+    pub fn new<D: Driver>(
+        config: ShardConfig,
+        driver: &D,
+        mailboxes: Mailboxes<ShardMessage>,
+        inbox: Arc<Inbox>,
+        router: impl FnOnce(&Local) -> Router,
+    ) -> Shard {
+        let mut rng = Rng::from_seed(config.seed);
+        let local = Local::new(config.index, config.count, rng.fork(), driver.now());
+        local.set_parker(driver.parker());
+        inbox.set_parker(driver.parker());
+        let router = router(&local);
+        Shard {
+            peers: Peers::new(config.connection),
+            serving: Serving::new(local.clone(), router, Admission::new(config.admission), rng),
+            mailboxes,
+            inbox,
+            parkers: Vec::new(),
+            listeners: Vec::new(),
+            phase: Phase::Running,
+            previous_turn_at: None,
+            local,
+        }
+    }
+
+    /// What runs on this shard sees it so.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Listens on `address` too. Returns the bound address.
+    ///
+    /// # Errors
+    /// As `bind` and `listen` report them.
+    pub fn listen<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        address: SocketAddr,
+    ) -> std::io::Result<SocketAddr> {
+        let (listener, bound) = driver.listen(address)?;
+        self.listeners.push(listener);
+        Ok(bound)
+    }
+
+    /// Says how the shards are reached: by peers, who are told `map`, and by this shard, which wakes
+    /// the others through their parkers.
+    pub fn set_peers(&mut self, map: ShardMap, parkers: Vec<Arc<Parker>>) {
+        self.peers.shard_map = map;
+        self.parkers = parkers;
+    }
+
+    /// What this shard counts; to be read from any thread.
+    pub fn metrics(&self) -> Arc<ShardMetrics> {
+        self.serving.metrics.clone()
+    }
+
+    /// Connections, of both roles.
+    pub fn connections(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Memory in bytes that the connections hold.
+    pub fn connection_memory_bytes(&self) -> usize {
+        self.peers.memory_bytes()
+    }
+
+    /// True if something waits that came neither through the driver nor by the clock. Look once
+    /// more, after announcing sleep and before it.
+    pub fn has_mail(&mut self) -> bool {
+        !self.mailboxes.is_empty()
+            || !self.inbox.is_empty()
+            || !self.local.state().runnables.is_empty()
+    }
+
+    /// One turn: everything that has happened, until nothing is left to do or it is time to send
+    /// what there is.
+    pub fn turn<D: Driver>(&mut self, driver: &mut D) -> Next {
+        let turn_at = driver.now();
+        self.local.state().now.set(turn_at);
+        self.serving.begin_turn(turn_at, self.previous_turn_at);
+
+        let completions = self.handle_completions(driver);
+        let messages = self.handle_messages(driver);
+        self.expire_timers(driver);
+        let more_futures = self.local.run_futures();
+        let commands = self.do_commands(driver);
+        self.peers.flush(driver, &mut self.serving);
+        self.pass_on_messages(driver);
+        self.end_drain();
+        self.measure_turn(driver, turn_at);
+
+        let busy = completions == TURN_COMPLETIONS_MAX
+            || more_futures
+            || !self.local.state().commands.borrow().is_empty()
+            || self.peers.has_dirty()
+            || self.has_mail();
+        self.previous_turn_at = busy.then_some(turn_at);
+        Next {
+            busy,
+            until: self.next_timer(),
+            stopped: self.phase == Phase::Stopped,
+            worked: completions > 0 || messages || commands,
+        }
+    }
+
+    /// Returns how many were handled, [`TURN_COMPLETIONS_MAX`] at most.
+    fn handle_completions<D: Driver>(&mut self, driver: &mut D) -> u32 {
+        for handled in 0..TURN_COMPLETIONS_MAX {
+            let Some(completion) = driver.next_completion() else { return handled };
+            match completion {
+                Completion::Received { socket, chunk } => {
+                    self.peers.receive(driver, socket, chunk, &mut self.serving);
+                }
+                Completion::Sent { socket, output, result } => {
+                    self.peers.sent(driver, socket, output, result, &mut self.serving);
+                }
+                Completion::Accepted { socket, .. } => {
+                    self.serving.metrics.accepted.increment();
+                    self.peers.accept(socket, self.local.now());
+                    if self.phase != Phase::Running {
+                        self.peers.drain_one(socket, self.local.now());
+                    }
+                }
+                Completion::AcceptFailed { error, .. } => {
+                    tracing::warn!(%error, "cannot accept connections for now");
+                }
+                Completion::Connected { socket, result } => {
+                    self.peers.connected(driver, socket, result, &mut self.serving);
+                }
+                Completion::ReceiveEnded { socket, result } => {
+                    self.peers.receive_ended(socket, result, &mut self.serving);
+                }
+                Completion::Closed { .. } => {}
+                Completion::File { op, buffer, result } => {
+                    self.local.complete_file_op(op, buffer, result);
+                }
+            }
+        }
+        TURN_COMPLETIONS_MAX
+    }
+
+    /// Messages from other shards and other threads. True if there were any.
+    fn handle_messages<D: Driver>(&mut self, driver: &mut D) -> bool {
+        let mut any = false;
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            let Some(message) = self.mailboxes.poll() else { break };
+            any = true;
+            self.local.state().now.set(driver.now());
+            match message {
+                ShardMessage::Request(request) => self.serving.serve_handed_over(request, driver),
+                ShardMessage::Response { key, head, payload } => {
+                    self.peers.respond_handed_over(key, head, payload, &mut self.serving);
+                }
+                ShardMessage::Drop { from, key } => self.serving.drop_handed_over(from, key),
+            }
+        }
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            let Some(control) = self.inbox.pop() else { break };
+            any = true;
+            match control {
+                Control::Run(code) => code(&self.local),
+                Control::Drain => self.drain(driver),
+                Control::Stop => self.phase = Phase::Stopped,
+            }
+        }
+        any
+    }
+
+    fn expire_timers<D: Driver>(&mut self, driver: &mut D) {
+        let now = driver.now();
+        self.local.state().now.set(now);
+        loop {
+            let due = self.local.state().timers.borrow_mut().pop_due(now);
+            match due {
+                None => return,
+                Some(TimerKey::Peer(socket)) => {
+                    self.peers.timeout(driver, socket, now, &mut self.serving);
+                }
+                Some(TimerKey::Sleep(key)) => self.local.wake_sleeper(key),
+                Some(TimerKey::Call(key)) => calls::expire_waiting(&self.local, key),
+                Some(TimerKey::Client(key)) => {
+                    calls::backoff_ended(&mut self.peers, driver, &self.local, key);
+                }
+            }
+        }
+    }
+
+    /// What handlers and futures have asked for. True if there was anything.
+    fn do_commands<D: Driver>(&mut self, driver: &mut D) -> bool {
+        // Only what is there now: a command may lead to another, which then is for the next turn.
+        let count = self.local.state().commands.borrow().len();
+        for _ in 0..count {
+            let Some(command) = self.local.state().commands.borrow_mut().pop_front() else { break };
+            match command {
+                Command::Answer { key, status, payload } => {
+                    self.peers.answer(key, status, payload, &mut self.serving);
+                }
+                Command::StartCall(key) => {
+                    calls::start(&mut self.peers, driver, &self.local, key);
+                }
+                Command::CancelCall { socket, call } => self.peers.cancel_call(socket, call),
+                Command::Connect(key) => {
+                    calls::connect(&mut self.peers, driver, &self.local, key);
+                }
+                Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
+                Command::Read { op, file, offset, buffer } => {
+                    driver.read(file, offset, buffer, op.into());
+                }
+                Command::Write { op, file, offset, buffer } => {
+                    driver.write(file, offset, buffer, op.into());
+                }
+                Command::Sync { op, file } => driver.sync(file, op.into()),
+            }
+        }
+        count > 0
+    }
+
+    /// Hands over what is for other shards and wakes those that sleep.
+    fn pass_on_messages<D: Driver>(&mut self, driver: &mut D) {
+        self.serving.pass_on(&mut self.mailboxes);
+        for shard in self.mailboxes.peers_to_wake() {
+            driver.unpark(&self.parkers[shard.index()]);
+        }
+    }
+
+    /// Every so many turns: how long this one took, and the figures that are not counted one by one.
+    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant) {
+        let metrics = &self.serving.metrics;
+        metrics.turns.increment();
+        if metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS) {
+            metrics.turn_us.record(driver.now().micros_since(turn_at));
+            metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
+            metrics.connections.set(self.peers.len() as u64);
+            metrics.publish_driver(driver.counters());
+        }
+    }
+
+    fn drain<D: Driver>(&mut self, driver: &mut D) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Draining;
+            for listener in self.listeners.drain(..) {
+                driver.stop_listening(listener);
+            }
+            self.peers.drain_all(self.local.now());
+        }
+    }
+
+    fn end_drain(&mut self) {
+        if self.phase == Phase::Draining && self.peers.served() == 0 {
+            self.phase = Phase::Stopped;
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.local.state().timers.borrow().next()
+    }
+}

@@ -1,0 +1,298 @@
+//! The client side of a shard: connect, start calls, match answers, back off.
+//!
+//! ```text
+//!         a call comes           hello is in
+//! Down ───────────────► Connecting ─────────► Up ──► lost, or the server leaves: Down
+//!   ▲                       │ failed
+//!   └──── pause is over ── BackingOff
+//! ```
+
+use super::peers::Peers;
+use crate::client::{Answer, CallError, CallKey, CallProgress, ClientKey, ClientState, Link};
+use crate::driver::{Driver, SocketId};
+use crate::local::{Command, Local, State, TimerKey};
+use crate::rpc::connection::{CallFailure, CallRequest, Connection};
+use crate::rpc::error::{CloseReason, StartError};
+use crate::wire::frame::ResponseHead;
+use bytes::Bytes;
+use std::io;
+
+/// A call has been made: send it, or let it wait for a connection.
+pub(crate) fn start<D: Driver>(peers: &mut Peers, driver: &mut D, local: &Local, key: CallKey) {
+    let state = local.state();
+    // Dropped before it was sent.
+    let Some(client_key) = state.calls.borrow().get(key).map(|call| call.client) else { return };
+    if !enqueue(local, client_key, key) {
+        return;
+    }
+    let link = state.clients.borrow()[client_key].link;
+    match link {
+        Link::Up(socket) => {
+            let Some(peer) = peers.get_mut(socket) else { return };
+            pump(local, client_key, socket, &mut peer.connection);
+            peers.mark_dirty(socket);
+        }
+        Link::Down => connect(peers, driver, local, client_key),
+        Link::Connecting(_) | Link::BackingOff => {}
+    }
+}
+
+/// Puts a call behind those that wait; false: there are too many, it has failed.
+fn enqueue(local: &Local, client_key: ClientKey, key: CallKey) -> bool {
+    let state = local.state();
+    let mut clients = state.clients.borrow_mut();
+    let client = &mut clients[client_key];
+    if client.waiting.len() >= client.config.waiting_max {
+        drop(clients);
+        end(state, key, Err(CallError::TooManyWaiting));
+        return false;
+    }
+    client.waiting.push_back(key);
+    true
+}
+
+/// Starts the calls that wait, as many as the window takes. The rest gets a timer each for its
+/// deadline.
+pub(crate) fn pump(
+    local: &Local,
+    client_key: ClientKey,
+    socket: SocketId,
+    connection: &mut Connection,
+) {
+    let state = local.state();
+    let mut clients = state.clients.borrow_mut();
+    let Some(client) = clients.get_mut(client_key) else { return };
+    if client.link != Link::Up(socket) {
+        return;
+    }
+    while let Some(key) = client.waiting.front().copied() {
+        match start_on(local, socket, connection, key) {
+            Ok(()) => {}
+            Err(StartError::WindowFull) => break,
+            Err(StartError::Leaving | StartError::NotOpen) => {
+                client.link = Link::Down;
+                local.push(Command::Connect(client_key));
+                break;
+            }
+            Err(error) => end(state, key, Err(error.into())),
+        }
+        client.waiting.pop_front();
+    }
+    drop(clients);
+    watch_waiting(state, client_key);
+}
+
+/// Sends one call.
+fn start_on(
+    local: &Local,
+    socket: SocketId,
+    connection: &mut Connection,
+    key: CallKey,
+) -> Result<(), StartError> {
+    let state = local.state();
+    let mut calls = state.calls.borrow_mut();
+    // Dropped, or expired, while it waited.
+    let Some(call) = calls.get_mut(key) else { return Ok(()) };
+    let Some(request) = &call.request else { return Ok(()) };
+    let metadata = request.metadata.as_ref().map_or(&[][..], |buf| buf.as_metadata().as_bytes());
+    let call_request = CallRequest {
+        method: request.method,
+        priority: request.priority,
+        route: request.route,
+        deadline: request.deadline,
+        repeat: request.repeat,
+        metadata,
+        payload: request.payload.clone(),
+    };
+    let id = connection.start_call(call_request, key.to_token(), local.now())?;
+    call.request = None;
+    call.progress = CallProgress::Sent { socket, call: id };
+    if let Some(timer) = call.timer.take() {
+        state.timers.borrow_mut().cancel(timer);
+    }
+    Ok(())
+}
+
+/// Sees to it that calls which wait end at their deadline.
+fn watch_waiting(state: &State, client_key: ClientKey) {
+    let clients = state.clients.borrow();
+    let mut calls = state.calls.borrow_mut();
+    // Newest first: once one is watched, the older ones are.
+    for key in clients[client_key].waiting.iter().rev() {
+        let Some(call) = calls.get_mut(*key) else { continue };
+        let deadline = call.request.as_ref().and_then(|request| request.deadline);
+        if call.timer.is_some() {
+            break;
+        }
+        if let Some(deadline) = deadline {
+            let timer = state.timers.borrow_mut().insert(deadline, TimerKey::Call(*key));
+            call.timer = Some(timer);
+        }
+    }
+}
+
+/// The deadline of a call that waits has passed.
+pub(crate) fn expire_waiting(local: &Local, key: CallKey) {
+    if let Some(call) = local.state().calls.borrow_mut().get_mut(key) {
+        call.timer = None;
+        call.request = None;
+        call.end(Err(CallError::ExpiredUnsent));
+    }
+}
+
+/// Connects, if somebody waits for it.
+pub(crate) fn connect<D: Driver>(
+    peers: &mut Peers,
+    driver: &mut D,
+    local: &Local,
+    client_key: ClientKey,
+) {
+    let state = local.state();
+    let mut clients = state.clients.borrow_mut();
+    let Some(client) = clients.get_mut(client_key) else { return };
+    if client.link != Link::Down {
+        return;
+    }
+    let calls = state.calls.borrow();
+    client.waiting.retain(|key| calls.get(*key).is_some_and(|call| call.request.is_some()));
+    drop(calls);
+    if client.waiting.is_empty() {
+        return;
+    }
+    match driver.connect(client.address) {
+        Ok(socket) => {
+            client.link = Link::Connecting(socket);
+            let config = client.config.connection.clone();
+            peers.insert_connecting(socket, client_key, config, local.now());
+            drop(clients);
+            watch_waiting(state, client_key);
+        }
+        Err(error) => {
+            drop(clients);
+            attempt_failed(local, client_key, error.kind());
+        }
+    }
+}
+
+/// The server's hello is in.
+pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
+    let mut clients = local.state().clients.borrow_mut();
+    if let Some(client) = clients.get_mut(client_key)
+        && client.link == Link::Connecting(socket)
+    {
+        client.link = Link::Up(socket);
+        client.failures = 0;
+    }
+}
+
+/// The server leaves: what is in flight ends on this connection, what comes takes another.
+pub(crate) fn leaving(local: &Local, client_key: ClientKey, socket: SocketId) {
+    let mut clients = local.state().clients.borrow_mut();
+    if let Some(client) = clients.get_mut(client_key)
+        && client.link == Link::Up(socket)
+    {
+        client.link = Link::Down;
+        if !client.waiting.is_empty() {
+            local.push(Command::Connect(client_key));
+        }
+    }
+}
+
+/// The connection has ended.
+pub(crate) fn lost(local: &Local, client_key: ClientKey, socket: SocketId, reason: &CloseReason) {
+    let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
+    match link {
+        Some(Link::Up(current)) if current == socket => {
+            local.state().clients.borrow_mut()[client_key].link = Link::Down;
+            local.push(Command::Connect(client_key));
+        }
+        Some(Link::Connecting(current)) if current == socket => {
+            let kind = match reason {
+                CloseReason::Lost(kind) => *kind,
+                CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
+                CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
+                _ => io::ErrorKind::ConnectionAborted,
+            };
+            attempt_failed(local, client_key, kind);
+        }
+        _ => {}
+    }
+}
+
+/// No connection was made: calls without a deadline fail, the others wait for the next attempt.
+fn attempt_failed(local: &Local, client_key: ClientKey, kind: io::ErrorKind) {
+    let state = local.state();
+    let mut clients = state.clients.borrow_mut();
+    let Some(client) = clients.get_mut(client_key) else { return };
+    client.failures = client.failures.saturating_add(1);
+    client.link = Link::BackingOff;
+    let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
+    let at = local.now() + pause;
+    state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
+    let ClientState { address, waiting, .. } = client;
+    tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
+    let mut calls = state.calls.borrow_mut();
+    waiting.retain(|key| {
+        let Some(call) = calls.get_mut(*key) else { return false };
+        let has_deadline = call.request.as_ref().is_some_and(|request| request.deadline.is_some());
+        if !has_deadline {
+            call.request = None;
+            call.end(Err(CallError::Unreachable { address: *address, kind }));
+        }
+        has_deadline
+    });
+    drop((calls, clients));
+    watch_waiting(state, client_key);
+}
+
+/// The pause after a failed attempt is over.
+pub(crate) fn backoff_ended<D: Driver>(
+    peers: &mut Peers,
+    driver: &mut D,
+    local: &Local,
+    client_key: ClientKey,
+) {
+    if let Some(client) = local.state().clients.borrow_mut().get_mut(client_key) {
+        client.link = Link::Down;
+    }
+    connect(peers, driver, local, client_key);
+}
+
+/// The last handle of a client is gone.
+pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
+    let Some(client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    match client.link {
+        // No call can be in flight: each holds a handle of its client.
+        Link::Up(socket) => peers.drain_one(socket, local.now()),
+        Link::Connecting(socket) => peers.abort(socket),
+        Link::Down | Link::BackingOff => {}
+    }
+}
+
+/// The answer to a call is in.
+pub(crate) fn answered(local: &Local, token: u64, head: ResponseHead, payload: Bytes) {
+    let result = match head.status.is_ok() {
+        true => Ok(Answer { payload, head }),
+        false => Err(CallError::Status { status: head.status, payload }),
+    };
+    end(local.state(), CallKey::from_token(token), result);
+}
+
+/// A call has ended without an answer.
+pub(crate) fn failed(local: &Local, token: u64, failure: CallFailure) {
+    let error = match failure {
+        CallFailure::DeadlinePassed => CallError::DeadlinePassed,
+        CallFailure::ConnectionEnded => CallError::ConnectionLost,
+    };
+    end(local.state(), CallKey::from_token(token), Err(error));
+}
+
+fn end(state: &State, key: CallKey, result: Result<Answer, CallError>) {
+    if let Some(call) = state.calls.borrow_mut().get_mut(key) {
+        call.request = None;
+        call.end(result);
+        if let Some(timer) = call.timer.take() {
+            state.timers.borrow_mut().cancel(timer);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What comes to a shard from other shards and from other threads.
+
+use crate::driver::Parker;
+use crate::limits::HANDLE_MESSAGES_MAX;
+use crate::local::Local;
+use crate::shard_index::ShardIndex;
+use crate::time::Instant;
+use crate::wire::frame::{RequestHead, ResponseHead};
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// From shard to shard.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// A request that arrived elsewhere and belongs here.
+    Request(HandedOver),
+    /// The answer to a request that was handed over.
+    Response {
+        /// The sender's key for it.
+        key: u64,
+        /// Status and load.
+        head: ResponseHead,
+        /// The answer.
+        payload: Bytes,
+    },
+    /// Nobody waits for a request any more that was handed over.
+    Drop {
+        /// Who handed it over.
+        from: ShardIndex,
+        /// That shard's key for it.
+        key: u64,
+    },
+}
+
+/// A request on its way to the shard that owns its route.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// Who hands it over.
+    pub from: ShardIndex,
+    /// That shard's key for it.
+    pub key: u64,
+    /// Its header.
+    pub head: RequestHead,
+    /// When it arrived there.
+    pub arrived: Instant,
+    /// When its caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Its metadata records.
+    pub metadata: Bytes,
+}
+
+/// From any thread to a shard.
+pub enum Control {
+    /// Run this on the shard.
+    Run(Box<dyn FnOnce(&Local) + Send>),
+    /// Serve nobody new, finish what runs, then stop.
+    Drain,
+    /// Stop now.
+    Stop,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Control::Run(_) => "Run",
+            Control::Drain => "Drain",
+            Control::Stop => "Stop",
+        })
+    }
+}
+
+/// A shard's letter box for other threads: bounded, any number of senders.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: ArrayQueue<Control>,
+    parker: OnceLock<Arc<Parker>>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Inbox { queue: ArrayQueue::new(HANDLE_MESSAGES_MAX), parker: OnceLock::new() }
+    }
+}
+
+impl Inbox {
+    /// Puts something in and wakes the shard if it sleeps.
+    ///
+    /// # Errors
+    /// Gives it back when [`HANDLE_MESSAGES_MAX`] messages wait already.
+    pub fn push(&self, control: Control) -> Result<(), Control> {
+        self.queue.push(control)?;
+        if let Some(parker) = self.parker.get() {
+            parker.unpark();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pop(&self) -> Option<Control> {
+        self.queue.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn set_parker(&self, parker: Arc<Parker>) {
+        self.parker.set(parker).expect("an inbox belongs to one shard");
+    }
+}

@@ -1,0 +1,322 @@
+//! A request: admit, route, dispatch, answer.
+
+use super::message::{HandedOver, ShardMessage};
+use crate::dispatch::Router;
+use crate::driver::{Driver, SocketId};
+use crate::handler::{Answered, Outcome, Reply, ReplyTarget, Request, RequestBody};
+use crate::local::{Deferred, DeferredKey, Local, Origin};
+use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
+use crate::rng::Rng;
+use crate::rpc::admission::{Admission, ShedReason};
+use crate::rpc::connection::{Connection, DropCause};
+use crate::shard_index::ShardIndex;
+use crate::time::{Duration, Instant};
+use crate::wire::deframer::Body;
+use crate::wire::frame::{RequestHead, ResponseHead, Route};
+use crate::wire::framer::Payload;
+use crate::wire::status::Status;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// What it takes to serve a request on this shard.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) local: Local,
+    router: Router,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    rng: Rng,
+    /// When what this turn delivers was in hand.
+    turn_at: Instant,
+    /// How long the turn before this one took, if there was no sleep between: what is delivered now
+    /// may have waited so long in the kernel.
+    waited_before: Duration,
+    /// Messages for other shards, in order; sent at the end of the turn.
+    outbox: VecDeque<(ShardIndex, ShardMessage)>,
+    /// Requests that other shards handed over, by their key for it.
+    handed_over: BTreeMap<(ShardIndex, u64), DeferredKey>,
+}
+
+/// A request with all that is known of it when it is about to be served.
+pub(crate) struct Arrival<'t> {
+    pub(crate) head: &'t RequestHead,
+    pub(crate) body: RequestBody<'t>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) arrived: Instant,
+    pub(crate) origin: Origin,
+}
+
+impl Serving {
+    pub(crate) fn new(local: Local, router: Router, admission: Admission, rng: Rng) -> Self {
+        Serving {
+            turn_at: local.now(),
+            local,
+            router,
+            admission,
+            metrics: ShardMetrics::new(),
+            rng,
+            waited_before: Duration::ZERO,
+            outbox: VecDeque::new(),
+            handed_over: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn begin_turn(&mut self, turn_at: Instant, previous_turn_at: Option<Instant>) {
+        self.turn_at = turn_at;
+        self.waited_before = previous_turn_at.map_or(Duration::ZERO, |at| turn_at.since(at));
+    }
+
+    /// Serves a request that arrived on `connection` at this turn; `now` is the instant before it.
+    /// Returns the instant after it.
+    #[inline]
+    pub(crate) fn serve_peer(
+        &mut self,
+        connection: &mut Connection,
+        socket: SocketId,
+        arrival: (&RequestHead, &Body<'_>, Option<Instant>),
+        lend: &dyn Fn() -> Bytes,
+        clock: &dyn Fn() -> Instant,
+        now: Instant,
+    ) -> Instant {
+        let (head, body, deadline) = arrival;
+        let origin = Origin::Peer { socket, call: head.call };
+        let body = RequestBody::Frame { body, lend };
+        let arrival = Arrival { head, body, deadline, arrived: self.turn_at, origin };
+        if let Some(shard) = self.owner_elsewhere(head.route) {
+            self.hand_over(connection, arrival, shard, now);
+            return now;
+        }
+        let mark = connection.output_mark();
+        let target = ReplyTarget::Peer { connection, origin };
+        match self.serve(arrival, target, clock, now) {
+            Some(at) => at,
+            None => {
+                let head = self.bare_head(head, Status::INTERNAL, now);
+                self.metrics.count_response(head.status.class());
+                connection.roll_back_output(mark);
+                connection.respond(head, Payload::Copied(b"the handler panicked"));
+                clock()
+            }
+        }
+    }
+
+    /// Serves a request that another shard handed over.
+    pub(crate) fn serve_handed_over<D: Driver>(&mut self, request: HandedOver, driver: &D) {
+        let HandedOver { from, key, head, arrived, deadline, payload, metadata } = request;
+        let origin = Origin::Shard { shard: from, key };
+        let body = RequestBody::Owned { payload, metadata };
+        let mut answer = None;
+        let target = ReplyTarget::Shard { answer: &mut answer, origin };
+        let arrival = Arrival { head: &head, body, deadline, arrived, origin };
+        let now = self.local.now();
+        if self.serve(arrival, target, &|| driver.now(), now).is_none() {
+            answer = Some((self.bare_head(&head, Status::INTERNAL, now), Bytes::new()));
+        }
+        if let Some((head, payload)) = answer {
+            self.outbox.push_back((from, ShardMessage::Response { key, head, payload }));
+        }
+    }
+
+    /// Nobody waits any more for a request that another shard handed over.
+    pub(crate) fn drop_handed_over(&mut self, from: ShardIndex, key: u64) {
+        if let Some(deferred) = self.handed_over.get(&(from, key)).copied() {
+            self.drop_deferred(deferred, DropCause::Cancelled);
+        }
+    }
+
+    /// Ends a deferred request that nobody waits for: its future is dropped with all it waits for.
+    pub(crate) fn drop_deferred(&mut self, key: DeferredKey, cause: DropCause) {
+        let Some(mut deferred) = self.end_deferred(key) else { return };
+        match cause {
+            DropCause::Cancelled => self.metrics.cancelled.increment(),
+            DropCause::DeadlinePassed => self.metrics.deadline_passed.increment(),
+            DropCause::ConnectionEnded => {}
+        }
+        if let Some(shard) = deferred.handed_to {
+            let from = self.local.shard();
+            self.outbox.push_back((shard, ShardMessage::Drop { from, key: key.to_token() }));
+        }
+        deferred.drop_task();
+    }
+
+    /// Takes a deferred request off the books.
+    pub(crate) fn end_deferred(&mut self, key: DeferredKey) -> Option<Deferred> {
+        let deferred = self.local.take_deferred(key)?;
+        self.admission.end(deferred.payload_bytes);
+        if let Origin::Shard { shard, key } = deferred.origin {
+            self.handed_over.remove(&(shard, key));
+        }
+        Some(deferred)
+    }
+
+    /// Sends an answer to the shard that had handed the request over.
+    pub(crate) fn answer_shard(
+        &mut self,
+        shard: ShardIndex,
+        key: u64,
+        head: ResponseHead,
+        payload: Bytes,
+    ) {
+        self.outbox.push_back((shard, ShardMessage::Response { key, head, payload }));
+    }
+
+    /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
+    pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
+        while let Some((shard, message)) = self.outbox.pop_front() {
+            if let Err(message) = mailboxes.send(shard, message) {
+                self.outbox.push_front((shard, message));
+                return;
+            }
+        }
+    }
+
+    /// Admits, dispatches, answers. `None`: the handler panicked before it answered.
+    #[inline]
+    fn serve(
+        &mut self,
+        arrival: Arrival<'_>,
+        target: ReplyTarget<'_>,
+        clock: &dyn Fn() -> Instant,
+        now: Instant,
+    ) -> Option<Instant> {
+        self.local.state().now.set(now);
+        let Arrival { head, body, deadline, arrived, origin } = arrival;
+        let request = Request { head, body, deadline, local: &self.local };
+        let payload_bytes = request.payload().len();
+        let waited = now.since(arrived);
+        self.metrics.requests.increment();
+        self.metrics.queue_delay_us.record(now.micros_since(arrived));
+        self.admission.observe(head.priority, waited + self.waited_before, now);
+        let reply = Reply {
+            target,
+            head: ResponseHead {
+                call: head.call,
+                status: Status::OK,
+                queue_delay_us: now.micros_since(arrived),
+                service_us: 0,
+                in_flight: self.admission.in_flight() + 1,
+            },
+            started: now,
+            deadline,
+            payload_bytes,
+            clock,
+            local: &self.local,
+        };
+        let answered = if deadline.is_some_and(|deadline| deadline <= now) {
+            self.metrics.expired_in_queue.increment();
+            reply.answer(Status::EXPIRED_IN_QUEUE, Payload::Copied(&[]))
+        } else if let Err(reason) =
+            self.admission.admit(head.priority, payload_bytes, &mut self.rng)
+        {
+            self.metrics.count_shed(reason);
+            reply.fail(Status::SHED, shed_text(reason))
+        } else if let Some(handler) = self.router.find(head.method) {
+            let local = &self.local;
+            let handle = || local.on_behalf(deadline, || handler.handle(request, reply));
+            // A panic is contained to its request; what it left half done is the handler's own.
+            match catch_unwind(AssertUnwindSafe(handle)) {
+                Ok(answered) => answered,
+                Err(_panic) => {
+                    let method = self.router.name(head.method).unwrap_or("?");
+                    tracing::error!(method, "a handler panicked; its caller is told so");
+                    return None;
+                }
+            }
+        } else {
+            reply.answer(Status::UNKNOWN_METHOD, Payload::Copied(&[]))
+        };
+        match answered {
+            Answered(Outcome::Now(at, status)) => {
+                self.metrics.service_time_us.record(at.micros_since(now));
+                self.metrics.count_response(status.class());
+                Some(at)
+            }
+            Answered(Outcome::Later(key)) => {
+                self.admission.begin(payload_bytes);
+                if let Origin::Shard { shard, key: theirs } = origin {
+                    self.handed_over.insert((shard, theirs), key);
+                }
+                Some(clock())
+            }
+        }
+    }
+
+    /// The shard that a route names, if it is another one. Route 0 is at home everywhere; route n
+    /// is shard n - 1.
+    #[inline]
+    fn owner_elsewhere(&self, route: Route) -> Option<u32> {
+        if route == Route::ANY {
+            return None;
+        }
+        let shard = route.0 - 1;
+        (shard != u32::from(self.local.shard().0)).then_some(shard)
+    }
+
+    /// Sends a request on to the shard that its route names; the answer comes back by message.
+    fn hand_over(
+        &mut self,
+        connection: &mut Connection,
+        arrival: Arrival<'_>,
+        shard: u32,
+        now: Instant,
+    ) {
+        let Arrival { head, body, deadline, arrived, origin } = arrival;
+        let request = Request { head, body, deadline, local: &self.local };
+        let payload_bytes = request.payload().len();
+        let count = u32::from(self.local.shard_count());
+        let refusal = if shard >= count {
+            Some(Status::WRONG_SHARD)
+        } else {
+            let admitted = self.admission.admit(head.priority, payload_bytes, &mut self.rng);
+            admitted.err().map(|reason| {
+                self.metrics.count_shed(reason);
+                Status::SHED
+            })
+        };
+        let response_head = self.bare_head(head, Status::OK, now);
+        if let Some(status) = refusal {
+            let head = ResponseHead { status, ..response_head };
+            self.metrics.count_response(status.class());
+            return connection.respond(head, Payload::Copied(&[]));
+        }
+        let shard = ShardIndex(u16::try_from(shard).expect("below the count, which is a u16"));
+        let key = self.local.defer(origin, &response_head, now, payload_bytes);
+        self.admission.begin(payload_bytes);
+        if let Some(deferred) = self.local.state().deferred.borrow_mut().get_mut(key) {
+            deferred.handed_to = Some(shard);
+        }
+        connection.defer(head.call, deadline, key.to_token());
+        let message = ShardMessage::Request(HandedOver {
+            from: self.local.shard(),
+            key: key.to_token(),
+            head: *head,
+            arrived,
+            deadline,
+            payload: request.to_payload_bytes(),
+            metadata: Bytes::copy_from_slice(request.metadata().as_bytes()),
+        });
+        self.metrics.handed_over.increment();
+        self.outbox.push_back((shard, message));
+    }
+
+    fn bare_head(&self, head: &RequestHead, status: Status, now: Instant) -> ResponseHead {
+        ResponseHead {
+            call: head.call,
+            status,
+            queue_delay_us: now.micros_since(self.turn_at),
+            service_us: 0,
+            in_flight: self.admission.in_flight() + 1,
+        }
+    }
+}
+
+fn shed_text(reason: ShedReason) -> &'static str {
+    match reason {
+        ShedReason::InFlight => "too many requests in flight on this shard",
+        ShedReason::Bytes => "too many payload bytes in flight on this shard",
+        ShedReason::QueueDelay => "the queue of this shard is too long for this priority",
+    }
+}
