@@ -191,6 +191,8 @@ impl Shard {
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
             || self.peers.has_dirty()
+            // A full mailbox tells nobody when there is room again.
+            || self.serving.has_messages_to_pass_on()
             || self.has_mail();
         self.previous_turn_at = busy.then_some(turn_at);
         Next {

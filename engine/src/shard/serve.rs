@@ -173,6 +173,10 @@ impl Serving {
         }
     }
 
+    pub(crate) fn has_messages_to_pass_on(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     /// Admits, dispatches, answers. `None`: the handler panicked before it answered.
     #[inline]
     fn serve(
