@@ -382,6 +382,9 @@ impl From<StartError> for CallError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::TooLarge { frame_bytes, max } => CallError::TooLarge { frame_bytes, max },
+            StartError::MetadataTooLong { .. } => {
+                unreachable!("a MetadataBuf is never longer than the limit")
+            }
             StartError::NotOpen
             | StartError::Leaving
             | StartError::WindowFull

@@ -23,10 +23,12 @@ pub struct ConnectionConfig {
     pub keepalive_interval: Duration,
     /// From a ping to any sign of life, after which the connection is given up. Default 10 s.
     pub keepalive_timeout: Duration,
-    /// Server: a connection without a request for so long is ended. Default: never.
+    /// Server: a connection without a request, arriving or in work, for so long is left (after twice
+    /// the time at most). Told to the peer in hello. Default: never.
     pub idle_timeout: Option<Duration>,
     /// From the first to the last byte of one frame, for the first MiB; each further MiB has as
-    /// much again. Default 10 s. This ends a peer that sends half a header for ever.
+    /// much again. Default 10 s. This ends a peer that sends half a header for ever. A peer that does
+    /// not take its answers has the same time, by what waits for it.
     pub frame_timeout: Duration,
     /// From go-away to the end, whatever still runs. Default 30 s.
     pub drain_timeout: Duration,

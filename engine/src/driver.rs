@@ -62,6 +62,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// For drivers: `length` bytes from `offset` on, in the driver's buffer number `buffer`.
+    pub fn new(buffer: u32, offset: u32, length: u32) -> Self {
+        Chunk { buffer, offset, length }
+    }
+
+    /// For drivers: the number of the buffer.
+    pub fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
     /// How many bytes arrived; never 0.
     pub fn len(&self) -> usize {
         self.length as usize
@@ -337,7 +347,9 @@ impl Parker {
 
     /// Says that the shard is about to sleep. The caller looks for work once more after this.
     pub fn announce(&self) {
-        self.parked.store(true, Ordering::Relaxed);
+        // A store would do. The swap makes `parked` one chain of changes in loom's model too, which
+        // otherwise lets a claim of the last sleep overtake it; next to a sleep it costs nothing.
+        self.parked.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 

@@ -100,8 +100,8 @@ pub struct Answered(pub(crate) Outcome);
 /// How a handler ended its part of the turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
-    /// It answered at this instant.
-    Now(Instant),
+    /// It answered at this instant, with this status.
+    Now(Instant, Status),
     /// It answers later, under this key.
     Later(DeferredKey),
 }
@@ -145,7 +145,7 @@ impl<'t> Reply<'t> {
             ReplyTarget::Peer { connection, .. } => connection.respond(head, payload),
             ReplyTarget::Shard { answer, .. } => *answer = Some((head, owned(payload))),
         }
-        Answered(Outcome::Now(at))
+        Answered(Outcome::Now(at, status))
     }
 
     /// Answers with what `write` appends, put straight where it is sent from. `write` returns the
@@ -158,7 +158,7 @@ impl<'t> Reply<'t> {
             head.status = write(writer);
             let at = clock();
             head.service_us = at.micros_since(started);
-            answered = Some(Answered(Outcome::Now(at)));
+            answered = Some(Answered(Outcome::Now(at, head.status)));
             head
         };
         match &mut self.target {

@@ -19,8 +19,10 @@ pub const METADATA_BYTES_MAX: usize = 8 * 1_024;
 /// reaches 4 GiB; a frame is collected in one piece of memory, so the bound is about that.
 pub const FRAME_BYTES_CEILING: u32 = 1 << 30;
 
-/// The smallest `frame_bytes_max` that any configuration may set: go-away and hello must always fit.
-pub const FRAME_BYTES_FLOOR: u32 = 1_024;
+/// The smallest `frame_bytes_max` that any side may tell, in bytes, and the limit of hello and go-away,
+/// whose senders may not know more. Until the hellos are exchanged no frame may be longer: a
+/// stranger can make us hold one page. The largest hello has 2,127 bytes ([`SHARDS_MAX`] ports).
+pub const FRAME_BYTES_FLOOR: u32 = 4_096;
 
 /// Memory in bytes that a deframer keeps between split frames. Small frames that straddle two
 /// receives then cost no allocation, and an idle connection holds at most this.
@@ -34,9 +36,14 @@ pub const PARTIAL_STEP_BYTES: usize = 64 * 1_024;
 /// they lie. Copying 4 KiB costs about 100 ns and saves two slices and a reference count.
 pub const COPY_BYTES_MAX: usize = 4 * 1_024;
 
-/// The largest in-flight window that any configuration may set, in calls: a connection's table then
-/// stays below 3 MiB, and a scan of it for deadlines below 100 µs.
+/// The largest in-flight window that any configuration may set, in calls, and the most of a peer's
+/// window that is used: a connection's table then stays below 3 MiB, and a scan of it for deadlines
+/// below 100 µs.
 pub const IN_FLIGHT_CEILING: u32 = 65_536;
+
+/// The most shards that one server may have: its map of them, 2 bytes a port, then fits into a hello
+/// of [`FRAME_BYTES_FLOOR`]. The largest machines sold have 768 hardware threads.
+pub const SHARDS_MAX: usize = 1_024;
 
 /// The most bytes of text in a go-away, so that it fits into the smallest allowed frame.
 pub const GO_AWAY_TEXT_BYTES_MAX: usize = 512;
@@ -49,6 +56,10 @@ pub const LEND_BYTES_MIN: usize = 1_024;
 /// The most completions that one turn handles before it sends what it has. Bounds how long the first
 /// answer of a turn waits for the last, and the memory of the output under way.
 pub const TURN_COMPLETIONS_MAX: u32 = 256;
+
+/// Turns from one measurement of a turn's length to the next. A reading of the clock costs about as
+/// much as serving half a request; one in 16 turns does not show.
+pub const TURNS_BETWEEN_MEASUREMENTS: u64 = 16;
 
 /// Memory in bytes with which an output starts: 64 small answers.
 pub const OUTPUT_START_BYTES: usize = 4 * 1_024;
@@ -71,6 +82,8 @@ pub const MAILBOX_MESSAGES_MAX: usize = 1_024;
 pub const HANDLE_MESSAGES_MAX: usize = 16 * 1_024;
 
 const _: () = assert!(GO_AWAY_TEXT_BYTES_MAX + 64 <= FRAME_BYTES_FLOOR as usize);
+const _: () = assert!(SHARDS_MAX * 2 + 128 <= FRAME_BYTES_FLOOR as usize, "a hello must fit");
+const _: () = assert!(FRAME_BYTES_FLOOR <= FRAME_BYTES_CEILING);
 const _: () = assert!(METADATA_BYTES_MAX <= u16::MAX as usize, "its length is a u16 on the wire");
 const _: () = assert!(PARTIAL_KEEP_BYTES <= PARTIAL_STEP_BYTES);
 const _: () = assert!(SEND_SLICES_MAX <= 1_024, "IOV_MAX of Linux");

@@ -1,7 +1,8 @@
 //! The seeded generator: randomness is an argument, as time is.
 //!
-//! xoshiro256++ through `rand_xoshiro`, whose output for a seed is fixed for good: a simulation seed written into a bug report
-//! must replay years later, which `rand`'s own small generators do not promise.
+//! xoshiro256++ through `rand_xoshiro`, whose output for a seed is fixed for good: a simulation seed
+//! written into a bug report must replay years later, which `rand`'s own small generators do not
+//! promise.
 
 use crate::time::Duration;
 use rand::{Rng as _, SeedableRng};

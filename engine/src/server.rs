@@ -4,6 +4,7 @@ use crate::config::{ConfigError, ConnectionConfig};
 use crate::dispatch::Router;
 use crate::handle::Handle;
 use crate::local::Local;
+use crate::metrics::{MetricsSnapshot, ShardMetrics};
 use crate::reactor::start::{self, ShardPlan, Started};
 use crate::reactor::turn::PollMode;
 use crate::rpc::admission::AdmissionConfig;
@@ -114,6 +115,7 @@ pub struct Server {
     shard_addresses: Vec<SocketAddr>,
     description: Vec<String>,
     notes: Vec<String>,
+    metrics: Vec<Arc<ShardMetrics>>,
     handle: Handle,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -164,6 +166,11 @@ impl Server {
     /// What the starter should know: a driver that was stepped down from, a limit that was lowered.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What all shards counted until now. Gauges and the drivers' counts may be some turns old.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        MetricsSnapshot::of(&self.metrics)
     }
 
     /// A handle for any thread.
@@ -303,8 +310,8 @@ impl ServerBuilder {
         let inboxes: Arc<[Arc<Inbox>]> = plans.iter().map(|plan| plan.inbox.clone()).collect();
         let handle = Handle::new(inboxes);
         let started = start::start(self, plans)?;
-        let Started { address, shard_addresses, description, notes, threads } = started;
-        Ok(Server { address, shard_addresses, description, notes, handle, threads })
+        let Started { address, shard_addresses, description, notes, metrics, threads } = started;
+        Ok(Server { address, shard_addresses, description, notes, metrics, handle, threads })
     }
 }
 

@@ -13,9 +13,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`peers`] | the connections by socket, their timers and their ends |
-//! | [`serve`] | a request: admit, route, dispatch, answer |
-//! | [`calls`] | the client side: connect, start calls, match answers, back off |
+//! | `peers` | the connections by socket, their timers and their ends |
+//! | `serve` | a request: admit, route, dispatch, answer |
+//! | `calls` | the client side: connect, start calls, match answers, back off |
 //! | [`message`] | what comes from other shards and other threads |
 
 #![forbid(unsafe_code)]
@@ -28,9 +28,10 @@ pub(crate) mod serve;
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
 use crate::driver::{Completion, Driver, ListenerId, Parker};
-use crate::limits::TURN_COMPLETIONS_MAX;
+use crate::limits::{TURN_COMPLETIONS_MAX, TURNS_BETWEEN_MEASUREMENTS};
 use crate::local::{Command, Local, TimerKey};
 use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
 use crate::rpc::admission::{Admission, AdmissionConfig};
 use crate::shard_index::ShardIndex;
@@ -146,6 +147,11 @@ impl Shard {
         self.parkers = parkers;
     }
 
+    /// What this shard counts; to be read from any thread.
+    pub fn metrics(&self) -> Arc<ShardMetrics> {
+        self.serving.metrics.clone()
+    }
+
     /// Connections, of both roles.
     pub fn connections(&self) -> usize {
         self.peers.len()
@@ -179,6 +185,7 @@ impl Shard {
         self.peers.flush(driver, &mut self.serving);
         self.pass_on_messages(driver);
         self.end_drain();
+        self.measure_turn(driver, turn_at);
 
         let busy = completions == TURN_COMPLETIONS_MAX
             || more_futures
@@ -206,6 +213,7 @@ impl Shard {
                     self.peers.sent(driver, socket, output, result, &mut self.serving);
                 }
                 Completion::Accepted { socket, .. } => {
+                    self.serving.metrics.accepted.increment();
                     self.peers.accept(socket, self.local.now());
                     if self.phase != Phase::Running {
                         self.peers.drain_one(socket, self.local.now());
@@ -310,6 +318,18 @@ impl Shard {
         self.serving.pass_on(&mut self.mailboxes);
         for shard in self.mailboxes.peers_to_wake() {
             driver.unpark(&self.parkers[shard.index()]);
+        }
+    }
+
+    /// Every so many turns: how long this one took, and the figures that are not counted one by one.
+    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant) {
+        let metrics = &self.serving.metrics;
+        metrics.turns.increment();
+        if metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS) {
+            metrics.turn_us.record(driver.now().micros_since(turn_at));
+            metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
+            metrics.connections.set(self.peers.len() as u64);
+            metrics.publish_driver(driver.counters());
         }
     }
 

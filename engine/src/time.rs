@@ -1,8 +1,8 @@
 //! Time is an argument.
 //!
-//! Pure code (`wire`, `rpc`, `shard`, every handler under simulation) never reads a clock: it is handed an [`Instant`].
-//! Kernel drivers stamp it from `CLOCK_BOOTTIME`, which counts through suspend, as the leases of a replica chain need it;
-//! the simulator stamps it from its virtual clock.
+//! Pure code (`wire`, `rpc`, `shard`, every handler under simulation) never reads a clock: it is
+//! handed an [`Instant`]. Kernel drivers stamp it from `CLOCK_BOOTTIME`, which counts through
+//! suspend, as the leases of a replica chain need it; the simulator stamps it from its virtual clock.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};

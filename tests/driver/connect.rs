@@ -27,6 +27,34 @@ pub fn both_sides_learn_of_a_connection<H: Harness>() {
     assert_eq!((pair.seen(Server).len(), pair.seen(Client).len()), (1, 1), "each is told once");
 }
 
+pub fn bytes_that_come_with_the_connection_are_read<H: Harness>() {
+    let mut pair = Pair::<H>::new();
+    let (listener, address) = pair.listen();
+    let client = pair.driver(Client).connect(address).expect("there is room for a socket");
+    // The client does not look, unless it has to be asked to hand over its connect.
+    let mut attempts = 0;
+    pair.repeat_until("the server has accepted", |pair| {
+        attempts += 1;
+        if attempts > 50 {
+            pair.driver(Client).poll().expect("the driver works");
+        }
+        pair.harness.settle();
+        pair.drain(Server);
+        !pair.accepted(listener).is_empty()
+    });
+    let server = pair.accepted(listener)[0];
+    pair.send_unseen(Server, server, b"welcome");
+    pair.until("the welcome arrives", |pair| pair.received(Client, client) == b"welcome");
+    assert!(
+        matches!(
+            pair.seen_of(Client, client)[..],
+            [Seen::Connected(_, Ok(())), Seen::Received(..)]
+        ),
+        "{:?}",
+        pair.seen(Client)
+    );
+}
+
 pub fn a_refused_connection_voids_its_id<H: Harness>() {
     let mut pair = Pair::<H>::new();
     let (listener, address) = pair.listen();

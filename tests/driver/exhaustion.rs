@@ -68,6 +68,10 @@ fn run_out_of_descriptors<M: Make>() {
     pair.close(Server, link.server);
     pair.until("one is accepted", |pair| pair.accepted(listener).len() == 1);
     drop(fillers);
+    let driver = pair.driver(Server);
+    let deadline = driver.now() + Duration::from_secs(30);
+    driver.park(Some(deadline)).expect("the driver works");
+    assert!(driver.now() < deadline, "it slept and did not try again");
     pair.until("all are accepted", |pair| pair.accepted(listener).len() == GUESTS);
     drop(guests);
     assert!(failures(&pair) <= 2, "one episode, and one more after the single success");

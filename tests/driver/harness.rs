@@ -43,6 +43,7 @@ pub enum Seen {
     Accepted(ListenerId, SocketId),
     AcceptFailed(io::Error),
     Connected(SocketId, io::Result<()>),
+    /// Chunks of one socket that came one after the other are joined.
     Received(SocketId, Vec<u8>),
     ReceiveEnded(SocketId, io::Result<()>),
     Sent(SocketId, Output, io::Result<()>),
@@ -140,15 +141,43 @@ impl<H: Harness> Pair<H> {
 
     /// Takes all completions of one side; returns how many there were.
     pub fn drain(&mut self, side: Side) -> usize {
-        let driver = self.driver(side);
-        driver.poll().expect("the driver works");
-        let mut news = Vec::new();
-        while let Some(completion) = driver.next_completion() {
-            news.push(record(driver, completion));
+        self.driver(side).poll().expect("the driver works");
+        let mut count = 0;
+        while let Some(completion) = self.driver(side).next_completion() {
+            self.record(side, completion);
+            count += 1;
         }
-        let count = news.len();
-        self.seen[side as usize].extend(news);
         count
+    }
+
+    /// Notes what was reported, and gives chunks back.
+    pub fn record(&mut self, side: Side, completion: Completion) {
+        let driver = self.driver(side);
+        let news = match completion {
+            Completion::Accepted { listener, socket } => Seen::Accepted(listener, socket),
+            Completion::AcceptFailed { error, .. } => Seen::AcceptFailed(error),
+            Completion::Connected { socket, result } => Seen::Connected(socket, result),
+            Completion::Received { socket, chunk } => {
+                let bytes = driver.bytes(&chunk).to_vec();
+                assert!(!chunk.is_empty(), "an empty chunk is never reported");
+                assert_eq!(bytes.len(), chunk.len());
+                driver.give_back(chunk);
+                Seen::Received(socket, bytes)
+            }
+            Completion::ReceiveEnded { socket, result } => Seen::ReceiveEnded(socket, result),
+            Completion::Sent { socket, output, result } => Seen::Sent(socket, output, result),
+            Completion::Closed { socket } => Seen::Closed(socket),
+            Completion::File { op, buffer, result } => Seen::File(op, buffer, result),
+        };
+        let seen = &mut self.seen[side as usize];
+        match (seen.last_mut(), news) {
+            (Some(Seen::Received(last, bytes)), Seen::Received(socket, more))
+                if *last == socket =>
+            {
+                bytes.extend_from_slice(&more);
+            }
+            (_, news) => seen.push(news),
+        }
     }
 
     /// Listens on the server's side.
@@ -274,25 +303,6 @@ impl<H: Harness> Pair<H> {
             }
         }
         story
-    }
-}
-
-fn record<D: Driver>(driver: &mut D, completion: Completion) -> Seen {
-    match completion {
-        Completion::Accepted { listener, socket } => Seen::Accepted(listener, socket),
-        Completion::AcceptFailed { error, .. } => Seen::AcceptFailed(error),
-        Completion::Connected { socket, result } => Seen::Connected(socket, result),
-        Completion::Received { socket, chunk } => {
-            let bytes = driver.bytes(&chunk).to_vec();
-            assert!(!chunk.is_empty(), "an empty chunk is never reported");
-            assert_eq!(bytes.len(), chunk.len());
-            driver.give_back(chunk);
-            Seen::Received(socket, bytes)
-        }
-        Completion::ReceiveEnded { socket, result } => Seen::ReceiveEnded(socket, result),
-        Completion::Sent { socket, output, result } => Seen::Sent(socket, output, result),
-        Completion::Closed { socket } => Seen::Closed(socket),
-        Completion::File { op, buffer, result } => Seen::File(op, buffer, result),
     }
 }
 

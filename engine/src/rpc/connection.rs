@@ -3,11 +3,14 @@
 //! ```text
 //!              hello              go-away sent or received          nothing left, or time is up
 //! Greeting ───────────► Open ─────────────────────────────► Leaving ───────────────► Closed
-//!     └─────────── protocol error, silence, lost ──────────────────────────────────────┘
+//!     │                                                        ▲                        ▲
+//!     ├──────────────────── go-away sent ──────────────────────┘                        │
+//!     └─────────── protocol error, silence, lost; from every state ─────────────────────┘
 //! ```
 //!
 //! Its methods come in three sorts:
-//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection;
+//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, the owner's
+//!   leave to read;
 //! - **commands**: start or cancel a call, answer or defer a request, drain, abort;
 //! - **outputs** `poll_*`: what happened, what to send, when to be called again.
 //!
@@ -15,18 +18,36 @@
 //! [`Connection::poll_transmit`] gives, and call [`Connection::handle_timeout`] at
 //! [`Connection::poll_timeout`]. [`Connection::handle_bytes`] gives the events that lie in the bytes
 //! themselves, one frame at a time, so that a request is handled where the kernel has put it.
+//!
+//! A peer that does not take its answers must not be read from: what it asks for is answered in
+//! here frame for frame (a pong for a ping, a refusal for a request while leaving), so that only
+//! the owner, who knows how much waits in the kernel too, can bound what accumulates. It stops
+//! reading above `output_bytes_max` and says so with [`Connection::handle_receive_paused`].
+//!
+//! | file | what |
+//! |---|---|
+//! | this one | the state, inputs, commands, outputs |
+//! | `event.rs` | [`Event`] and [`CallRequest`] |
+//! | `frames.rs` | what each kind of frame does |
+//! | `timers.rs` | every limit of time |
+//! | `ending.rs` | leaving and closing |
 
-use super::error::{CloseReason, Misbehaviour, StartError, TooSlow};
+mod ending;
+mod event;
+mod frames;
+mod timers;
+
+pub use event::{CallFailure, CallRequest, DropCause, Event};
+
+use super::error::{CloseReason, Misbehaviour, StartError};
 use super::in_flight::InFlight;
 use crate::config::ConnectionConfig;
-use crate::limits::GO_AWAY_TEXT_BYTES_MAX;
-use crate::time::{Duration, Instant, earliest};
-use crate::wire::deframer::{Body, Deframer, Frame, Input};
-use crate::wire::frame::{
-    CallId, GoAwayReason, MethodId, Priority, RequestHead, ResponseHead, Route, control,
-};
+use crate::limits::{FRAME_BYTES_FLOOR, IN_FLIGHT_CEILING, METADATA_BYTES_MAX};
+use crate::time::Instant;
+use crate::wire::deframer::{Body, Deframer, Input};
+use crate::wire::frame::{CallId, RequestHead, ResponseHead, control};
 use crate::wire::framer::{Framer, Payload, PayloadWriter};
-use crate::wire::header::{HEADER_BYTES, Header, Kind};
+use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
 use crate::wire::output::Output;
 use crate::wire::status::Status;
@@ -52,114 +73,14 @@ enum Phase {
     Closed,
 }
 
-/// A call to start.
-#[derive(Clone, Debug)]
-pub struct CallRequest<'a> {
-    /// Which handler.
-    pub method: MethodId,
-    /// How important.
-    pub priority: Priority,
-    /// Which shard or partition.
-    pub route: Route,
-    /// When the caller stops waiting.
-    pub deadline: Option<Instant>,
-    /// True if the request may have been sent before.
-    pub repeat: bool,
-    /// Metadata records; empty for none.
-    pub metadata: &'a [u8],
-    /// The payload.
-    pub payload: Payload<'a>,
-}
-
-impl<'a> CallRequest<'a> {
-    /// A call of `method` with nothing but a payload.
-    pub fn new(method: MethodId, payload: impl Into<Payload<'a>>) -> Self {
-        CallRequest {
-            method,
-            priority: Priority::NORMAL,
-            route: Route::ANY,
-            deadline: None,
-            repeat: false,
-            metadata: &[],
-            payload: payload.into(),
-        }
-    }
-}
-
-/// What happened on a connection. `token` is what the owner gave when it started or deferred.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// The peer's hello is in; calls may start.
-    Opened,
-    /// Server: a request to answer or to defer, now.
-    Request {
-        /// Its header.
-        head: RequestHead,
-        /// Its metadata and payload.
-        body: Body<'a>,
-        /// When its caller stops waiting, on this side's clock.
-        deadline: Option<Instant>,
-    },
-    /// Client: the answer to a call.
-    Response {
-        /// Given to [`Connection::start_call`].
-        token: u64,
-        /// Status and the server's load.
-        head: ResponseHead,
-        /// The answer.
-        body: Body<'a>,
-    },
-    /// Client: a call ended without an answer.
-    CallFailed {
-        /// Given to [`Connection::start_call`].
-        token: u64,
-        /// Why.
-        failure: CallFailure,
-    },
-    /// Server: nobody waits for this deferred request any more; drop its handler.
-    RequestDropped {
-        /// Given to [`Connection::defer`].
-        token: u64,
-        /// Why.
-        cause: DropCause,
-    },
-    /// The peer said go-away; text for the log.
-    PeerLeaves {
-        /// Why.
-        reason: GoAwayReason,
-        /// In the peer's words.
-        text: String,
-    },
-    /// Over. Send what is left to send, then close the socket. The last event.
-    Closed(CloseReason),
-}
-
-/// Why a call has no answer. In each case the server may have executed it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CallFailure {
-    /// Its deadline passed here; the server was told to stop.
-    DeadlinePassed,
-    /// The connection ended.
-    ConnectionEnded,
-}
-
-/// Why nobody waits for a request any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DropCause {
-    /// The caller cancelled.
-    Cancelled,
-    /// The deadline passed; the caller was answered so.
-    DeadlinePassed,
-    /// The connection ended.
-    ConnectionEnded,
-}
-
 /// One peer. See the module page.
 #[derive(Debug)]
 pub struct Connection {
     role: Role,
     config: Arc<ConnectionConfig>,
     phase: Phase,
+    /// The peer's hello is in.
+    is_greeted: bool,
     deframer: Deframer,
     framer: Framer,
     output: Output,
@@ -170,13 +91,19 @@ pub struct Connection {
     /// Server: requests that are answered later.
     deferred: InFlight<u64>,
     events: VecDeque<Event<'static>>,
-    close_reason: Option<CloseReason>,
+    /// While leaving: the reason to end with when all is done. After the end: the reason, until it
+    /// was polled.
+    end_reason: Option<CloseReason>,
     opened_at: Instant,
     last_received_at: Instant,
     last_request_at: Instant,
+    /// A deferred request has ended since the idle timeout was looked at.
+    has_worked: bool,
     pinged_at: Option<Instant>,
     /// Since when an unfinished frame lies in the deframer.
     partial_since: Option<Instant>,
+    /// While the owner does not read from the peer: until when the peer must take what it was sent.
+    reading_deadline: Option<Instant>,
     /// When leaving ends, whatever still runs.
     leave_deadline: Option<Instant>,
 }
@@ -197,23 +124,22 @@ impl Connection {
         Connection {
             role,
             phase: Phase::Greeting,
-            deframer: Deframer::new(config.frame_bytes_max),
+            is_greeted: false,
+            deframer: Deframer::new(FRAME_BYTES_FLOOR),
             framer: Framer::default(),
             output,
-            peer: Hello {
-                frame_bytes_max: crate::limits::FRAME_BYTES_FLOOR,
-                in_flight_max: 0,
-                ..hello
-            },
+            peer: Hello::LEAST,
             calls: InFlight::default(),
             deferred: InFlight::default(),
             events: VecDeque::new(),
-            close_reason: None,
+            end_reason: None,
             opened_at: now,
             last_received_at: now,
             last_request_at: now,
+            has_worked: false,
             pinged_at: None,
             partial_since: None,
+            reading_deadline: None,
             leave_deadline: None,
             config,
         }
@@ -267,17 +193,19 @@ impl Connection {
     /// Memory in bytes that this connection holds beyond its own size.
     pub fn memory_bytes(&self) -> usize {
         self.deframer.memory_bytes()
-            + self.output.capacity()
+            + self.output.memory_bytes()
             + self.calls.memory_bytes()
             + self.deferred.memory_bytes()
             + self.events.capacity() * size_of::<Event<'_>>()
+            + self.peer.shards.ports.capacity() * size_of::<u16>()
     }
 }
 
 /// Inputs.
 impl Connection {
     /// Takes in bytes and gives the next event that lies in them. Call until it gives `None`; all of
-    /// `input` is read then.
+    /// `input` is read then, unless the connection has ended. A request must be answered or deferred
+    /// before the next call.
     #[inline]
     pub fn handle_bytes<'a>(&mut self, input: &mut Input<'a>, now: Instant) -> Option<Event<'a>> {
         self.last_received_at = now;
@@ -308,40 +236,14 @@ impl Connection {
         self.deframer.recycle(body);
     }
 
-    /// The peer ended its stream (`Ok`) or the connection broke (`Err`).
+    /// The peer ended its stream (`Ok`) or the connection broke (`Err`). Nothing more can be sent:
+    /// a peer ends its stream only when it wants no more answers.
     pub fn handle_end(&mut self, result: std::io::Result<()>) {
-        let reason = match result {
-            Ok(()) if self.leave_deadline.is_some() && self.in_flight() == 0 => {
-                CloseReason::Drained
-            }
-            Ok(()) => CloseReason::PeerClosed,
-            Err(error) => CloseReason::Lost(error.kind()),
-        };
-        self.close(reason);
-    }
-
-    /// Does what is due at `now`. Harmless when nothing is.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(call) = self.calls.expired(now) {
-            let token = self.calls.end_and_free(call).expect("an expired call is in flight");
-            self.push_control(Kind::Cancel, 0, call.0);
-            let failure = CallFailure::DeadlinePassed;
-            self.events.push_back(Event::CallFailed { token, failure });
-        }
-        while let Some(call) = self.deferred.expired(now) {
-            let token = self.deferred.end(call).expect("an expired request is deferred");
-            self.answer_bare(call, Status::DEADLINE_PASSED);
-            let cause = DropCause::DeadlinePassed;
-            self.events.push_back(Event::RequestDropped { token, cause });
-        }
-        self.leave_if_done();
-        if let Some(reason) = self.overdue(now) {
-            return self.close(reason);
-        }
-        let is_silent = self.phase == Phase::Open || self.phase == Phase::Leaving;
-        if is_silent && self.pinged_at.is_none() && now >= self.ping_at() {
-            self.pinged_at = Some(now);
-            self.push_control(Kind::Ping, 0, now.as_nanos());
+        if self.phase != Phase::Closed {
+            self.end_with_stream(match result {
+                Ok(()) => CloseReason::PeerClosed,
+                Err(error) => CloseReason::Lost(error.kind()),
+            });
         }
     }
 }
@@ -366,14 +268,16 @@ impl Connection {
         let time_left_us = match request.deadline {
             None => 0,
             Some(deadline) if deadline <= now => return Err(StartError::DeadlinePassed),
-            // At least 1: 0 would mean "for ever".
-            Some(deadline) => deadline.micros_since(now).max(1),
+            Some(deadline) => time_left_us(deadline, now),
         };
+        if request.metadata.len() > METADATA_BYTES_MAX {
+            return Err(StartError::MetadataTooLong { bytes: request.metadata.len() });
+        }
         let frame_bytes = self.framer.frame_bytes(request.metadata.len(), request.payload.len());
         if frame_bytes > self.peer.frame_bytes_max as usize {
             return Err(StartError::TooLarge { frame_bytes, max: self.peer.frame_bytes_max });
         }
-        let window = self.peer.in_flight_max;
+        let window = self.peer.in_flight_max.min(IN_FLIGHT_CEILING);
         let call =
             self.calls.start(window, request.deadline, token).ok_or(StartError::WindowFull)?;
         let head = RequestHead {
@@ -391,9 +295,9 @@ impl Connection {
     /// Gives up a call and tells the server. True if it was still in flight; no event will follow.
     pub fn cancel(&mut self, call: CallId) -> bool {
         let was_in_flight = self.calls.end_and_free(call).is_some();
-        if was_in_flight {
+        if was_in_flight && self.phase != Phase::Closed {
             self.push_control(Kind::Cancel, 0, call.0);
-            self.leave_if_done();
+            self.end_if_done();
         }
         was_in_flight
     }
@@ -404,6 +308,9 @@ impl Connection {
     /// Answers a request that was not deferred.
     #[inline]
     pub fn respond(&mut self, head: ResponseHead, payload: Payload<'_>) {
+        if self.phase == Phase::Closed {
+            return;
+        }
         if self.framer.frame_bytes(0, payload.len()) > self.peer.frame_bytes_max as usize {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
             return self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
@@ -417,10 +324,14 @@ impl Connection {
     pub fn respond_with(&mut self, write: impl FnOnce(&mut PayloadWriter<'_>) -> ResponseHead) {
         let frame_at = self.output.copied_mut().len();
         let (head, payload_bytes) = self.framer.push_with(&mut self.output, write);
-        if self.framer.frame_bytes(0, payload_bytes) > self.peer.frame_bytes_max as usize {
+        let is_too_large =
+            self.framer.frame_bytes(0, payload_bytes) > self.peer.frame_bytes_max as usize;
+        if is_too_large || self.phase == Phase::Closed {
             self.output.copied_mut().truncate(frame_at);
+        }
+        if is_too_large {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
-            self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            self.respond(head, Payload::Copied(&[]));
         }
     }
 
@@ -437,30 +348,31 @@ impl Connection {
 
     /// Puts a request off: it is answered later with [`Connection::respond_deferred`], or dropped
     /// with an event that carries `token`.
+    ///
+    /// # Panics
+    /// If its slot has a deferred request already, which cannot be if requests are deferred before the
+    /// next [`Connection::handle_bytes`].
     pub fn defer(&mut self, call: CallId, deadline: Option<Instant>, token: u64) {
         self.deferred.enter(call, deadline, token);
     }
 
     /// Answers a deferred request. False: nobody waits for it any more, nothing was sent.
     pub fn respond_deferred(&mut self, head: ResponseHead, payload: Payload<'_>) -> bool {
-        if self.deferred.end(head.call).is_none() {
+        if self.phase == Phase::Closed || self.end_deferred(head.call).is_none() {
             return false;
         }
         self.respond(head, payload);
-        self.leave_if_done();
         true
     }
+}
 
+/// Commands of both.
+impl Connection {
     /// Leaves: tells the peer to start nothing new, refuses what still arrives (with a status that
     /// says *not executed*), finishes what runs, at most for the drain timeout.
     pub fn drain(&mut self, now: Instant) {
         match self.phase {
-            Phase::Greeting | Phase::Open => {
-                self.push_go_away(GoAwayReason::DRAINING, "draining");
-                self.phase = Phase::Leaving;
-                self.leave_deadline = Some(now + self.config.drain_timeout);
-                self.leave_if_done();
-            }
+            Phase::Greeting | Phase::Open => self.leave(CloseReason::Drained, now),
             Phase::Leaving if self.leave_deadline.is_none() => {
                 self.leave_deadline = Some(now + self.config.drain_timeout);
             }
@@ -495,12 +407,14 @@ impl Connection {
     }
 
     /// Lends memory for output, so that a busy connection allocates none and an idle one holds none.
+    /// What it still holds of its last use is not sent again.
     #[inline]
     pub fn provide_output(&mut self, memory: &mut Option<Output>) {
         if self.output.capacity() == 0
             && self.output.is_empty()
-            && let Some(memory) = memory.take()
+            && let Some(mut memory) = memory.take()
         {
+            memory.clear(usize::MAX);
             self.output = memory;
         }
     }
@@ -511,234 +425,35 @@ impl Connection {
         let unused = self.output.is_empty() && self.output.capacity() > 0;
         unused.then(|| std::mem::take(&mut self.output))
     }
-
-    /// When [`Connection::handle_timeout`] wants to be called; later calls of this may give an
-    /// earlier instant.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let mut next = match self.phase {
-            Phase::Closed => return None,
-            Phase::Greeting => Some(self.opened_at + self.config.hello_timeout),
-            Phase::Open | Phase::Leaving => Some(match self.pinged_at {
-                Some(pinged_at) => pinged_at + self.config.keepalive_timeout,
-                None => self.ping_at(),
-            }),
-        };
-        next = earliest(next, self.partial_deadline());
-        next = earliest(next, self.leave_deadline);
-        next = earliest(next, self.idle_at());
-        next = earliest(next, self.calls.earliest_deadline());
-        earliest(next, self.deferred.earliest_deadline())
-    }
-}
-
-/// Frames, one kind a method.
-impl Connection {
-    #[inline]
-    fn handle_frame<'a>(&mut self, frame: Frame<'a>, now: Instant) -> Option<Event<'a>> {
-        let kind = frame.header.kind;
-        if self.phase == Phase::Greeting && !matches!(kind, Kind::Hello | Kind::GoAway) {
-            self.misbehaved(Misbehaviour::Unexpected(kind));
-            return None;
-        }
-        match (kind, self.role) {
-            (Kind::Request, Role::Server) => self.on_request(frame, now),
-            (Kind::Response, Role::Client) => self.on_response(frame),
-            (Kind::Cancel, Role::Server) => self.on_cancel(CallId(frame.header.call)),
-            (Kind::Hello, _) if self.phase == Phase::Greeting => self.on_hello(&frame),
-            (Kind::Ping, _) => {
-                self.push_control(Kind::Pong, 0, frame.header.call);
-                self.deframer.recycle(frame.body);
-                None
-            }
-            (Kind::Pong, _) => None,
-            (Kind::GoAway, _) => self.on_go_away(&frame),
-            _ => {
-                self.misbehaved(Misbehaviour::Unexpected(kind));
-                None
-            }
-        }
-    }
-
-    #[inline]
-    fn on_request<'a>(&mut self, frame: Frame<'a>, now: Instant) -> Option<Event<'a>> {
-        let head = RequestHead::from_header(&frame.header);
-        let slot = head.call.slot();
-        if slot >= self.config.in_flight_max {
-            let window = self.config.in_flight_max;
-            self.misbehaved(Misbehaviour::BeyondWindow { slot, window });
-            return None;
-        }
-        if self.deferred.is_busy(slot) {
-            self.misbehaved(Misbehaviour::SlotBusy(slot));
-            return None;
-        }
-        self.last_request_at = now;
-        if self.phase == Phase::Leaving {
-            self.answer_bare(head.call, Status::DRAINING);
-            self.deframer.recycle(frame.body);
-            return None;
-        }
-        let deadline = head.time_left().map(|left| now + left);
-        Some(Event::Request { head, body: frame.body, deadline })
-    }
-
-    #[inline]
-    fn on_response<'a>(&mut self, frame: Frame<'a>) -> Option<Event<'a>> {
-        let head = ResponseHead::from_header(&frame.header);
-        let Some(token) = self.calls.end_and_free(head.call) else {
-            // Cancelled or expired here while the answer was on its way.
-            self.deframer.recycle(frame.body);
-            return None;
-        };
-        self.leave_if_done();
-        Some(Event::Response { token, head, body: frame.body })
-    }
-
-    fn on_cancel(&mut self, call: CallId) -> Option<Event<'static>> {
-        // An unknown id is normal: the answer and the cancel crossed.
-        let token = self.deferred.end(call)?;
-        self.leave_if_done();
-        Some(Event::RequestDropped { token, cause: DropCause::Cancelled })
-    }
-
-    fn on_hello(&mut self, frame: &Frame<'_>) -> Option<Event<'static>> {
-        let ours = Connection::hello(self.role, &self.config, &ShardMap::default());
-        let agreed = Hello::decode(&frame.header, frame.body.payload())
-            .and_then(|peer| ours.agree(&peer).map(|_version| peer));
-        match agreed {
-            Ok(peer) => {
-                self.framer = Framer::new(ours.payload_crc && peer.payload_crc);
-                self.peer = peer;
-                self.phase = Phase::Open;
-                Some(Event::Opened)
-            }
-            Err(error) => {
-                self.close(CloseReason::PeerIncompatible(error));
-                None
-            }
-        }
-    }
-
-    fn on_go_away(&mut self, frame: &Frame<'_>) -> Option<Event<'static>> {
-        let reason = GoAwayReason(frame.header.code);
-        let text = frame.body.payload();
-        let text = &text[..text.len().min(GO_AWAY_TEXT_BYTES_MAX)];
-        let text = String::from_utf8_lossy(text).into_owned();
-        if self.phase == Phase::Greeting {
-            self.close(CloseReason::PeerLeft(reason));
-            return Some(Event::PeerLeaves { reason, text });
-        }
-        self.phase = Phase::Leaving;
-        self.peer_reason(reason);
-        self.leave_if_done();
-        Some(Event::PeerLeaves { reason, text })
-    }
-}
-
-/// Ends.
-impl Connection {
-    fn misbehaved(&mut self, what: Misbehaviour) {
-        self.close(CloseReason::PeerMisbehaved(what));
-    }
-
-    fn close(&mut self, reason: CloseReason) {
-        if self.phase == Phase::Closed {
-            return;
-        }
-        if let Some(go_away) = reason.go_away() {
-            self.push_go_away(go_away, &reason.to_string());
-        }
-        self.phase = Phase::Closed;
-        self.close_reason = Some(reason);
-    }
-
-    fn peer_reason(&mut self, reason: GoAwayReason) {
-        if self.close_reason.is_none() {
-            self.close_reason = Some(CloseReason::PeerLeft(reason));
-        }
-    }
-
-    /// A client that leaves ends when its last call has; a server waits for its client to end, so
-    /// that a request under way is refused in so many words rather than met by a closed door.
-    fn leave_if_done(&mut self) {
-        if self.phase == Phase::Leaving && self.role == Role::Client && self.calls.is_empty() {
-            let reason = self.close_reason.take().unwrap_or(CloseReason::Drained);
-            self.close(reason);
-        }
-    }
-
-    /// After the end: everything in flight, one by one, then the reason.
-    fn poll_closing_event(&mut self) -> Option<Event<'static>> {
-        if let Some(call) = self.calls.any() {
-            let token = self.calls.end(call).expect("any() names a call in flight");
-            let failure = CallFailure::ConnectionEnded;
-            return Some(Event::CallFailed { token, failure });
-        }
-        if let Some(call) = self.deferred.any() {
-            let token = self.deferred.end(call).expect("any() names a call in flight");
-            let cause = DropCause::ConnectionEnded;
-            return Some(Event::RequestDropped { token, cause });
-        }
-        self.close_reason.take().map(Event::Closed)
-    }
-
-    /// The first limit of time that has been passed.
-    fn overdue(&self, now: Instant) -> Option<CloseReason> {
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if self.phase == Phase::Greeting && now >= self.opened_at + self.config.hello_timeout {
-            return Some(CloseReason::PeerTooSlow(TooSlow::Hello));
-        }
-        if passed(self.partial_deadline()) {
-            return Some(CloseReason::PeerTooSlow(TooSlow::Frame));
-        }
-        if passed(self.pinged_at.map(|pinged_at| pinged_at + self.config.keepalive_timeout)) {
-            return Some(CloseReason::PeerTooSlow(TooSlow::Pong));
-        }
-        if passed(self.leave_deadline) {
-            let done = self.in_flight() == 0;
-            return Some(if done { CloseReason::Drained } else { CloseReason::Aborted });
-        }
-        passed(self.idle_at()).then_some(CloseReason::Idle)
-    }
-
-    fn ping_at(&self) -> Instant {
-        self.last_received_at + self.config.keepalive_interval
-    }
-
-    /// A frame has the frame timeout for its first MiB and as much again for each further one.
-    fn partial_deadline(&self) -> Option<Instant> {
-        let since = self.partial_since?;
-        let (_, frame_bytes) = self.deframer.under_way()?;
-        let steps = 1 + (frame_bytes.unwrap_or(HEADER_BYTES as u32) >> 20);
-        Some(since + self.config.frame_timeout * steps)
-    }
-
-    fn idle_at(&self) -> Option<Instant> {
-        let timeout: Duration = self.config.idle_timeout?;
-        let is_idle =
-            self.role == Role::Server && self.deferred.is_empty() && self.phase == Phase::Open;
-        is_idle.then(|| self.last_request_at + timeout)
-    }
 }
 
 /// Small frames of our own.
 impl Connection {
     fn push_control(&mut self, kind: Kind, code: u16, call: u64) {
-        let header: Header = control(kind, code, call);
-        self.framer.push(&mut self.output, header, &[], Payload::Copied(&[]));
-    }
-
-    fn push_go_away(&mut self, reason: GoAwayReason, text: &str) {
-        let header = control(Kind::GoAway, reason.0, 0);
-        let text = &text.as_bytes()[..text.len().min(GO_AWAY_TEXT_BYTES_MAX)];
-        self.framer.push(&mut self.output, header, &[], Payload::Copied(text));
+        push_control(&self.framer, &mut self.output, kind, code, call);
     }
 
     fn answer_bare(&mut self, call: CallId, status: Status) {
-        let in_flight = self.deferred.len();
-        let head = ResponseHead { call, status, queue_delay_us: 0, service_us: 0, in_flight };
-        self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+        push_bare_answer(&self.framer, &mut self.output, call, status);
     }
+}
+
+fn push_control(framer: &Framer, output: &mut Output, kind: Kind, code: u16, call: u64) {
+    framer.push(output, control(kind, code, call), &[], Payload::Copied(&[]));
+}
+
+/// An answer that is given in here, where the load of the shard is not known.
+fn push_bare_answer(framer: &Framer, output: &mut Output, call: CallId, status: Status) {
+    let in_flight = ResponseHead::LOAD_UNKNOWN;
+    let head = ResponseHead { call, status, queue_delay_us: 0, service_us: 0, in_flight };
+    framer.push(output, head.header(), &[], Payload::Copied(&[]));
+}
+
+/// Time left as the wire tells it: at least 1, for 0 means "for ever", and 0 if it is longer than the
+/// field can say, for the server must not end the work before the caller would.
+fn time_left_us(deadline: Instant, now: Instant) -> u32 {
+    let left = deadline.since(now).as_micros();
+    u32::try_from(left.max(1)).unwrap_or(0)
 }
 
 #[cfg(test)]

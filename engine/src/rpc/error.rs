@@ -1,5 +1,6 @@
 //! How calls and connections end, and whose fault it was.
 
+use crate::limits::METADATA_BYTES_MAX;
 use crate::wire::deframer::FrameError;
 use crate::wire::frame::GoAwayReason;
 use crate::wire::header::Kind;
@@ -19,13 +20,15 @@ pub enum CloseReason {
     PeerIncompatible(HelloError),
     /// The peer was silent or slow for longer than allowed.
     PeerTooSlow(TooSlow),
-    /// The peer said go-away with this reason, and nothing was left to do.
+    /// The peer said go-away with this reason; what was in flight has ended, or ends with it.
     PeerLeft(GoAwayReason),
     /// No request for longer than the idle timeout.
     Idle,
+    /// This side has reached a limit on connections or memory.
+    Overloaded,
     /// This side drained: everything it had accepted is answered.
     Drained,
-    /// This side ended it with work still running: the drain timeout passed, or it was told to.
+    /// This side ended it with work still running: the drain timeout passed, or its owner said so.
     Aborted,
 }
 
@@ -56,6 +59,8 @@ pub enum TooSlow {
     Frame,
     /// No sign of life after a ping.
     Pong,
+    /// It does not take what it is sent, for longer than allowed.
+    Reading,
 }
 
 impl CloseReason {
@@ -69,6 +74,7 @@ impl CloseReason {
             CloseReason::PeerIncompatible(_) => GoAwayReason::PROTOCOL_ERROR,
             CloseReason::PeerTooSlow(_) => GoAwayReason::TOO_SLOW,
             CloseReason::Idle => GoAwayReason::IDLE,
+            CloseReason::Overloaded => GoAwayReason::OVERLOADED,
             CloseReason::Drained | CloseReason::Aborted => GoAwayReason::DRAINING,
             CloseReason::PeerClosed | CloseReason::Lost(_) | CloseReason::PeerLeft(_) => {
                 return None;
@@ -103,9 +109,11 @@ impl fmt::Display for CloseReason {
                 TooSlow::Hello => "the peer said no hello in time",
                 TooSlow::Frame => "the peer began a frame and did not finish it in time",
                 TooSlow::Pong => "the peer is silent and answers no ping",
+                TooSlow::Reading => "the peer did not read what it was sent in time",
             }),
             CloseReason::PeerLeft(reason) => write!(f, "the peer left: {reason:?}"),
             CloseReason::Idle => f.write_str("no request for longer than the idle timeout"),
+            CloseReason::Overloaded => f.write_str("a limit on connections or memory is reached"),
             CloseReason::Drained => f.write_str("drained"),
             CloseReason::Aborted => f.write_str("ended here with work still running"),
         }
@@ -143,6 +151,11 @@ pub enum StartError {
         /// The most that the peer accepts.
         max: u32,
     },
+    /// The metadata is longer than the protocol allows.
+    MetadataTooLong {
+        /// Its length in bytes.
+        bytes: usize,
+    },
     /// The deadline has passed already.
     DeadlinePassed,
 }
@@ -155,6 +168,9 @@ impl fmt::Display for StartError {
             StartError::WindowFull => f.write_str("as many calls as the peer takes are in flight"),
             StartError::TooLarge { frame_bytes, max } => {
                 write!(f, "request of {frame_bytes} bytes; the peer accepts frames up to {max}")
+            }
+            StartError::MetadataTooLong { bytes } => {
+                write!(f, "metadata of {bytes} bytes; at most {METADATA_BYTES_MAX} are allowed")
             }
             StartError::DeadlinePassed => f.write_str("the deadline passed before it was sent"),
         }

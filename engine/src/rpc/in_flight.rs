@@ -22,6 +22,8 @@ pub struct InFlight<T> {
     count: u32,
     /// No call has an earlier deadline than this.
     earliest: Instant,
+    /// New slots begin after this generation, so that ids stay unique when memory was given back.
+    generation_floor: u32,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,13 @@ struct Slot<T> {
 
 impl<T> Default for InFlight<T> {
     fn default() -> Self {
-        InFlight { slots: Vec::new(), free: Vec::new(), count: 0, earliest: Instant::FAR_FUTURE }
+        InFlight {
+            slots: Vec::new(),
+            free: Vec::new(),
+            count: 0,
+            earliest: Instant::FAR_FUTURE,
+            generation_floor: 0,
+        }
     }
 }
 
@@ -54,7 +62,7 @@ impl<T> InFlight<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if (self.slots.len() as u32) < window => {
-                self.slots.push(Slot { generation: 0, deadline: Instant::ZERO, value: None });
+                self.grow_to(self.slots.len() + 1);
                 self.slots.len() as u32 - 1
             }
             None => return None,
@@ -69,9 +77,7 @@ impl<T> InFlight<T> {
     /// Server: enters a call under the id that its caller chose. The slot must be below the window
     /// and free, which [`InFlight::is_busy`] tells.
     pub fn enter(&mut self, call: CallId, deadline: Option<Instant>, value: T) {
-        while self.slots.len() <= call.slot() as usize {
-            self.slots.push(Slot { generation: 0, deadline: Instant::ZERO, value: None });
-        }
+        self.grow_to(call.slot() as usize + 1);
         self.slots[call.slot() as usize].generation = call.generation();
         self.occupy(call, deadline, value);
     }
@@ -111,35 +117,75 @@ impl<T> InFlight<T> {
         (self.earliest != Instant::FAR_FUTURE).then_some(self.earliest)
     }
 
-    /// One call whose deadline has passed, in slot order; it stays in flight until it is ended.
-    /// Call until `None`; the bound is then exact again.
-    pub fn expired(&mut self, now: Instant) -> Option<CallId> {
+    /// Ends each call whose deadline has passed, in slot order, and hands it to `on_expired`. One
+    /// scan of the table, and none before [`InFlight::earliest_deadline`]; the bound is exact again
+    /// afterwards.
+    pub fn expire(&mut self, now: Instant, mut on_expired: impl FnMut(CallId, T)) {
         if now < self.earliest {
-            return None;
+            return;
         }
         let mut earliest = Instant::FAR_FUTURE;
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
             if slot.value.is_none() {
                 continue;
             }
-            if slot.deadline <= now {
-                return Some(CallId::new(index as u32, slot.generation));
+            if slot.deadline > now {
+                earliest = earliest.min(slot.deadline);
+                continue;
             }
-            earliest = earliest.min(slot.deadline);
+            let value = slot.value.take().expect("looked at just now");
+            self.count -= 1;
+            on_expired(CallId::new(index as u32, slot.generation), value);
         }
         self.earliest = earliest;
+    }
+
+    /// Client: as [`InFlight::expire`], and frees the slots.
+    pub fn expire_and_free(&mut self, now: Instant, mut on_expired: impl FnMut(CallId, T)) {
+        let mut free = std::mem::take(&mut self.free);
+        self.expire(now, |call, value| {
+            free.push(call.slot());
+            on_expired(call, value);
+        });
+        self.free = free;
+    }
+
+    /// Ends one call, the last in slot order, and forgets the slots from there on: to end all of
+    /// them, one after the other, at the end of a connection.
+    pub fn pop(&mut self) -> Option<T> {
+        self.free.clear();
+        while let Some(slot) = self.slots.pop() {
+            self.generation_floor = self.generation_floor.max(slot.generation);
+            if let Some(value) = slot.value {
+                self.count -= 1;
+                return Some(value);
+            }
+        }
+        self.earliest = Instant::FAR_FUTURE;
         None
     }
 
-    /// Any one call in flight, in slot order; to end them all.
-    pub fn any(&self) -> Option<CallId> {
-        let busy = self.slots.iter().position(|slot| slot.value.is_some())?;
-        Some(CallId::new(busy as u32, self.slots[busy].generation))
+    /// Gives the memory back if no call is in flight. Ids stay unique: an answer that is still on
+    /// its way finds nobody.
+    pub fn release_memory(&mut self) {
+        if self.is_empty() {
+            let used = self.slots.iter().map(|slot| slot.generation).max().unwrap_or(0);
+            self.generation_floor = self.generation_floor.max(used);
+            self.slots = Vec::new();
+            self.free = Vec::new();
+        }
     }
 
     /// Memory held, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot<T>>() + self.free.capacity() * size_of::<u32>()
+    }
+
+    fn grow_to(&mut self, length: usize) {
+        let generation = self.generation_floor;
+        while self.slots.len() < length {
+            self.slots.push(Slot { generation, deadline: Instant::ZERO, value: None });
+        }
     }
 
     #[inline]
@@ -157,7 +203,7 @@ impl<T> InFlight<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn at(nanos: u64) -> Instant {
         Instant::from_nanos(nanos)
@@ -190,6 +236,7 @@ mod tests {
         Start { deadline: Option<u64> },
         End { nth: prop::sample::Index },
         Expire { now: u64 },
+        Release,
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -197,6 +244,7 @@ mod tests {
             prop::option::of(0u64..1_000).prop_map(|deadline| Op::Start { deadline }),
             any::<prop::sample::Index>().prop_map(|nth| Op::End { nth }),
             (0u64..1_000).prop_map(|now| Op::Expire { now }),
+            Just(Op::Release),
         ]
     }
 
@@ -206,6 +254,7 @@ mod tests {
             const WINDOW: u32 = 16;
             let mut calls = InFlight::default();
             let mut oracle: BTreeMap<CallId, Option<u64>> = BTreeMap::new();
+            let mut used = BTreeSet::new();
             for (number, op) in ops.into_iter().enumerate() {
                 match op {
                     Op::Start { deadline } => {
@@ -213,6 +262,7 @@ mod tests {
                         prop_assert_eq!(call.is_none(), oracle.len() == WINDOW as usize);
                         if let Some(call) = call {
                             prop_assert!(oracle.insert(call, deadline).is_none());
+                            prop_assert!(used.insert(call), "ids are unique");
                         }
                     }
                     Op::End { nth } if !oracle.is_empty() => {
@@ -221,17 +271,18 @@ mod tests {
                         prop_assert!(calls.end_and_free(call).is_some());
                     }
                     Op::End { .. } => {}
+                    Op::Release => {
+                        calls.release_memory();
+                        prop_assert!(!oracle.is_empty() || calls.memory_bytes() == 0);
+                    }
                     Op::Expire { now } => {
                         let mut expired = Vec::new();
-                        while let Some(call) = calls.expired(at(now)) {
-                            calls.end_and_free(call);
-                            expired.push(call);
-                        }
-                        let due: Vec<CallId> = oracle.iter()
+                        calls.expire_and_free(at(now), |call, _| expired.push(call));
+                        let mut due: Vec<CallId> = oracle.iter()
                             .filter(|(_, deadline)| deadline.is_some_and(|deadline| deadline <= now))
                             .map(|(call, _)| *call).collect();
-                        expired.sort();
                         oracle.retain(|call, _| !due.contains(call));
+                        due.sort_by_key(|call| call.slot());
                         prop_assert_eq!(expired, due);
                     }
                 }
@@ -243,6 +294,13 @@ mod tests {
                 }
                 prop_assert_eq!(calls.len() as usize, oracle.len());
             }
+            for left in (0..oracle.len()).rev() {
+                prop_assert!(calls.pop().is_some());
+                prop_assert_eq!(calls.len() as usize, left);
+            }
+            prop_assert_eq!(calls.pop(), None);
+            let again = calls.start(WINDOW, None, 0).expect("an empty table has room");
+            prop_assert!(used.insert(again), "ids stay unique");
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::config::ConnectionConfig;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
 use crate::limits::{LINGER, OUTPUT_KEEP_BYTES_MAX, OUTPUT_START_BYTES, OUTPUTS_KEPT_BYTES_MAX};
 use crate::local::{DeferredKey, Local, Origin, TimerKey};
+use crate::metrics::ShardMetrics;
 use crate::rpc::connection::{Connection, Event, Role};
 use crate::rpc::error::CloseReason;
 use crate::time::Instant;
@@ -175,6 +176,7 @@ impl Peers {
         chunk: Chunk,
         serving: &mut Serving,
     ) {
+        serving.metrics.bytes_in.add(chunk.len() as u64);
         let mut spare = Some(self.spare.take());
         if let Some(peer) = self.get_mut(socket)
             && peer.stage == Stage::Open
@@ -297,6 +299,10 @@ impl Peers {
         // Nobody waits any more: cancelled, expired, or the connection is gone.
         let Some(mut deferred) = serving.end_deferred(key) else { return };
         deferred.release_task();
+        let metrics = &serving.metrics;
+        metrics.count_response(status.class());
+        let took_us = serving.local.now().micros_since(deferred.started);
+        metrics.service_time_us.record(took_us);
         let in_flight = serving.admission.in_flight() + 1;
         let head = deferred.answer_head(status, in_flight, serving.local.now());
         match deferred.origin {
@@ -373,7 +379,7 @@ impl Peers {
             peer.is_dirty = false;
             peer.take_events(serving);
             if peer.stage == Stage::Open && !peer.is_sending {
-                self.send(driver, socket);
+                self.send(driver, socket, &serving.metrics);
                 self.catch_up(driver, socket, serving);
             }
             self.settle(driver, socket, &serving.local);
@@ -381,13 +387,14 @@ impl Peers {
         self.flushing.clear();
     }
 
-    fn send<D: Driver>(&mut self, driver: &mut D, socket: SocketId) {
+    fn send<D: Driver>(&mut self, driver: &mut D, socket: SocketId, metrics: &ShardMetrics) {
         let Some(peer) = self.get_mut(socket) else { return };
         let Some(output) = peer.connection.poll_transmit() else {
             let unused = peer.connection.take_unused_output();
             self.spare.extend(unused);
             return;
         };
+        metrics.bytes_out.add(output.len() as u64);
         match driver.send(socket, output) {
             SendState::Done(output) => self.spare.keep(output),
             SendState::InFlight => peer.is_sending = true,
@@ -501,8 +508,8 @@ impl Peer {
                     self.wants_pump = true;
                 }
             }
-            Event::RequestDropped { token, .. } => {
-                serving.drop_deferred(DeferredKey::from_token(token));
+            Event::RequestDropped { token, cause } => {
+                serving.drop_deferred(DeferredKey::from_token(token), cause);
             }
             Event::CallFailed { token, failure } => {
                 calls::failed(&serving.local, token, failure);
@@ -516,6 +523,10 @@ impl Peer {
             }
             Event::Closed(reason) => {
                 self.wants_linger = reason.is_told();
+                serving.metrics.closed.increment();
+                if matches!(reason, CloseReason::PeerMisbehaved(_)) {
+                    serving.metrics.protocol_errors.increment();
+                }
                 log_close(&reason, self.owner);
                 if let Some(client) = client {
                     calls::lost(&serving.local, client, self.socket, &reason);

@@ -6,9 +6,10 @@ use crate::driver::{Driver, SocketId};
 use crate::handler::{Answered, Outcome, Reply, ReplyTarget, Request, RequestBody};
 use crate::local::{Deferred, DeferredKey, Local, Origin};
 use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
 use crate::rpc::admission::{Admission, ShedReason};
-use crate::rpc::connection::Connection;
+use crate::rpc::connection::{Connection, DropCause};
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
 use crate::wire::deframer::Body;
@@ -18,6 +19,7 @@ use crate::wire::status::Status;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// What it takes to serve a request on this shard.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(crate) struct Serving {
     pub(crate) local: Local,
     router: Router,
     pub(crate) admission: Admission,
+    pub(crate) metrics: Arc<ShardMetrics>,
     rng: Rng,
     /// When what this turn delivers was in hand.
     turn_at: Instant,
@@ -53,6 +56,7 @@ impl Serving {
             local,
             router,
             admission,
+            metrics: ShardMetrics::new(),
             rng,
             waited_before: Duration::ZERO,
             outbox: VecDeque::new(),
@@ -91,6 +95,7 @@ impl Serving {
             Some(at) => at,
             None => {
                 let head = self.bare_head(head, Status::INTERNAL, now);
+                self.metrics.count_response(head.status.class());
                 connection.roll_back_output(mark);
                 connection.respond(head, Payload::Copied(b"the handler panicked"));
                 clock()
@@ -118,13 +123,18 @@ impl Serving {
     /// Nobody waits any more for a request that another shard handed over.
     pub(crate) fn drop_handed_over(&mut self, from: ShardIndex, key: u64) {
         if let Some(deferred) = self.handed_over.get(&(from, key)).copied() {
-            self.drop_deferred(deferred);
+            self.drop_deferred(deferred, DropCause::Cancelled);
         }
     }
 
     /// Ends a deferred request that nobody waits for: its future is dropped with all it waits for.
-    pub(crate) fn drop_deferred(&mut self, key: DeferredKey) {
+    pub(crate) fn drop_deferred(&mut self, key: DeferredKey, cause: DropCause) {
         let Some(mut deferred) = self.end_deferred(key) else { return };
+        match cause {
+            DropCause::Cancelled => self.metrics.cancelled.increment(),
+            DropCause::DeadlinePassed => self.metrics.deadline_passed.increment(),
+            DropCause::ConnectionEnded => {}
+        }
         if let Some(shard) = deferred.handed_to {
             let from = self.local.shard();
             self.outbox.push_back((shard, ShardMessage::Drop { from, key: key.to_token() }));
@@ -177,6 +187,8 @@ impl Serving {
         let request = Request { head, body, deadline, local: &self.local };
         let payload_bytes = request.payload().len();
         let waited = now.since(arrived);
+        self.metrics.requests.increment();
+        self.metrics.queue_delay_us.record(now.micros_since(arrived));
         self.admission.observe(head.priority, waited + self.waited_before, now);
         let reply = Reply {
             target,
@@ -194,10 +206,12 @@ impl Serving {
             local: &self.local,
         };
         let answered = if deadline.is_some_and(|deadline| deadline <= now) {
+            self.metrics.expired_in_queue.increment();
             reply.answer(Status::EXPIRED_IN_QUEUE, Payload::Copied(&[]))
         } else if let Err(reason) =
             self.admission.admit(head.priority, payload_bytes, &mut self.rng)
         {
+            self.metrics.count_shed(reason);
             reply.fail(Status::SHED, shed_text(reason))
         } else if let Some(handler) = self.router.find(head.method) {
             let local = &self.local;
@@ -215,7 +229,11 @@ impl Serving {
             reply.answer(Status::UNKNOWN_METHOD, Payload::Copied(&[]))
         };
         match answered {
-            Answered(Outcome::Now(at)) => Some(at),
+            Answered(Outcome::Now(at, status)) => {
+                self.metrics.service_time_us.record(at.micros_since(now));
+                self.metrics.count_response(status.class());
+                Some(at)
+            }
             Answered(Outcome::Later(key)) => {
                 self.admission.begin(payload_bytes);
                 if let Origin::Shard { shard, key: theirs } = origin {
@@ -253,11 +271,15 @@ impl Serving {
             Some(Status::WRONG_SHARD)
         } else {
             let admitted = self.admission.admit(head.priority, payload_bytes, &mut self.rng);
-            admitted.is_err().then_some(Status::SHED)
+            admitted.err().map(|reason| {
+                self.metrics.count_shed(reason);
+                Status::SHED
+            })
         };
         let response_head = self.bare_head(head, Status::OK, now);
         if let Some(status) = refusal {
             let head = ResponseHead { status, ..response_head };
+            self.metrics.count_response(status.class());
             return connection.respond(head, Payload::Copied(&[]));
         }
         let shard = ShardIndex(u16::try_from(shard).expect("below the count, which is a u16"));
@@ -276,6 +298,7 @@ impl Serving {
             payload: request.to_payload_bytes(),
             metadata: Bytes::copy_from_slice(request.metadata().as_bytes()),
         });
+        self.metrics.handed_over.increment();
         self.outbox.push_back((shard, message));
     }
 

@@ -3,11 +3,11 @@
 #![allow(unsafe_code)]
 
 pub mod buf_ring;
+pub mod checksum;
 pub mod clock;
 pub mod in_flight;
 pub mod pool;
 pub mod ring;
 pub mod socket;
-#[allow(dead_code, reason = "the mailboxes come next")]
 pub mod spsc;
 pub mod submit;

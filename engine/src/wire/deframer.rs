@@ -148,6 +148,17 @@ impl Deframer {
         self.next_collected(input)
     }
 
+    /// From the next frame on, refuses frames longer than this.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: u32) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
+    /// Gives up the frame under way, if there is one, and all memory.
+    pub fn release_memory(&mut self) {
+        self.partial = Vec::new();
+        self.header = None;
+    }
+
     /// Bytes of the frame under way that have arrived, and that it has in all (if known).
     pub fn under_way(&self) -> Option<(usize, Option<u32>)> {
         let length = self.header.map(|header| header.frame_bytes);
@@ -199,7 +210,7 @@ impl Deframer {
     }
 
     /// Copies up to `wanted` bytes. Memory grows in doubling steps as bytes really arrive, so that
-    /// a length that lies costs its sender more than us.
+    /// a length that lies costs one step, and beyond it no more than twice what was really sent.
     fn collect(&mut self, input: &mut Input<'_>, wanted: usize) {
         let taken = input.take(wanted.min(input.left()));
         let needed = self.partial.len() + taken.len();
@@ -219,8 +230,9 @@ impl Deframer {
         if (frame_bytes as usize) < HEADER_BYTES {
             return Err(FrameError::TooShort { frame_bytes });
         }
-        if frame_bytes > self.frame_bytes_max {
-            return Err(FrameError::TooLong { frame_bytes, max: self.frame_bytes_max });
+        let max = header.kind.frame_bytes_max(self.frame_bytes_max);
+        if frame_bytes > max {
+            return Err(FrameError::TooLong { frame_bytes, max });
         }
         Ok(header)
     }
@@ -271,11 +283,11 @@ pub enum FrameError {
         /// The claim.
         frame_bytes: u32,
     },
-    /// The frame is longer than this side has said it accepts.
+    /// The frame is longer than its kind may be, or than this side has said it accepts.
     TooLong {
         /// Its length.
         frame_bytes: u32,
-        /// The limit told in hello.
+        /// The limit that it is over: the one told in hello, or that of its kind.
         max: u32,
     },
     /// The metadata block reaches beyond its frame or its limit.
@@ -295,7 +307,7 @@ impl fmt::Display for FrameError {
                 )
             }
             FrameError::TooLong { frame_bytes, max } => {
-                write!(f, "frame of {frame_bytes} bytes; this side accepts at most {max}")
+                write!(f, "frame of {frame_bytes} bytes; at most {max} are accepted here")
             }
             FrameError::Metadata => f.write_str("metadata block reaches beyond its frame or limit"),
             FrameError::Trailer => f.write_str("payload checksum mismatch: damaged on the way"),
@@ -405,7 +417,7 @@ mod tests {
             (4_097, FrameError::TooLong { frame_bytes: 4_097, max: 4_096 }),
             (u32::MAX, FrameError::TooLong { frame_bytes: u32::MAX, max: 4_096 }),
         ] {
-            let header = Header { frame_bytes, ..control(Kind::Ping, 0, 1) };
+            let header = Header { frame_bytes, ..control(Kind::Request, 0, 1) };
             assert_eq!(decode(&header.encode(), &[], 4_096), Err(expected));
         }
     }

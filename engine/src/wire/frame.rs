@@ -85,7 +85,8 @@ pub struct RequestHead {
     pub method: MethodId,
     /// How important.
     pub priority: Priority,
-    /// Time until the caller stops waiting, in µs from the moment of sending; 0: for ever.
+    /// Time until the caller stops waiting, in µs from the moment of sending; 0: for ever, or for
+    /// longer than the field can say (71 minutes), in which case a cancel will end it.
     pub time_left_us: u32,
     /// Which shard or partition.
     pub route: Route,
@@ -94,7 +95,9 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    pub(crate) fn header(&self) -> Header {
+    /// The header on the wire; its length, and the flags that tell about the body, are the framer's
+    /// to set.
+    pub fn header(&self) -> Header {
         Header {
             frame_bytes: 0,
             kind: Kind::Request,
@@ -107,7 +110,8 @@ impl RequestHead {
         }
     }
 
-    pub(crate) fn from_header(header: &Header) -> Self {
+    /// Reads the header of a request.
+    pub fn from_header(header: &Header) -> Self {
         RequestHead {
             call: CallId(header.call),
             method: MethodId(header.first),
@@ -135,12 +139,18 @@ pub struct ResponseHead {
     pub queue_delay_us: u32,
     /// From the start of the handler to this answer.
     pub service_us: u32,
-    /// Requests that the shard had accepted and not answered, this one included.
+    /// Requests that the shard had accepted and not answered, this one included, or
+    /// [`ResponseHead::LOAD_UNKNOWN`].
     pub in_flight: u32,
 }
 
 impl ResponseHead {
-    pub(crate) fn header(&self) -> Header {
+    /// `in_flight` of an answer that was given by a part of the server which does not know the
+    /// shard's load; `queue_delay_us` and `service_us` then mean nothing.
+    pub const LOAD_UNKNOWN: u32 = u32::MAX;
+
+    /// The header on the wire, as [`RequestHead::header`].
+    pub fn header(&self) -> Header {
         Header {
             frame_bytes: 0,
             kind: Kind::Response,
@@ -153,7 +163,8 @@ impl ResponseHead {
         }
     }
 
-    pub(crate) fn from_header(header: &Header) -> Self {
+    /// Reads the header of a response.
+    pub fn from_header(header: &Header) -> Self {
         ResponseHead {
             call: CallId(header.call),
             status: Status(header.code),
@@ -164,7 +175,8 @@ impl ResponseHead {
     }
 }
 
-/// Why a peer says go-away. Numbers are the wire's; unknown ones are read as "ends".
+/// Why a peer says go-away. Numbers are the wire's; unknown ones are read as "ends", for what is to be
+/// done is the same for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GoAwayReason(pub u16);
 
@@ -175,7 +187,7 @@ impl GoAwayReason {
     pub const PROTOCOL_ERROR: GoAwayReason = GoAwayReason(1);
     /// No version is spoken by both.
     pub const VERSION_MISMATCH: GoAwayReason = GoAwayReason(2);
-    /// Nothing was said for longer than the idle timeout.
+    /// No request for longer than the idle timeout that was told in hello.
     pub const IDLE: GoAwayReason = GoAwayReason(3);
     /// A limit on connections or memory is reached.
     pub const OVERLOADED: GoAwayReason = GoAwayReason(4);
@@ -197,7 +209,8 @@ impl std::fmt::Debug for GoAwayReason {
     }
 }
 
-pub(crate) fn control(kind: Kind, code: u16, call: u64) -> Header {
+/// The header of a frame that says no more than its kind, a code and a number.
+pub fn control(kind: Kind, code: u16, call: u64) -> Header {
     let flags = Flags::NONE;
     Header { frame_bytes: 0, kind, flags, code, call, first: 0, second: 0, third: 0 }
 }

@@ -6,8 +6,9 @@
 //!      4      1  kind
 //!      5      1  flags
 //!      6      2  code         priority          status              hello: version; go-away: reason
-//!      8      8  call         call id           call id             hello: magic; ping, pong: echo
-//!     16      4  first        method            queue delay, µs
+//!      8      8  call         call id           call id             cancel: call id; ping, pong: echo;
+//!                                                                   hello: magic
+//!     16      4  first        method            queue delay, µs     hello: lowest version
 //!     20      4  second       time left, µs     service time, µs
 //!     24      4  third        route             requests in flight
 //!     28      4  crc          CRC32C of bytes 0..28
@@ -17,12 +18,12 @@
 //! arrived: a flipped bit there would otherwise make the receiver wait for bytes that never come.
 //! The body's checksum, where negotiated, is a trailer (see [`Flags::PAYLOAD_CRC`]).
 
+use crate::limits::FRAME_BYTES_FLOOR;
+use crate::sys::checksum::crc32c_of_header;
 use std::fmt;
 
 /// Bytes of the header. Half a cache line; a 32-byte payload behind it fills the other half.
 pub const HEADER_BYTES: usize = 32;
-/// The header bytes that its checksum covers.
-const CHECKED_BYTES: usize = 28;
 
 /// What a frame is. Numbers are the wire's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -68,13 +69,25 @@ impl Kind {
         })
     }
 
+    /// The longest frame of this kind in bytes, where the side that receives it accepts
+    /// `frame_bytes_max`: some kinds are nothing but their header, and hello and go-away must fit
+    /// where nothing was agreed yet.
+    #[inline]
+    pub const fn frame_bytes_max(self, frame_bytes_max: u32) -> u32 {
+        match self {
+            Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Credit => HEADER_BYTES as u32,
+            Kind::Hello | Kind::GoAway => FRAME_BYTES_FLOOR,
+            Kind::Request | Kind::Response | Kind::StreamItem | Kind::StreamEnd => frame_bytes_max,
+        }
+    }
+
     /// Reserved kinds have a number and no meaning yet; a peer of this version never sends one.
     pub const fn is_reserved(self) -> bool {
         matches!(self, Kind::StreamItem | Kind::StreamEnd | Kind::Credit)
     }
 }
 
-/// One bit each; a bit that is not listed here must be zero.
+/// One bit each; a bit that is not defined for the kind of frame must be zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Flags(u8);
 
@@ -87,11 +100,18 @@ impl Flags {
     pub const PAYLOAD_CRC: Flags = Flags(2);
     /// This request may have been sent before: a retry, a hedge, a repeat after a lost connection.
     pub const REPEAT: Flags = Flags(4);
-    const ALL: u8 = 1 | 2 | 4;
 
-    /// The flags with these bits, or `None` if an unknown bit is set.
-    pub const fn from_wire(bits: u8) -> Option<Flags> {
-        if bits & !Self::ALL == 0 { Some(Flags(bits)) } else { None }
+    /// True if each of these flags means something on a frame of `kind`.
+    pub const fn are_defined_for(self, kind: Kind) -> bool {
+        let defined = match kind {
+            Kind::Request => Flags::METADATA.0 | Flags::PAYLOAD_CRC.0 | Flags::REPEAT.0,
+            Kind::Response | Kind::StreamItem | Kind::StreamEnd => {
+                Flags::METADATA.0 | Flags::PAYLOAD_CRC.0
+            }
+            Kind::Hello | Kind::GoAway => Flags::PAYLOAD_CRC.0,
+            Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Credit => 0,
+        };
+        self.0 & !defined == 0
     }
 
     /// The bits on the wire.
@@ -157,7 +177,7 @@ impl Header {
         bytes[16..20].copy_from_slice(&self.first.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.second.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.third.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+        let crc = checksum(&bytes);
         bytes[28..32].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
@@ -168,11 +188,14 @@ impl Header {
     /// What is wrong with it; the stream cannot be followed any further.
     #[inline]
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Header, HeaderError> {
-        if crc32c::crc32c(&bytes[..CHECKED_BYTES]) != u32_at(bytes, 28) {
+        if checksum(bytes) != u32_at(bytes, 28) {
             return Err(HeaderError::Checksum);
         }
         let kind = Kind::from_wire(bytes[4]).ok_or(HeaderError::UnknownKind(bytes[4]))?;
-        let flags = Flags::from_wire(bytes[5]).ok_or(HeaderError::UnknownFlags(bytes[5]))?;
+        let flags = Flags(bytes[5]);
+        if !flags.are_defined_for(kind) {
+            return Err(HeaderError::UndefinedFlags { kind, bits: bytes[5] });
+        }
         Ok(Header {
             frame_bytes: u32_at(bytes, 0),
             kind,
@@ -184,6 +207,13 @@ impl Header {
             third: u32_at(bytes, 24),
         })
     }
+}
+
+/// Of the header without its last four bytes.
+#[inline]
+fn checksum(bytes: &[u8; HEADER_BYTES]) -> u32 {
+    let checked = bytes.first_chunk().expect("a header is longer than what is checked of it");
+    crc32c_of_header(checked)
 }
 
 #[inline]
@@ -198,8 +228,13 @@ pub enum HeaderError {
     Checksum,
     /// A kind that no version known here has.
     UnknownKind(u8),
-    /// A flag bit that no version known here has.
-    UnknownFlags(u8),
+    /// A flag bit that has no meaning on a frame of this kind, in no version known here.
+    UndefinedFlags {
+        /// What the frame is.
+        kind: Kind,
+        /// All its flags.
+        bits: u8,
+    },
 }
 
 impl fmt::Display for HeaderError {
@@ -210,7 +245,9 @@ impl fmt::Display for HeaderError {
                 "header checksum mismatch: damaged on the way, or the peer does not speak Catena"
             ),
             HeaderError::UnknownKind(kind) => write!(f, "unknown frame kind {kind}"),
-            HeaderError::UnknownFlags(bits) => write!(f, "unknown frame flags {bits:#010b}"),
+            HeaderError::UndefinedFlags { kind, bits } => {
+                write!(f, "flags {bits:#010b} are not defined for a {kind:?} frame")
+            }
         }
     }
 }
@@ -246,12 +283,18 @@ mod tests {
 
     #[test]
     fn unknown_kinds_and_flags_are_named() {
-        for (at, value, expected) in
-            [(4, 0, HeaderError::UnknownKind(0)), (5, 0x80, HeaderError::UnknownFlags(0x80))]
-        {
+        let undefined = |kind, bits| HeaderError::UndefinedFlags { kind, bits };
+        for (kind, flags, expected) in [
+            (0, 0, HeaderError::UnknownKind(0)),
+            (11, 0, HeaderError::UnknownKind(11)),
+            (2, 0x80, undefined(Kind::Request, 0x80)),
+            (3, 4, undefined(Kind::Response, 4)),
+            (5, 2, undefined(Kind::Ping, 2)),
+            (7, 1, undefined(Kind::GoAway, 1)),
+        ] {
             let mut bytes = SAMPLE.encode();
-            bytes[at] = value;
-            let crc = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+            (bytes[4], bytes[5]) = (kind, flags);
+            let crc = checksum(&bytes);
             bytes[28..].copy_from_slice(&crc.to_le_bytes());
             assert_eq!(Header::decode(&bytes), Err(expected));
         }
@@ -267,13 +310,15 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(
-            frame_bytes: u32, kind in 1u8..=10, flags in 0u8..8, code: u16, call: u64,
+            frame_bytes: u32, kind in 1u8..=10, flags: u8, code: u16, call: u64,
             first: u32, second: u32, third: u32,
         ) {
             let kind = Kind::from_wire(kind).expect("1 to 10 are kinds");
-            let flags = Flags::from_wire(flags).expect("three flags are known");
+            let flags = Flags(flags);
             let header = Header { frame_bytes, kind, flags, code, call, first, second, third };
-            prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
+            let undefined = HeaderError::UndefinedFlags { kind, bits: flags.0 };
+            let expected = if flags.are_defined_for(kind) { Ok(header) } else { Err(undefined) };
+            prop_assert_eq!(Header::decode(&header.encode()), expected);
         }
 
         #[test]

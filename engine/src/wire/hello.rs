@@ -2,13 +2,13 @@
 //!
 //! The header carries the versions (`code`: highest spoken, `first`: lowest spoken) and a magic
 //! number where other frames have the call id; the body is a list of
-//! [records](crate::wire::records). Header layout, magic and the meaning of these three fields are
+//! [`records`]. Header layout, magic and the meaning of these three fields are
 //! the same in all versions, so that two peers of any age can at least tell each other why not.
 
 use super::frame::control;
 use super::header::{Header, Kind};
 use super::records::{self, Records};
-use crate::limits::FRAME_BYTES_FLOOR;
+use crate::limits::{FRAME_BYTES_FLOOR, SHARDS_MAX};
 use std::fmt;
 
 /// Where other frames have the call id: `"CATENA\r\n"` read as a little-endian number.
@@ -46,20 +46,38 @@ pub struct Hello {
     pub in_flight_max: u32,
     /// This side wants payload checksums. They are used when both want them.
     pub payload_crc: bool,
-    /// After so many milliseconds without a byte this side closes; 0: never.
+    /// After so many milliseconds without a request, arriving or in work, this side says go-away;
+    /// 0: never.
     pub idle_timeout_ms: u32,
     /// The server's shards.
     pub shards: ShardMap,
 }
 
 impl Hello {
-    pub(crate) fn header(&self) -> Header {
+    /// What a peer accepts of whom nothing is known yet: the least that any peer must.
+    pub(crate) const LEAST: Hello = Hello {
+        version_max: 0,
+        version_min: 0,
+        frame_bytes_max: FRAME_BYTES_FLOOR,
+        in_flight_max: 0,
+        payload_crc: false,
+        idle_timeout_ms: 0,
+        shards: ShardMap { here: 0, ports: Vec::new() },
+    };
+
+    /// The header on the wire; its length is the framer's to set.
+    pub fn header(&self) -> Header {
         let mut header = control(Kind::Hello, self.version_max, MAGIC);
         header.first = u32::from(self.version_min);
         header
     }
 
-    pub(crate) fn encode_body(&self) -> Vec<u8> {
+    /// The records on the wire.
+    ///
+    /// # Panics
+    /// If there are more than [`SHARDS_MAX`] shards; a server checks that when it starts.
+    pub fn encode_body(&self) -> Vec<u8> {
+        assert!(self.shards.ports.len() <= SHARDS_MAX, "a server has at most {SHARDS_MAX} shards");
         let mut body = Vec::with_capacity(64);
         records::push(&mut body, FRAME_BYTES_MAX, &self.frame_bytes_max.to_le_bytes());
         records::push(&mut body, IN_FLIGHT_MAX, &self.in_flight_max.to_le_bytes());
@@ -84,11 +102,7 @@ impl Hello {
         let mut hello = Hello {
             version_max: header.code,
             version_min: u16::try_from(header.first).unwrap_or(u16::MAX),
-            frame_bytes_max: FRAME_BYTES_FLOOR,
-            in_flight_max: 0,
-            payload_crc: false,
-            idle_timeout_ms: 0,
-            shards: ShardMap::default(),
+            ..Hello::LEAST
         };
         for record in Records::new(body) {
             let (record_type, value) = record.map_err(|_| HelloError::Records)?;
@@ -100,9 +114,15 @@ impl Hello {
     /// Takes in one record; `None` if its value is not what its type promises.
     fn learn(&mut self, record_type: u16, value: &[u8]) -> Option<()> {
         match record_type {
-            FRAME_BYTES_MAX => self.frame_bytes_max = u32_of(value)?.max(FRAME_BYTES_FLOOR),
+            FRAME_BYTES_MAX => {
+                let told = u32_of(value)?;
+                self.frame_bytes_max = (told >= FRAME_BYTES_FLOOR).then_some(told)?;
+            }
             IN_FLIGHT_MAX => self.in_flight_max = u32_of(value)?,
-            PAYLOAD_CRC => self.payload_crc = *value.first()? != 0,
+            PAYLOAD_CRC => {
+                let &[wanted @ (0 | 1)] = value else { return None };
+                self.payload_crc = wanted == 1;
+            }
             IDLE_TIMEOUT => self.idle_timeout_ms = u32_of(value)?,
             SHARDS => {
                 let mut numbers = value
@@ -110,6 +130,8 @@ impl Hello {
                     .map(|pair| Some(u16::from_le_bytes([*pair.first()?, *pair.get(1)?])));
                 self.shards.here = numbers.next()??;
                 self.shards.ports = numbers.collect::<Option<Vec<_>>>()?;
+                let is_known = usize::from(self.shards.here) < self.shards.ports.len();
+                (is_known && self.shards.ports.len() <= SHARDS_MAX).then_some(())?;
             }
             _later_versions => {}
         }
@@ -202,9 +224,21 @@ mod tests {
         let body = hello.encode_body();
         let cut = Hello::decode(&hello.header(), &body[..body.len() - 1]);
         assert_eq!(cut, Err(HelloError::Records));
-        let mut bad = Vec::new();
-        records::push(&mut bad, IN_FLIGHT_MAX, b"xyz");
-        assert_eq!(Hello::decode(&hello.header(), &bad), Err(HelloError::Value(IN_FLIGHT_MAX)));
+        for (record_type, value) in [
+            (FRAME_BYTES_MAX, &(FRAME_BYTES_FLOOR - 1).to_le_bytes()[..]),
+            (IN_FLIGHT_MAX, b"xyz"),
+            (PAYLOAD_CRC, &[2]),
+            (PAYLOAD_CRC, &[1, 0]),
+            (IDLE_TIMEOUT, b""),
+            (SHARDS, b""),
+            (SHARDS, b"odd"),
+            (SHARDS, &[1, 0, 7, 7]),
+            (SHARDS, &[0; 2 + 2 * (SHARDS_MAX + 1)]),
+        ] {
+            let mut bad = Vec::new();
+            records::push(&mut bad, record_type, value);
+            assert_eq!(Hello::decode(&hello.header(), &bad), Err(HelloError::Value(record_type)));
+        }
         let foreign = Header { call: 7, ..hello.header() };
         assert_eq!(Hello::decode(&foreign, &body), Err(HelloError::Magic));
     }

@@ -1,6 +1,6 @@
 //! The optional block before a payload: trace context, token, idempotency number.
 //!
-//! On the wire: `length (u16)` of the records that follow, then [records](crate::wire::records).
+//! On the wire: `length (u16)` of the records that follow, then [`records`].
 //! Most requests carry none and pay nothing for it.
 
 use super::records::{self, CutShort, Records};

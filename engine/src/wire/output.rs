@@ -12,6 +12,7 @@
 //! An `Output` is moved into the driver for a send and comes back when the send has ended, so its
 //! memory is used again and a connection that has nothing to say owns none.
 
+use crate::limits::SEND_SLICES_MAX;
 use bytes::Bytes;
 use std::io::IoSlice;
 
@@ -51,6 +52,11 @@ impl Output {
         self.copied.capacity()
     }
 
+    /// All memory held, in bytes; shared payloads are not counted, for they are others' too.
+    pub fn memory_bytes(&self) -> usize {
+        self.copied.capacity() + self.shared.capacity() * size_of::<Shared>()
+    }
+
     /// The copied bytes, to append to. Nothing before the current end may be changed.
     pub fn copied_mut(&mut self) -> &mut Vec<u8> {
         &mut self.copied
@@ -74,13 +80,17 @@ impl Output {
         Slices { output: self, next_shared: 0, position: 0, skip, left: slices_max }
     }
 
-    /// Empties it and keeps the memory, up to `keep_bytes_max` of it.
+    /// Empties it and keeps the memory: up to `keep_bytes_max` for copied bytes, and as many places
+    /// for shared payloads as one send can name.
     pub fn clear(&mut self, keep_bytes_max: usize) {
         self.copied.clear();
         self.shared.clear();
         self.shared_bytes = 0;
         if self.copied.capacity() > keep_bytes_max {
             self.copied = Vec::new();
+        }
+        if self.shared.capacity() > SEND_SLICES_MAX {
+            self.shared = Vec::new();
         }
     }
 

@@ -6,33 +6,22 @@
 //! no system call without need: a read that did not fill its room is not followed by another one.
 
 use crate::sys::socket::listen_socket;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How the echo waits for its peers.
+/// What to do when there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Poll {
-    /// Asleep in the kernel.
-    Block,
-    /// Asking the kernel again and again.
+pub enum Idle {
+    /// Ask the kernel again and again.
     Spin,
-}
-
-/// Ends the echo; from any thread.
-#[derive(Clone, Debug)]
-pub struct Stop(Arc<OwnedFd>);
-
-impl Stop {
-    /// Lets [`run`] return soon. Its connections end with it.
-    pub fn stop(&self) {
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
-    }
+    /// Sleep in the kernel.
+    Sleep,
 }
 
 /// Room for a read: 32 calls of 32 bytes arrive together in a tenth of it.
@@ -41,33 +30,34 @@ const ROOM_BYTES: usize = 16 * 1_024;
 const FRAME_BYTES_MAX: usize = 64 << 20;
 const EVENTS_MAX: usize = 256;
 
-/// Tokens of what is not a peer; peers have their index.
+/// The token of the listener; peers have their index.
 const LISTENER: u64 = u64::MAX;
-const STOP: u64 = u64::MAX - 1;
 
 /// Told once an arrival, and never for being writable, which a socket is nearly always.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// Echoes on this thread, on a loopback port that the system chose, until it is told to stop.
-/// `bound` learns the address and how to stop it before the first connection is accepted.
+/// Serves on `address` and the calling thread until `stop` is set; `bound` hears the address that
+/// the system has picked. A sleeping server looks at `stop` when it is woken: connect to it.
 ///
 /// # Errors
-/// When the kernel refuses a listening socket or an epoll instance. What goes wrong on a connection
-/// ends that connection.
-pub fn run(poll: Poll, bound: impl FnOnce(SocketAddr, Stop)) -> io::Result<()> {
-    let address = (Ipv4Addr::LOCALHOST, 0).into();
+/// When the address cannot be listened on, or the kernel refuses an epoll instance. What goes wrong
+/// on a connection ends that connection.
+pub fn serve(
+    address: SocketAddr,
+    idle: Idle,
+    stop: &AtomicBool,
+    bound: impl FnOnce(SocketAddr),
+) -> io::Result<()> {
     let (listener, address) = listen_socket(address, false, 4_096)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ET)?;
-    epoll::add(&epoll, &*stop, EventData::new_u64(STOP), EventFlags::IN)?;
-    bound(address, Stop(stop));
+    bound(address);
 
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let timeout = (poll == Poll::Spin).then_some(&at_once);
+    let timeout = (idle == Idle::Spin).then_some(&at_once);
     let mut events = Vec::with_capacity(EVENTS_MAX);
     let mut peers: Vec<Option<Peer>> = Vec::new();
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         events.clear();
         match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -76,11 +66,11 @@ pub fn run(poll: Poll, bound: impl FnOnce(SocketAddr, Stop)) -> io::Result<()> {
         for event in &events {
             match event.data.u64() {
                 LISTENER => accept_all(&epoll, &listener, &mut peers),
-                STOP => return Ok(()),
-                index => serve(&epoll, &mut peers, index as usize, event.flags),
+                index => echo(&epoll, &mut peers, index as usize, event.flags),
             }
         }
     }
+    Ok(())
 }
 
 struct Peer {
@@ -112,7 +102,7 @@ fn accept_all(epoll: &OwnedFd, listener: &OwnedFd, peers: &mut Vec<Option<Peer>>
 }
 
 /// Echoes what there is. A peer that has ended or broken the rules is closed.
-fn serve(epoll: &OwnedFd, peers: &mut [Option<Peer>], index: usize, flags: EventFlags) {
+fn echo(epoll: &OwnedFd, peers: &mut [Option<Peer>], index: usize, flags: EventFlags) {
     let Some(peer) = &mut peers[index] else { return };
     let ending = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
     let interest = match peer.echo(ending) {
@@ -192,17 +182,34 @@ impl Peer {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::net::TcpStream;
-    use std::sync::mpsc;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::sync::{Arc, mpsc};
     use std::thread::{self, JoinHandle};
 
-    fn start(poll: Poll) -> (SocketAddr, Stop, JoinHandle<io::Result<()>>) {
-        let (tell, told) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            run(poll, |address, stop| tell.send((address, stop)).expect("the test listens"))
-        });
-        let (address, stop) = told.recv().expect("loopback listens");
-        (address, stop, thread)
+    struct Server {
+        address: SocketAddr,
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<io::Result<()>>,
+    }
+
+    impl Server {
+        fn start(idle: Idle) -> Self {
+            let (tell, told) = mpsc::channel();
+            let stop = Arc::new(AtomicBool::new(false));
+            let its = stop.clone();
+            let thread = thread::spawn(move || {
+                let loopback = (Ipv4Addr::LOCALHOST, 0).into();
+                serve(loopback, idle, &its, |address| tell.send(address).expect("it is awaited"))
+            });
+            let address = told.recv().expect("loopback listens");
+            Server { address, stop, thread }
+        }
+
+        fn stop(self) {
+            self.stop.store(true, Ordering::Relaxed);
+            let _woken = TcpStream::connect(self.address);
+            self.thread.join().expect("it does not panic").expect("epoll works");
+        }
     }
 
     fn frame(length: usize) -> Vec<u8> {
@@ -219,9 +226,9 @@ mod tests {
 
     #[test]
     fn frames_come_back_whole_however_they_were_cut() {
-        for poll in [Poll::Block, Poll::Spin] {
-            let (address, stop, thread) = start(poll);
-            let mut peers = [(); 3].map(|()| connect(address));
+        for idle in [Idle::Sleep, Idle::Spin] {
+            let server = Server::start(idle);
+            let mut peers = [(); 3].map(|()| connect(server.address));
             let frames: Vec<u8> = [4, 5, 32, 64, 20_000, 33]
                 .into_iter()
                 .flat_map(frame)
@@ -233,17 +240,16 @@ mod tests {
                 frames.chunks(piece).for_each(|piece| peer.write_all(piece).expect("it reads"));
                 let mut echo = vec![0; whole + 4 + 5 + 32 + 64];
                 peer.read_exact(&mut echo).expect("every whole frame comes back");
-                assert!(echo == frames[..echo.len()], "{poll:?}, in pieces of {piece}");
+                assert!(echo == frames[..echo.len()], "{idle:?}, in pieces of {piece}");
             }
-            stop.stop();
-            thread.join().expect("it does not panic").expect("epoll works");
+            server.stop();
         }
     }
 
     #[test]
     fn a_peer_that_does_not_read_is_waited_for() {
-        let (address, stop, thread) = start(Poll::Block);
-        let mut peer = connect(address);
+        let server = Server::start(Idle::Sleep);
+        let mut peer = connect(server.address);
         let mut its = peer.try_clone().expect("descriptors are left");
         let frames = frame(1 << 20).repeat(24);
         let expected = frames.clone();
@@ -257,19 +263,17 @@ mod tests {
         peer.read_to_end(&mut echo).expect("the end is orderly");
         assert!(echo == expected);
         writer.join().expect("the writer is done");
-        stop.stop();
-        thread.join().expect("it does not panic").expect("epoll works");
+        server.stop();
     }
 
     #[test]
     fn garbage_ends_its_connection_alone() {
-        let (address, stop, thread) = start(Poll::Block);
-        let (mut bad, mut good) = (connect(address), connect(address));
+        let server = Server::start(Idle::Sleep);
+        let (mut bad, mut good) = (connect(server.address), connect(server.address));
         bad.write_all(&3u32.to_le_bytes()).expect("it reads");
         assert_eq!(bad.read(&mut [0; 8]).expect("the end is orderly"), 0);
         good.write_all(&frame(40)).expect("it reads");
         good.read_exact(&mut [0; 40]).expect("the others are served");
-        stop.stop();
-        thread.join().expect("it does not panic").expect("epoll works");
+        server.stop();
     }
 }

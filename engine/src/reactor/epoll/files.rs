@@ -245,3 +245,39 @@ fn write_all(file: &OpenedFile, offset: u64, memory: &[u8]) -> io::Result<usize>
     }
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_helper_ends_with_its_files() {
+        let path = std::env::temp_dir().join(format!("catena-files-{}", std::process::id()));
+        let mut files = Files::default();
+        assert!(files.start().expect("threads are to be had").is_some());
+        assert!(files.start().expect("threads are to be had").is_none(), "one helper");
+        let options = OpenFile { create: true, direct: false };
+        let file = files.open(&path, options).expect("the directory is writable");
+        for op in 0..100 {
+            let buffer = FileBuffer::zeroed(1_000);
+            files.submit(file, FileOpId(op), Action::Write { offset: op * 1_000, buffer });
+            files.submit(file, FileOpId(op), Action::Sync);
+        }
+        let shared = files.helper.as_ref().map(|helper| Arc::downgrade(&helper.shared));
+        drop(files);
+        let left = shared.expect("it was started").upgrade();
+        assert!(left.is_none(), "the helper still runs, or its jobs are still there");
+        std::fs::remove_file(&path).expect("it was created");
+    }
+
+    #[test]
+    fn a_closed_place_is_taken_again() {
+        let mut files = Files::default();
+        let mut open = || files.open(Path::new("/dev/null"), OpenFile::default());
+        let (first, second) = (open().expect("it is there"), open().expect("it is there"));
+        assert_ne!(first, second);
+        files.close(first);
+        let third = files.open(Path::new("/dev/null"), OpenFile::default());
+        assert_eq!(third.expect("it is there"), first);
+    }
+}

@@ -1,7 +1,7 @@
 //! The driver for hosts that refuse io_uring: edge-triggered epoll.
 //!
 //! epoll tells what *may* be done; doing it is a system call each, and this driver makes it as late
-//! as it can. What the kernel reports becomes [`Work`] in a queue, and [`Driver::next_completion`]
+//! as it can. What the kernel reports becomes `Work` in a queue, and [`Driver::next_completion`]
 //! performs one piece after the other until one of them yields a completion. So a shard that takes
 //! its chunks one by one receives into one buffer, whatever the number of ready sockets, and nothing
 //! is copied.
@@ -21,6 +21,8 @@ mod files;
 mod listeners;
 mod poller;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,

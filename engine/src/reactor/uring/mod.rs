@@ -2,7 +2,7 @@
 //!
 //! | file | what completes there |
 //! |---|---|
-//! | [`config`] | nothing: what may be chosen, what may be missing, what can go wrong at start |
+//! | `config` | nothing: what may be chosen, what may be missing, what can go wrong at start |
 //! | `probe` | nothing: what this kernel offers |
 //! | `op` | which operation of whom a completion speaks of |
 //! | `socket` | the last operation of a socket that was closed |
