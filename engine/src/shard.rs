@@ -68,8 +68,6 @@ pub struct Next {
     pub until: Option<Instant>,
     /// Drained, or told to stop: this was the last turn.
     pub stopped: bool,
-    /// Something was done in this turn; what spins looks at this.
-    pub worked: bool,
 }
 
 /// One core's share of the world. See the module page.
@@ -95,26 +93,12 @@ enum Phase {
     Stopped,
 }
 
-/// What a turn has taken in.
-struct Handled {
-    count: u32,
-    /// There is, or may be, more.
-    is_cut: bool,
-}
-
-impl Drop for Shard {
-    /// Nothing runs on after its shard: whoever waits for a result is told that there is none.
-    fn drop(&mut self) {
-        self.inbox.close();
-        self.local.end();
-    }
-}
-
-/// Runs what came from another thread. A panic there is not the shard's.
-fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {
-    if catch_unwind(AssertUnwindSafe(|| code(local))).is_err() {
-        tracing::error!("a closure from another thread panicked on this shard");
-    }
+/// Whether a turn has taken in all completions there were.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Completions {
+    Done,
+    /// There are, or may be, more.
+    Left,
 }
 
 impl Shard {
@@ -201,16 +185,16 @@ impl Shard {
         self.serving.begin_turn(turn_at, self.previous_turn_at);
 
         let completions = self.handle_completions(driver, turn_at);
-        let messages = self.handle_messages(driver);
+        self.handle_messages(driver);
         self.expire_timers(driver);
         let more_futures = self.local.run_futures();
-        let commands = self.do_commands(driver);
+        self.do_commands(driver);
         self.peers.flush(driver, &mut self.serving);
         self.pass_on_messages(driver);
         self.end_drain();
         self.measure_turn(driver, turn_at);
 
-        let busy = completions.is_cut
+        let busy = completions == Completions::Left
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
             || self.peers.has_dirty()
@@ -218,24 +202,19 @@ impl Shard {
             || self.serving.has_messages_to_pass_on()
             || self.has_mail();
         self.previous_turn_at = busy.then_some(turn_at);
-        Next {
-            busy,
-            until: self.next_timer(),
-            stopped: self.phase == Phase::Stopped,
-            worked: completions.count > 0 || messages || commands,
-        }
+        Next { busy, until: self.next_timer(), stopped: self.phase == Phase::Stopped }
     }
 
     /// Handles what has completed, up to a number and a time. Past these the answers that are ready
     /// go out first.
-    fn handle_completions<D: Driver>(&mut self, driver: &mut D, turn_at: Instant) -> Handled {
-        for count in 0..TURN_COMPLETIONS_MAX {
+    fn handle_completions<D: Driver>(&mut self, driver: &mut D, turn_at: Instant) -> Completions {
+        for _ in 0..TURN_COMPLETIONS_MAX {
             let took_too_long = self.local.now().since(turn_at) > TURN_TIME_MAX;
             if took_too_long {
-                return Handled { count, is_cut: true };
+                return Completions::Left;
             }
             let Some(completion) = driver.next_completion() else {
-                return Handled { count, is_cut: false };
+                return Completions::Done;
             };
             match completion {
                 Completion::Received { socket, chunk } => {
@@ -266,15 +245,13 @@ impl Shard {
                 }
             }
         }
-        Handled { count: TURN_COMPLETIONS_MAX, is_cut: true }
+        Completions::Left
     }
 
-    /// Messages from other shards and other threads. True if there were any.
-    fn handle_messages<D: Driver>(&mut self, driver: &mut D) -> bool {
-        let mut any = false;
+    /// Messages from other shards and other threads.
+    fn handle_messages<D: Driver>(&mut self, driver: &mut D) {
         for _ in 0..TURN_COMPLETIONS_MAX {
             let Some(message) = self.mailboxes.poll() else { break };
-            any = true;
             self.local.state().now.set(driver.now());
             match message {
                 ShardMessage::Request(request) => self.serving.serve_handed_over(request, driver),
@@ -286,14 +263,12 @@ impl Shard {
         }
         for _ in 0..TURN_COMPLETIONS_MAX {
             let Some(control) = self.inbox.pop() else { break };
-            any = true;
             match control {
                 Control::Run(code) => run_contained(code, &self.local),
                 Control::Drain => self.drain(driver),
                 Control::Stop => self.phase = Phase::Stopped,
             }
         }
-        any
     }
 
     fn expire_timers<D: Driver>(&mut self, driver: &mut D) {
@@ -315,8 +290,8 @@ impl Shard {
         }
     }
 
-    /// What handlers and futures have asked for. True if there was anything.
-    fn do_commands<D: Driver>(&mut self, driver: &mut D) -> bool {
+    /// What handlers and futures have asked for.
+    fn do_commands<D: Driver>(&mut self, driver: &mut D) {
         // Only what is there now: a command may lead to another, which then is for the next turn.
         let count = self.local.state().commands.borrow().len();
         for _ in 0..count {
@@ -347,7 +322,6 @@ impl Shard {
                 Command::Sync { op, file } => driver.sync(file, op.into()),
             }
         }
-        count > 0
     }
 
     /// Hands over what is for other shards and wakes those that sleep.
@@ -388,5 +362,20 @@ impl Shard {
 
     fn next_timer(&self) -> Option<Instant> {
         self.local.state().timers.borrow().next()
+    }
+}
+
+impl Drop for Shard {
+    /// Nothing runs on after its shard: whoever waits for a result is told that there is none.
+    fn drop(&mut self) {
+        self.inbox.close();
+        self.local.end();
+    }
+}
+
+/// Runs what came from another thread. A panic there is not the shard's.
+fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {
+    if catch_unwind(AssertUnwindSafe(|| code(local))).is_err() {
+        tracing::error!("a closure from another thread panicked on this shard");
     }
 }
