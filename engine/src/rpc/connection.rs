@@ -49,7 +49,7 @@ use crate::wire::frame::{CallId, RequestHead, ResponseHead, control};
 use crate::wire::framer::{Framer, Payload, PayloadWriter};
 use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
-use crate::wire::output::Output;
+use crate::wire::output::{Mark, Output};
 use crate::wire::status::Status;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -349,13 +349,13 @@ impl Connection {
 
     /// Where the output ends now; see [`Connection::roll_back_output`].
     #[inline]
-    pub fn output_mark(&mut self) -> usize {
-        self.output.copied_mut().len()
+    pub fn output_mark(&self) -> Mark {
+        self.output.mark()
     }
 
-    /// Forgets a frame that [`Connection::respond_with`] was in the middle of when `write` panicked.
-    pub fn roll_back_output(&mut self, mark: usize) {
-        self.output.copied_mut().truncate(mark);
+    /// Forgets what a handler had answered, in whole or in part, before it panicked.
+    pub fn roll_back_output(&mut self, mark: Mark) {
+        self.output.roll_back(mark);
     }
 
     /// Puts a request off: it is answered later with [`Connection::respond_deferred`], or dropped
