@@ -164,6 +164,13 @@ impl Serving {
         self.outbox.push_back((shard, ShardMessage::Response { key, head, payload }));
     }
 
+    /// Sends a message to each other shard.
+    pub(crate) fn tell_others(&mut self, message: impl Fn() -> ShardMessage) {
+        let own = self.local.shard();
+        let all = (0..self.local.shard_count()).map(ShardIndex);
+        self.outbox.extend(all.filter(|shard| *shard != own).map(|shard| (shard, message())));
+    }
+
     /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
     pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
         while let Some((shard, message)) = self.outbox.pop_front() {
