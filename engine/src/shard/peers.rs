@@ -454,9 +454,12 @@ impl Peer {
             return self.backlog.extend_from_slice(bytes);
         }
         let mut input = Input::new(bytes);
+        // All of it was in hand when the turn began: time that a request waits for those before it is
+        // time of its deadline.
+        let arrived = serving.turn_at();
         let mut now = clock();
         while !self.is_overfull()
-            && let Some(event) = self.connection.handle_bytes(&mut input, now)
+            && let Some(event) = self.connection.handle_bytes(&mut input, arrived)
         {
             match event {
                 Event::Request { head, body, deadline } => {

@@ -69,6 +69,12 @@ impl Serving {
         self.waited_before = previous_turn_at.map_or(Duration::ZERO, |at| turn_at.since(at));
     }
 
+    /// When what this turn delivers was in hand.
+    #[inline]
+    pub(crate) fn turn_at(&self) -> Instant {
+        self.turn_at
+    }
+
     /// Serves a request that arrived on `connection` at this turn; `now` is the instant before it.
     /// Returns the instant after it.
     #[inline]
