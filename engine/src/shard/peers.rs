@@ -344,6 +344,7 @@ impl Peers {
     pub(crate) fn cancel_call(&mut self, socket: SocketId, call: CallId) {
         if let Some(peer) = self.get_mut(socket) {
             peer.connection.cancel(call);
+            peer.wants_pump = true;
             self.mark_dirty(socket);
         }
     }
