@@ -89,9 +89,11 @@ impl UringDriver {
     /// [`UringError`] says why there is none, and whether another driver may do.
     pub fn new(config: &UringConfig) -> Result<Self, UringError> {
         let (mut ring, features) = probe::open(config)?;
-        let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.descriptor());
-        let (doorbell, parker) = wake::parker(reachable)
-            .map_err(|error| UringError::new("creating an eventfd", error))?;
+        let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.share_descriptor());
+        let (doorbell, parker) = reachable
+            .transpose()
+            .and_then(wake::parker)
+            .map_err(|error| UringError::new("making the shard wakeable", error))?;
         let waker = parker.clone();
         let on_return = Box::new(move || waker.unpark());
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
@@ -327,14 +329,16 @@ impl Driver for UringDriver {
         let pool = self.ring.buffers().pool();
         let (buffers, bytes) = (pool.count(), pool.buffer_bytes());
         let mut text = format!(
-            "io_uring on Linux {}: {}; without {missing}; {submissions} submissions, {completions} \
-             completions, {buffers} receive buffers of {bytes} bytes",
+            "io_uring on Linux {}: {}; {submissions} submissions, {completions} completions, \
+             {buffers} receive buffers of {bytes} bytes",
             kernel.trim(),
             self.features,
         );
+        if missing != Features::NONE {
+            text += &format!("; without {missing}");
+        }
         if let Some(note) = &self.note {
-            text.push_str("; ");
-            text.push_str(note);
+            text += &format!("; {note}");
         }
         text
     }
@@ -353,7 +357,7 @@ impl Driver for UringDriver {
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
-        // Nobody is to send a message to a ring number that may soon be another's.
+        // Nobody is to send a message to a ring that nobody looks at.
         self.parker.withdraw();
     }
 }
