@@ -42,6 +42,54 @@ fn a_machine_without_power_says_nothing() {
 }
 
 #[test]
+fn what_a_dead_machine_had_still_to_repeat_is_lost() {
+    for partition_first in [true, false] {
+        let mut bare = Bare::new(2, 2, WorldConfig::default());
+        let link = bare.link();
+        let (from, to) = (bare.host(SERVER), bare.host(CLIENT));
+        let cut = Fault::Cut { from, to, lasts: 2 * SECOND };
+        let off = Fault::Crash { host: from, how: Crash::PowerLoss, down_for: None };
+        bare.send(SERVER, link.server, b"last words");
+        if partition_first {
+            // Lost on the way; its kernel means to repeat it, and then is no more.
+            bare.world.inject(cut);
+            bare.run_for(SECOND);
+            bare.world.inject(off);
+        } else {
+            // Its kernel is no more when it is lost on the way.
+            bare.world.inject(off);
+            bare.world.inject(cut);
+        }
+        bare.run_for(5 * SECOND);
+        assert_eq!(bare.received(CLIENT), b"");
+    }
+    // What is on the wire when the power goes does arrive.
+    let mut bare = Bare::new(2, 2, WorldConfig::default());
+    let link = bare.link();
+    let host = bare.host(SERVER);
+    bare.send(SERVER, link.server, b"last words");
+    bare.world.inject(Fault::Crash { host, how: Crash::PowerLoss, down_for: None });
+    bare.run_for(SECOND);
+    assert_eq!(bare.received(CLIENT), b"last words");
+}
+
+#[test]
+fn healing_takes_back_what_was_scheduled_and_nothing_later() {
+    let mut bare = Bare::new(4, 2, WorldConfig::default());
+    let a_kill = |host, after| {
+        let down_for = Some(SECOND);
+        vec![(after, Fault::Crash { host, how: Crash::Kill, down_for })]
+    };
+    bare.world.schedule(&a_kill(bare.host(SERVER), SECOND));
+    bare.world.heal_all();
+    bare.world.run_for(2 * SECOND);
+    assert!(bare.world.is_running(bare.host(SERVER)));
+    bare.world.schedule(&a_kill(bare.host(CLIENT), SECOND));
+    bare.world.run_for(2 * SECOND);
+    assert!(!bare.world.is_running(bare.host(CLIENT)));
+}
+
+#[test]
 fn a_machine_that_has_started_again_knows_no_connections() {
     let (mut bare, link) = crashed(Crash::PowerLoss);
     bare.send(CLIENT, link.client, b"are you there?");

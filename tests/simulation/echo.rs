@@ -22,8 +22,8 @@ const SHARDS: u32 = 2;
 /// What the test and all processes of a world share.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Bytes that came back, for each client host.
-    pub echoed: [Cell<u64>; CLIENTS as usize],
+    /// Bytes that came back, for each shard of each client host.
+    pub echoed: [Cell<u64>; (CLIENTS * SHARDS) as usize],
     /// Clients let go of their connections and make no new ones.
     pub stop: Cell<bool>,
     /// Closes that wait for their report, in all living processes.
@@ -154,7 +154,7 @@ impl Drop for Server {
 /// Sends a stream, and checks that it comes back.
 pub struct Client {
     shared: Rc<Shared>,
-    /// Which client host this is.
+    /// Where it counts what came back.
     number: usize,
     servers: Vec<SocketAddr>,
     rng: Rng,
@@ -182,10 +182,10 @@ impl Client {
         number: usize,
         servers: &[SocketAddr],
     ) -> Vec<Box<dyn Process>> {
-        let processes = boot.drivers.iter_mut().map(|driver| {
+        let processes = boot.drivers.iter_mut().enumerate().map(|(shard, driver)| {
             let client = Client {
                 shared: shared.clone(),
-                number,
+                number: number * SHARDS as usize + shard,
                 servers: servers.to_vec(),
                 rng: boot.rng.fork(),
                 audit: Audit::default(),

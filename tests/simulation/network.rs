@@ -1,7 +1,7 @@
 //! Streams: what a cut, a loss, a slow reader do to them, each on its own.
 
 use crate::bare::{Bare, CLIENT, SERVER, Told, ended};
-use catena_engine::driver::Driver;
+use catena_engine::driver::{Completion, Driver};
 use catena_engine::sim::{EventKind, Fault, Loss, NetworkConfig, Span, WorldConfig};
 use catena_engine::time::Duration;
 use std::io::ErrorKind;
@@ -294,4 +294,47 @@ fn sockets_and_backlog_are_bounded() {
         bare.run_for(Duration::from_millis(10));
     }
     assert_eq!(accepted(&bare), 4);
+}
+
+#[test]
+fn buffers_that_come_home_end_the_wait_for_one() {
+    let network = NetworkConfig {
+        receive_buffers: 2,
+        chunk_bytes_max: 100,
+        fragmented_chance: 0.0,
+        lend_copy_chance: 0.0,
+        ..NetworkConfig::default()
+    };
+    let mut bare = Bare::new(10, 2, WorldConfig { network, ..WorldConfig::default() });
+    let link = bare.link();
+    bare.send(CLIENT, link.client, &[7; 450]);
+    bare.world.run_for(SECOND);
+    let driver = &mut bare.drivers[SERVER];
+    let (mut held, mut lent, mut bytes) = (Vec::new(), Vec::new(), 0);
+    while bytes < 450 {
+        let deadline = driver.now() + SECOND;
+        driver.park(Some(deadline)).expect("the driver works");
+        assert!(driver.now() < deadline, "{bytes} bytes came, the others wait for a buffer");
+        while let Some(completion) = driver.next_completion() {
+            let Completion::Received { chunk, .. } = completion else { continue };
+            bytes += chunk.len();
+            lent.push(driver.lend(&chunk));
+            held.push(chunk);
+        }
+        assert_eq!(driver.buffers_in_use(), held.len());
+        // With both in use nothing comes, however long one waits.
+        if held.len() == 2 && bytes < 450 {
+            let deadline = driver.now() + SECOND;
+            driver.park(Some(deadline)).expect("the driver works");
+            assert!(driver.now() >= deadline && driver.next_completion().is_none());
+            held.drain(..).for_each(|chunk| driver.give_back(chunk));
+        }
+    }
+    held.drain(..).for_each(|chunk| driver.give_back(chunk));
+    assert_eq!(lent.concat(), [7; 450]);
+    let counters = driver.counters();
+    assert!(counters.buffer_waits >= 2 && counters.lend_copies >= 4, "{counters:?}");
+    // Whoever holds the others lets go in the end, and tells nobody.
+    drop(lent);
+    assert_eq!(driver.buffers_in_use(), 0);
 }

@@ -21,7 +21,8 @@ pub(super) struct Core {
     seeds: Rng,
     /// The shard whose turn it is.
     pub running: Option<ShardAt>,
-    pub faults_stopped: bool,
+    /// How often everything was healed.
+    pub heals: u32,
 }
 
 /// What an event asks of the processes.
@@ -45,7 +46,7 @@ impl Core {
             config,
             seeds,
             running: None,
-            faults_stopped: false,
+            heals: 0,
         }
     }
 
@@ -132,8 +133,8 @@ impl Core {
                 let due = !state.running && state.incarnation == incarnation;
                 return if due { Call::Boot(host) } else { Call::Nothing };
             }
-            Event::Fault(_) if self.faults_stopped => {}
-            Event::Fault(fault) => return self.befall(fault),
+            Event::Fault(_, heals) if heals != self.heals => {}
+            Event::Fault(fault, _) => return self.befall(fault),
             Event::Resume(host) => wake_all(stage, host),
             Event::Syn(id) => network.on_syn(stage, id),
             Event::SynAck(id) => network.on_syn_ack(stage, id),
@@ -218,9 +219,9 @@ impl Core {
         Call::Nothing
     }
 
-    /// Ends all faults and lets no planned one begin. Says which hosts are to be booted.
+    /// Ends all faults and lets no scheduled one begin. Says which hosts are to be booted.
     pub fn heal_all(&mut self) -> Vec<HostId> {
-        self.faults_stopped = true;
+        self.heals += 1;
         self.network.links.heal_all();
         self.network.heal_accepts();
         self.disks.iter_mut().for_each(Disk::heal);
@@ -255,11 +256,6 @@ impl Core {
         state.running = false;
         state.paused_until = Instant::ZERO;
         let incarnation = state.incarnation;
-        for shard in &mut state.shards {
-            shard.inbox.clear();
-            shard.starved.clear();
-            shard.turn_at = None;
-        }
         let kind = match how {
             Crash::Kill => EventKind::HostKilled,
             Crash::PowerLoss => EventKind::HostLostPower,

@@ -250,7 +250,7 @@ impl Network {
         incarnation: u32,
         id: ListenerId,
     ) {
-        if stage.host(at.host).incarnation == incarnation
+        if stage.is_alive(at.host, incarnation)
             && let Some(index) = self.listener_index(at, id)
         {
             self.listeners[index].retry_planned = false;

@@ -176,7 +176,7 @@ impl BufferPool {
 
     /// Below this mark bytes to keep are copied, so that a slow holder cannot drain the pool.
     pub fn is_low(&self) -> bool {
-        self.free.load(Ordering::Relaxed) < self.total / 4
+        self.free.load(Ordering::Relaxed) * 4 < self.total
     }
 
     pub fn in_use(&self) -> usize {

@@ -188,7 +188,7 @@ impl Network {
         incarnation: u32,
         socket: SocketId,
     ) {
-        if stage.host(at.host).incarnation != incarnation {
+        if !stage.is_alive(at.host, incarnation) {
             return;
         }
         let tenant = self.table(at).tenant_mut(socket).expect("a closing socket keeps its slot");
@@ -236,7 +236,14 @@ impl Network {
                     let never_accepted = waited_for_accept && end.kernel == Kernel::Open;
                     self.abandon(stage, id, side, never_accepted);
                 }
-                Crash::PowerLoss => drop(connection.forget(side)),
+                Crash::PowerLoss => {
+                    connection.forget(side);
+                    // What is on the wire arrives; what was to be sent once more is not.
+                    let pipe = &mut connection.pipes[side.index()];
+                    if pipe.stalled_at.is_some() {
+                        pipe.drop_flight();
+                    }
+                }
             }
             self.forget_if_over(id);
         }

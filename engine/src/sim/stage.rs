@@ -39,8 +39,8 @@ pub(super) enum Event {
     AcceptAgain(ShardAt, u32, ListenerId),
     /// A file operation of a host has ended.
     DiskDone(HostId, u64),
-    /// A fault begins.
-    Fault(Fault),
+    /// A fault begins, unless all was healed since it was scheduled.
+    Fault(Fault, u32),
     /// Paths that were cut may work again.
     Heal,
 }
@@ -150,6 +150,12 @@ impl Stage {
 
     pub fn host(&mut self, host: HostId) -> &mut Host {
         &mut self.hosts[host.index()]
+    }
+
+    /// True while the process that an event was meant for runs.
+    pub fn is_alive(&self, host: HostId, incarnation: u32) -> bool {
+        let host = &self.hosts[host.index()];
+        host.running && host.incarnation == incarnation
     }
 
     pub fn shard(&mut self, at: ShardAt) -> &mut Shard {
@@ -269,8 +275,7 @@ impl Stage {
     /// Takes note of what turns did behind the world's back: shards unparked, buffers dropped.
     pub fn settle(&mut self) {
         for wake in self.wakes.take() {
-            let host = self.host(wake.at.host);
-            if host.running && host.incarnation == wake.incarnation {
+            if self.is_alive(wake.at.host, wake.incarnation) {
                 self.record_at(wake.at, EventKind::Unparked, &[]);
                 self.shard(wake.at).unparked = true;
                 self.wake(wake.at);

@@ -126,9 +126,9 @@ impl World {
 
     /// Puts faults on the agenda, counted from now.
     pub fn schedule(&mut self, plan: &FaultPlan) {
-        let stage = &mut self.shared.core.borrow_mut().stage;
+        let core = &mut *self.shared.core.borrow_mut();
         for (after, fault) in plan {
-            stage.after(*after, Event::Fault(*fault));
+            core.stage.after(*after, Event::Fault(*fault, core.heals));
         }
     }
 
@@ -139,8 +139,9 @@ impl World {
         draw_plan(&mut rng, hosts, until, mix)
     }
 
-    /// Ends all faults, starts what has crashed, and lets no planned fault begin any more. After
-    /// this a cluster must make progress. (Connections that were silenced stay so.)
+    /// Ends all faults, starts what has crashed, and lets no fault begin that was scheduled before.
+    /// After this a cluster must make progress. (Connections that were silenced stay so, and file
+    /// operations that began on a slow disk take their time.)
     pub fn heal_all(&mut self) {
         let to_boot = self.shared.core.borrow_mut().heal_all();
         to_boot.into_iter().for_each(|host| self.shared.carry_out(Call::Boot(host)));
@@ -215,6 +216,8 @@ impl Shared {
     pub fn step(self: &Rc<Self>, limit: Instant) -> bool {
         let call = {
             let mut core = self.core.borrow_mut();
+            // Whoever holds a handle may have unparked a shard between two events.
+            core.stage.settle();
             let Some(event) = core.stage.next_event(limit) else { return false };
             core.handle(event)
         };
