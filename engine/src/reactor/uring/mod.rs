@@ -118,6 +118,9 @@ impl UringDriver {
             lend_copies: Cell::new(0),
         };
         driver.arm_wake();
+        // A filter may let rings be made and not entered.
+        let entered = driver.ring.enter(Wait::No);
+        entered.map_err(|error| UringError::new("entering io_uring", error))?;
         Ok(driver)
     }
 
