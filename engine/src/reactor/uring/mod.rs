@@ -80,6 +80,7 @@ pub struct UringDriver {
     nudge_armed: bool,
     counters: DriverCounters,
     lend_copies: Cell<u64>,
+    clock: clock::Clock,
 }
 
 impl UringDriver {
@@ -116,6 +117,7 @@ impl UringDriver {
             nudge_armed: false,
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
+            clock: clock::Clock::default(),
         };
         driver.arm_wake();
         // A filter may let rings be made and not entered.
@@ -197,7 +199,7 @@ pub struct BufferCounts {
 
 impl Driver for UringDriver {
     fn now(&self) -> Instant {
-        clock::now()
+        self.clock.now()
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)> {
