@@ -28,12 +28,14 @@ impl<F: FnMut(Request<'_>, Reply<'_>) -> Answered> Handler for F {
     }
 }
 
-/// Where a body lies, seen from a handler.
+/// Where a body lies, seen from a handler. Nothing but references: a request is passed by value, and
+/// what has to be dropped would be dropped at each step.
+#[derive(Clone, Copy)]
 pub(crate) enum RequestBody<'t> {
     /// In a receive of this turn, which `lend` gives to keep.
     Frame { body: &'t Body<'t>, lend: &'t dyn Fn() -> Bytes },
     /// Handed over by another shard.
-    Owned { payload: Bytes, metadata: Bytes },
+    Owned { payload: &'t Bytes, metadata: &'t Bytes },
 }
 
 /// A request, for the length of the turn.
@@ -59,7 +61,7 @@ impl Request<'_> {
     pub fn to_payload_bytes(&self) -> Bytes {
         match &self.body {
             RequestBody::Frame { body, lend } => body.to_payload_bytes(lend),
-            RequestBody::Owned { payload, .. } => payload.clone(),
+            RequestBody::Owned { payload, .. } => Bytes::clone(payload),
         }
     }
 

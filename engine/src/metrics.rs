@@ -280,7 +280,7 @@ impl MetricsSnapshot {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;

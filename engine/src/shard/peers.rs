@@ -198,11 +198,11 @@ impl Peers {
         serving: &mut Serving,
     ) {
         let Some(peer) = self.get_mut(socket) else { return };
-        if peer.stage == Stage::Lingering {
-            peer.stage = Stage::Open;
-        }
+        peer.stage = Stage::Open;
         peer.connection.handle_end(result);
         peer.take_events(serving);
+        // It has read all that it will ever read.
+        peer.wants_linger = false;
         self.mark_dirty(socket);
     }
 

@@ -107,7 +107,7 @@ impl Serving {
     pub(crate) fn serve_handed_over<D: Driver>(&mut self, request: HandedOver, driver: &D) {
         let HandedOver { from, key, head, arrived, deadline, payload, metadata } = request;
         let origin = Origin::Shard { shard: from, key };
-        let body = RequestBody::Owned { payload, metadata };
+        let body = RequestBody::Owned { payload: &payload, metadata: &metadata };
         let mut answer = None;
         let target = ReplyTarget::Shard { answer: &mut answer, origin };
         let arrival = Arrival { head: &head, body, deadline, arrived, origin };
@@ -171,6 +171,10 @@ impl Serving {
                 return;
             }
         }
+    }
+
+    pub(crate) fn has_messages_to_pass_on(&self) -> bool {
+        !self.outbox.is_empty()
     }
 
     /// Admits, dispatches, answers. `None`: the handler panicked before it answered.

@@ -1,44 +1,50 @@
-//! The least that an echo server costs: the yardstick for the engine.
+//! The least that an echo server on io_uring costs: the yardstick for the engine.
 //!
 //! A raw ring on one thread: multishot accept and receive, buffers picked by the kernel, all whole
 //! frames of a receive answered with one eager send, one system call a turn. No ids, no deadlines,
 //! no limits; a frame is a little-endian length, itself included, and whatever follows.
-//! It is measured, never served with: a peer that does not read its answers is buffered for without
-//! bound.
+//! It is measured, never served with: what a peer does not read is kept for it without bound.
 
 use super::config::{Features, UringConfig, UringError};
-use super::probe;
-use crate::driver::Output;
+use super::{probe, wake};
+use crate::driver::{Output, Parker};
 use crate::limits::LISTEN_BACKLOG;
 use crate::sys::pool::Pool;
 use crate::sys::ring::{Brings, Reaped, Ring, Wait};
 use crate::sys::socket;
 use crate::sys::submit::{Patience, Shots};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
-/// What to do when there is nothing to do.
+/// How the echo waits for its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// Read two shared words over and over.
+pub enum Poll {
+    /// Asleep in the kernel.
+    Block,
+    /// Reading two shared words again and again.
     Spin,
-    /// Sleep in the kernel.
-    Sleep,
 }
 
-/// Serves on `address` and the calling thread until `stop` is set; `bound` hears the address that
-/// the system has picked. A sleeping server looks at `stop` when it is woken: connect to it.
+/// Ends the echo; from any thread.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<Parker>);
+
+impl Stop {
+    /// Lets [`run`] return soon. Its connections end with it.
+    pub fn stop(&self) {
+        self.0.wake_claimed();
+    }
+}
+
+/// Echoes on this thread, on a loopback port that the system chose, until it is told to stop.
+/// `bound` learns the address and how to stop it before the first connection is accepted.
 ///
 /// # Errors
-/// If the ring cannot be had, the address cannot be listened on, or the ring breaks.
-pub fn serve(
-    address: SocketAddr,
-    idle: Idle,
-    stop: &AtomicBool,
-    bound: impl FnOnce(SocketAddr),
-) -> Result<(), UringError> {
+/// When there is no ring to be had with all that the least echo needs, or it breaks. What goes wrong
+/// on a connection ends that connection.
+pub fn run(poll: Poll, bound: impl FnOnce(SocketAddr, Stop)) -> Result<(), UringError> {
     let config = UringConfig::default();
     let (mut ring, features) = probe::open(&config)?;
     let needed =
@@ -46,21 +52,26 @@ pub fn serve(
     if !features.contains(needed) {
         return Err(UringError::TooOld { missing: "multishot operations or eager sends" });
     }
+    let failed = |step| move |error| UringError::new(step, error);
     let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, Box::new(|| {}));
-    probe::provide(&mut ring, pool.map_err(|error| UringError::new("receive buffers", error))?)?;
+    probe::provide(&mut ring, pool.map_err(failed("mapping the receive buffers"))?)?;
+    let (doorbell, parker) = wake::parker(None).map_err(failed("creating an eventfd"))?;
+    let address = (Ipv4Addr::LOCALHOST, 0).into();
     let (listener, address) = socket::listen_socket(address, false, LISTEN_BACKLOG)
-        .map_err(|error| UringError::new("listening", error))?;
+        .map_err(failed("listening on loopback"))?;
+    ring.poll_readable(doorbell.as_fd(), Op::Stop.encode());
     ring.accept(listener.as_fd(), Shots::Many, Op::Accept.encode());
-    bound(address);
-    let mut server =
-        Server { ring, listener, peers: Vec::new(), vacant: Vec::new(), dirty: vec![] };
-    while !stop.load(Ordering::Relaxed) {
-        server.turn(idle, stop).map_err(|error| UringError::new("entering io_uring", error))?;
+    bound(address, Stop(parker));
+    let (peers, vacant, dirty) = (Vec::new(), Vec::new(), Vec::new());
+    let mut server = Server { ring, listener, peers, vacant, dirty };
+    while !server.ring.take_wake() {
+        server.turn(poll).map_err(failed("entering io_uring"))?;
     }
     Ok(())
 }
 
 enum Op {
+    Stop,
     Accept,
     Receive(u32),
     Send(u32),
@@ -69,17 +80,19 @@ enum Op {
 impl Op {
     fn encode(&self) -> u64 {
         match self {
-            Op::Accept => 0,
-            Op::Receive(peer) => 1 << 32 | u64::from(*peer),
-            Op::Send(peer) => 2 << 32 | u64::from(*peer),
+            Op::Stop => 0,
+            Op::Accept => 1 << 32,
+            Op::Receive(peer) => 2 << 32 | u64::from(*peer),
+            Op::Send(peer) => 3 << 32 | u64::from(*peer),
         }
     }
 
     fn decode(user_data: u64) -> Op {
         match user_data >> 32 {
-            0 => Op::Accept,
-            1 => Op::Receive(user_data as u32),
-            2 => Op::Send(user_data as u32),
+            0 => Op::Stop,
+            1 => Op::Accept,
+            2 => Op::Receive(user_data as u32),
+            3 => Op::Send(user_data as u32),
             other => unreachable!("no operation has the tag {other}"),
         }
     }
@@ -105,11 +118,11 @@ struct Peer {
 }
 
 impl Server {
-    fn turn(&mut self, idle: Idle, stop: &AtomicBool) -> io::Result<()> {
-        match idle {
-            Idle::Sleep => self.ring.enter(Wait::Forever)?,
-            Idle::Spin => {
-                while !self.ring.is_ready() && !stop.load(Ordering::Relaxed) {
+    fn turn(&mut self, poll: Poll) -> io::Result<()> {
+        match poll {
+            Poll::Block => self.ring.enter(Wait::Forever)?,
+            Poll::Spin => {
+                while !self.ring.is_ready() {
                     std::hint::spin_loop();
                 }
                 self.ring.enter(Wait::No)?
@@ -117,6 +130,7 @@ impl Server {
         };
         while let Some(reaped) = self.ring.next_reaped() {
             match Op::decode(reaped.user_data) {
+                Op::Stop => {}
                 Op::Accept => self.on_accept(reaped),
                 Op::Receive(peer) => self.on_receive(peer, reaped),
                 Op::Send(peer) => self.on_send(peer, reaped),
@@ -248,6 +262,11 @@ fn whole_frames(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::mpsc;
+    use std::thread::{self, JoinHandle};
+
     #[test]
     fn only_whole_frames_are_echoed() {
         let mut peer = Peer::default();
@@ -261,5 +280,62 @@ mod tests {
         assert_eq!(peer.output.len(), stream.len());
         assert_eq!(whole_frames(&[4, 0, 0, 0, 9, 0, 0]), 4);
         assert_eq!(whole_frames(&[0, 0, 0, 0]), 4, "no endless loop on a lie");
+    }
+
+    /// An echo on a thread of its own; `None` where io_uring is refused.
+    fn start(poll: Poll) -> Option<(SocketAddr, Stop, JoinHandle<()>)> {
+        if let Err(error) = Ring::new(&probe::setup(&UringConfig::default(), Features::NONE)) {
+            println!("skipped: {error}");
+            return None;
+        }
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let bound = |address, stop| tell.send((address, stop)).expect("the test listens");
+            run(poll, bound).expect("io_uring is there");
+        });
+        let (address, stop) = told.recv().expect("loopback listens");
+        Some((address, stop, thread))
+    }
+
+    fn frames(lengths: &[usize]) -> Vec<u8> {
+        let frame = |length: &usize| {
+            let mut frame = vec![*length as u8; *length];
+            frame[..4].copy_from_slice(&(*length as u32).to_le_bytes());
+            frame
+        };
+        lengths.iter().flat_map(frame).collect()
+    }
+
+    #[test]
+    fn frames_come_back_whole_however_they_were_cut() {
+        for poll in [Poll::Block, Poll::Spin] {
+            let Some((address, stop, thread)) = start(poll) else { return };
+            let frames = frames(&[4, 5, 32, 64, 40_000, 33]);
+            for piece in [1_000, 33, 50_000] {
+                let mut peer = TcpStream::connect(address).expect("the echo listens");
+                for piece in frames.chunks(piece) {
+                    peer.write_all(piece).expect("it reads");
+                }
+                peer.write_all(&frames[..3]).expect("it reads");
+                let mut echo = vec![0; frames.len()];
+                peer.read_exact(&mut echo).expect("every whole frame comes back");
+                assert!(echo == frames, "{poll:?}, in pieces of {piece}");
+            }
+            stop.stop();
+            thread.join().expect("it does not panic");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_reads_late_gets_all() {
+        let Some((address, stop, thread)) = start(Poll::Block) else { return };
+        let mut peer = TcpStream::connect(address).expect("the echo listens");
+        let frames = frames(&[20_000; 800]);
+        peer.write_all(&frames).expect("the echo keeps what is not read");
+        let mut echo = vec![0; frames.len()];
+        peer.read_exact(&mut echo).expect("every whole frame comes back");
+        assert!(echo == frames);
+        stop.stop();
+        thread.join().expect("it does not panic");
     }
 }

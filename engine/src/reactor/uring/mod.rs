@@ -80,6 +80,7 @@ pub struct UringDriver {
     nudge_armed: bool,
     counters: DriverCounters,
     lend_copies: Cell<u64>,
+    clock: clock::Clock,
 }
 
 impl UringDriver {
@@ -114,6 +115,7 @@ impl UringDriver {
             nudge_armed: false,
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
+            clock: clock::Clock::default(),
         };
         driver.arm_wake();
         Ok(driver)
@@ -192,7 +194,7 @@ pub struct BufferCounts {
 
 impl Driver for UringDriver {
     fn now(&self) -> Instant {
-        clock::now()
+        self.clock.now()
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)> {

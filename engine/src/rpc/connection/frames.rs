@@ -99,7 +99,8 @@ impl Connection {
             }
         };
         if self.role == Role::Server {
-            // A client serves nothing: whatever map it sends would only take memory.
+            // A client serves nothing, whatever it says; its map of shards would only take memory.
+            peer.in_flight_max = 0;
             peer.shards = ShardMap::default();
         }
         self.framer = Framer::new(ours.payload_crc && peer.payload_crc);

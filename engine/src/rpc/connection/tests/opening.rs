@@ -58,6 +58,15 @@ fn a_window_beyond_reason_is_used_within_reason_only() {
 }
 
 #[test]
+fn a_server_starts_no_calls_whatever_window_a_client_tells() {
+    let mut pair = Pair::new(&ConnectionConfig::default(), &ConnectionConfig::default());
+    pair.receive(Role::Server, &hello(VERSION_MAX, 1, MAGIC, &[2, 0, 4, 0, 8, 0, 0, 0]));
+    assert!(pair.server.connection.is_open());
+    let refused = pair.server.connection.start_call(CallRequest::new(ECHO, b""), 0, pair.now);
+    assert_eq!(refused, Err(StartError::WindowFull));
+}
+
+#[test]
 fn ranges_of_versions_that_do_not_meet_end_it_with_both_ranges() {
     for role in [Role::Client, Role::Server] {
         let mut pair = Pair::new(&ConnectionConfig::default(), &ConnectionConfig::default());
