@@ -84,6 +84,8 @@ pub struct Connection {
     deframer: Deframer,
     framer: Framer,
     output: Output,
+    /// So much of the output are pongs.
+    pong_bytes: usize,
     /// What the peer's hello said; before it, the least that any peer accepts.
     peer: Hello,
     /// Client: calls that wait for an answer.
@@ -128,6 +130,7 @@ impl Connection {
             deframer: Deframer::new(FRAME_BYTES_FLOOR),
             framer: Framer::default(),
             output,
+            pong_bytes: 0,
             peer: Hello::LEAST,
             calls: InFlight::default(),
             deferred: InFlight::default(),
@@ -184,10 +187,19 @@ impl Connection {
         self.output.len()
     }
 
-    /// True when so much waits to be sent that nothing more should be read from the peer.
+    /// True when so much waits to be sent *because of what the peer sent* that nothing more should
+    /// be read from it.
+    ///
+    /// What a client asks for itself does not count. A client that did not read for as long as its own
+    /// requests wait, and a server that does not read for as long as its answers do, would wait for
+    /// each other for ever.
     #[inline]
     pub fn is_output_full(&self) -> bool {
-        self.output.len() > self.config.output_bytes_max
+        let caused_by_peer = match self.role {
+            Role::Server => self.output.len(),
+            Role::Client => self.pong_bytes,
+        };
+        caused_by_peer > self.config.output_bytes_max
     }
 
     /// Memory in bytes that this connection holds beyond its own size.
@@ -403,6 +415,7 @@ impl Connection {
     /// What to send, if anything. Its memory comes from [`Connection::provide_output`].
     #[inline]
     pub fn poll_transmit(&mut self) -> Option<Output> {
+        self.pong_bytes = 0;
         (!self.output.is_empty()).then(|| std::mem::take(&mut self.output))
     }
 

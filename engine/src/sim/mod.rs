@@ -123,6 +123,7 @@ mod config;
 mod core;
 mod disk;
 mod driver;
+mod engine;
 mod event_log;
 mod fault;
 mod handshake;
@@ -139,6 +140,7 @@ mod world;
 
 pub use config::{CpuConfig, DiskConfig, LogConfig, NetworkConfig, Span, WorldConfig};
 pub use driver::SimDriver;
+pub use engine::{Engine, EngineConfig};
 pub use event_log::EventKind;
 pub use fault::{Crash, DiskOp, Fault, FaultMix, FaultPlan, FaultWeights, Loss, draw_plan};
 pub use host::{HostId, ShardAt};

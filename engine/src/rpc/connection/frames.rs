@@ -7,7 +7,7 @@ use crate::time::Instant;
 use crate::wire::deframer::{Body, Frame};
 use crate::wire::frame::{CallId, GoAwayReason, RequestHead, ResponseHead};
 use crate::wire::framer::Framer;
-use crate::wire::header::{Header, Kind};
+use crate::wire::header::{HEADER_BYTES, Header, Kind};
 use crate::wire::hello::{Hello, ShardMap};
 use crate::wire::status::Status;
 
@@ -28,6 +28,7 @@ impl Connection {
             (Kind::GoAway, _) => self.on_go_away(&header, &body, now),
             (Kind::Ping, _) => {
                 self.push_control(Kind::Pong, 0, header.call);
+                self.pong_bytes += HEADER_BYTES;
                 None
             }
             // That something arrived was all that it had to say.
