@@ -352,13 +352,7 @@ impl Conversation {
             match event {
                 Event::Response { token, head, body } => {
                     let payload = body.to_payload_bytes(|| chunk.clone());
-                    self.end(
-                        token,
-                        match head.status.is_ok() {
-                            true => Ok(Answer { payload, head }),
-                            false => Err(CallError::Status { status: head.status, payload }),
-                        },
-                    );
+                    self.end(token, Answer::of(head, payload));
                     self.connection.recycle(body);
                 }
                 other => self.on_event(other),
