@@ -348,6 +348,12 @@ impl Local {
         })
     }
 
+    /// The deferred request that came from `origin`. Looks at all of them: for rare occasions.
+    pub(crate) fn find_deferred(&self, origin: Origin) -> Option<DeferredKey> {
+        let deferred = self.0.deferred.borrow();
+        deferred.iter().find(|(_, deferred)| deferred.origin == origin).map(|(key, _)| key)
+    }
+
     /// Lets `task` work on a deferred request: who drops the request drops the task.
     pub(crate) fn attach(&self, key: DeferredKey, task: Task<()>) {
         match self.0.deferred.borrow_mut().get_mut(key) {

@@ -218,6 +218,8 @@ impl Server {
         for thread in self.threads.drain(..) {
             match thread.join() {
                 Ok(ended) => result = result.and(ended),
+                // A panic within a panic would end the process and hide the first.
+                Err(_) if std::thread::panicking() => tracing::error!("a shard panicked, too"),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }

@@ -95,6 +95,7 @@ behaviours! {
     mishaps::a_panic_is_an_internal_error_of_one_request
     mishaps::a_panic_in_a_future_is_an_internal_error_of_one_request
     mishaps::a_panic_after_taking_the_duty_to_answer_is_answered_once
+    mishaps::a_panic_after_the_answer_takes_it_back
     mishaps::a_duty_that_is_dropped_is_answered
     outside::work_runs_on_the_shard_that_was_named
     outside::calls_come_from_outside

@@ -1,7 +1,9 @@
 //! Handlers that go wrong: their callers are told so, and nobody else notices.
 
 use crate::lab::Lab;
-use crate::service::{self, Came, ECHO, FORGET, PANIC, PANIC_LATER, PANIC_WITH_DUTY, Probe, call};
+use crate::service::{
+    self, Came, ECHO, FORGET, PANIC, PANIC_AFTER_ANSWER, PANIC_LATER, PANIC_WITH_DUTY, Probe, call,
+};
 use catena_engine::{CallError, Client, ClientConfig, MethodId, Route, Status};
 use futures_util::future::join;
 
@@ -41,6 +43,11 @@ pub fn a_panic_in_a_future_is_an_internal_error_of_one_request<L: Lab>(lab: &mut
 
 pub fn a_panic_after_taking_the_duty_to_answer_is_answered_once<L: Lab>(lab: &mut L) {
     fails_alone(lab, PANIC_WITH_DUTY, UNANSWERED);
+}
+
+/// Nothing of the answer goes out, though it was shared and not copied.
+pub fn a_panic_after_the_answer_takes_it_back<L: Lab>(lab: &mut L) {
+    fails_alone(lab, PANIC_AFTER_ANSWER, PANICKED);
 }
 
 pub fn a_duty_that_is_dropped_is_answered<L: Lab>(lab: &mut L) {

@@ -37,6 +37,8 @@ pub const PANIC: MethodId = MethodId::of("panic");
 pub const PANIC_LATER: MethodId = MethodId::of("panic later");
 /// Takes the duty to answer later, then panics.
 pub const PANIC_WITH_DUTY: MethodId = MethodId::of("panic with duty");
+/// Answers 10,000 bytes, then panics.
+pub const PANIC_AFTER_ANSWER: MethodId = MethodId::of("panic after answer");
 /// Drops its duty to answer.
 pub const FORGET: MethodId = MethodId::of("forget");
 /// Keeps its duty to answer until the next [`RELEASE`] on the same shard.
@@ -189,6 +191,10 @@ fn misbehaving(router: Router) -> Router {
         })
         .method("panic with duty", |_request, reply| {
             let (_answered, _responder) = reply.later();
+            panic!("as it was asked to")
+        })
+        .method("panic after answer", |_request, reply| {
+            let _answered = reply.ok(pattern(10_000));
             panic!("as it was asked to")
         })
         .method("forget", |_request, reply| {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Its methods come in three sorts:
-//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, the owner's
-//!   leave to read;
+//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, what the owner
+//!   does with the socket (a send is in flight, reading is paused);
 //! - **commands**: start or cancel a call, answer or defer a request, drain, abort;
 //! - **outputs** `poll_*`: what happened, what to send, when to be called again.
 //!
@@ -49,7 +49,7 @@ use crate::wire::frame::{CallId, RequestHead, ResponseHead, control};
 use crate::wire::framer::{Framer, Payload, PayloadWriter};
 use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
-use crate::wire::output::Output;
+use crate::wire::output::{Mark, Output};
 use crate::wire::status::Status;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -104,8 +104,10 @@ pub struct Connection {
     pinged_at: Option<Instant>,
     /// Since when an unfinished frame lies in the deframer.
     partial_since: Option<Instant>,
-    /// While the owner does not read from the peer: until when the peer must take what it was sent.
-    reading_deadline: Option<Instant>,
+    /// The owner does not read from the peer.
+    is_paused: bool,
+    /// While a send is in flight: until when the peer must have taken it.
+    taking_deadline: Option<Instant>,
     /// When leaving ends, whatever still runs.
     leave_deadline: Option<Instant>,
 }
@@ -142,7 +144,8 @@ impl Connection {
             has_worked: false,
             pinged_at: None,
             partial_since: None,
-            reading_deadline: None,
+            is_paused: false,
+            taking_deadline: None,
             leave_deadline: None,
             config,
         }
@@ -349,13 +352,13 @@ impl Connection {
 
     /// Where the output ends now; see [`Connection::roll_back_output`].
     #[inline]
-    pub fn output_mark(&mut self) -> usize {
-        self.output.copied_mut().len()
+    pub fn output_mark(&self) -> Mark {
+        self.output.mark()
     }
 
-    /// Forgets a frame that [`Connection::respond_with`] was in the middle of when `write` panicked.
-    pub fn roll_back_output(&mut self, mark: usize) {
-        self.output.copied_mut().truncate(mark);
+    /// Forgets what a handler had answered, in whole or in part, before it panicked.
+    pub fn roll_back_output(&mut self, mark: Mark) {
+        self.output.roll_back(mark);
     }
 
     /// Puts a request off: it is answered later with [`Connection::respond_deferred`], or dropped

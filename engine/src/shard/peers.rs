@@ -71,7 +71,7 @@ enum Stage {
     /// The socket is not connected yet.
     Connecting,
     Open,
-    /// The last bytes are out; the peer has a moment to read them, or the close would destroy them.
+    /// The end has come; the peer has a moment to read the last bytes, or the close would destroy them.
     Lingering,
 }
 
@@ -217,6 +217,7 @@ impl Peers {
         self.spare.keep(output);
         let Some(peer) = self.get_mut(socket) else { return };
         peer.is_sending = false;
+        peer.connection.handle_send_ended(serving.local.now());
         if let Err(error) = result {
             peer.connection.handle_end(Err(error));
             peer.take_events(serving);
@@ -235,6 +236,7 @@ impl Peers {
         if peer.is_paused && peer.backlog.is_empty() && !peer.is_overfull() {
             peer.is_paused = false;
             driver.resume_receive(socket);
+            peer.connection.handle_receive_resumed(driver.now());
         }
         self.mark_dirty(socket);
     }
@@ -378,8 +380,8 @@ impl Peers {
             let Some(peer) = self.get_mut(socket) else { continue };
             peer.is_dirty = false;
             peer.take_events(serving);
-            if peer.stage == Stage::Open && !peer.is_sending {
-                self.send(driver, socket, &serving.metrics);
+            if peer.stage != Stage::Connecting && !peer.is_sending {
+                self.send(driver, socket, &serving.metrics, &serving.local);
                 self.catch_up(driver, socket, serving);
             }
             self.settle(driver, socket, &serving.local);
@@ -387,17 +389,27 @@ impl Peers {
         self.flushing.clear();
     }
 
-    fn send<D: Driver>(&mut self, driver: &mut D, socket: SocketId, metrics: &ShardMetrics) {
+    fn send<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        metrics: &ShardMetrics,
+        local: &Local,
+    ) {
         let Some(peer) = self.get_mut(socket) else { return };
         let Some(output) = peer.connection.poll_transmit() else {
             let unused = peer.connection.take_unused_output();
             self.spare.extend(unused);
             return;
         };
-        metrics.bytes_out.add(output.len() as u64);
+        let bytes = output.len();
+        metrics.bytes_out.add(bytes as u64);
         match driver.send(socket, output) {
             SendState::Done(output) => self.spare.keep(output),
-            SendState::InFlight => peer.is_sending = true,
+            SendState::InFlight => {
+                peer.is_sending = true;
+                peer.connection.handle_send_started(bytes, local.now());
+            }
         }
     }
 
@@ -413,19 +425,20 @@ impl Peers {
             }
             return;
         }
-        if peer.connection.is_closed() && !peer.is_sending && peer.stage == Stage::Open {
-            if !peer.wants_linger {
+        if peer.connection.is_closed() {
+            if !peer.wants_linger && !peer.is_sending {
                 driver.close(socket);
                 self.remove(socket, local);
-                return;
+            } else if peer.stage == Stage::Open {
+                peer.stage = Stage::Lingering;
+                peer.set_timer(Some(local.now() + LINGER), local);
             }
-            peer.stage = Stage::Lingering;
-            peer.set_timer(Some(local.now() + LINGER), local);
             return;
         }
         if !peer.is_paused && (peer.is_overfull() || !peer.backlog.is_empty()) {
             peer.is_paused = true;
             driver.pause_receive(socket);
+            peer.connection.handle_receive_paused();
         }
         if peer.stage == Stage::Open {
             peer.set_timer(peer.connection.poll_timeout(), local);

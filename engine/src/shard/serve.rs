@@ -97,7 +97,7 @@ impl Serving {
                 let head = self.bare_head(head, Status::INTERNAL, now);
                 self.metrics.count_response(head.status.class());
                 connection.roll_back_output(mark);
-                connection.respond(head, Payload::Copied(b"the handler panicked"));
+                connection.respond(head, Payload::Copied(PANICKED.as_bytes()));
                 clock()
             }
         }
@@ -113,7 +113,8 @@ impl Serving {
         let arrival = Arrival { head: &head, body, deadline, arrived, origin };
         let now = self.local.now();
         if self.serve(arrival, target, &|| driver.now(), now).is_none() {
-            answer = Some((self.bare_head(&head, Status::INTERNAL, now), Bytes::new()));
+            let text = Bytes::from_static(PANICKED.as_bytes());
+            answer = Some((self.bare_head(&head, Status::INTERNAL, now), text));
         }
         if let Some((head, payload)) = answer {
             self.outbox.push_back((from, ShardMessage::Response { key, head, payload }));
@@ -226,7 +227,8 @@ impl Serving {
                 Err(_panic) => {
                     let method = self.router.name(head.method).unwrap_or("?");
                     tracing::error!(method, "a handler panicked; its caller is told so");
-                    return None;
+                    // It may have taken the duty to answer later, which then is its responder's.
+                    Answered(Outcome::Later(self.local.find_deferred(origin)?))
                 }
             }
         } else {
@@ -316,6 +318,9 @@ impl Serving {
         }
     }
 }
+
+/// What the caller of a handler that panicked is told.
+const PANICKED: &str = "the handler panicked";
 
 fn shed_text(reason: ShedReason) -> &'static str {
     match reason {
