@@ -280,8 +280,8 @@ impl Shard {
     }
 
     fn expire_timers<D: Driver>(&mut self, driver: &mut D) {
-        let now = driver.now();
-        self.local.state().now.set(now);
+        // The latest stamp of this turn: a timer that is due since then comes in the next one.
+        let now = self.local.now();
         loop {
             let due = self.local.state().timers.borrow_mut().pop_due(now);
             match due {

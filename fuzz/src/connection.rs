@@ -75,8 +75,16 @@ fn apply(watched: &mut Watched, step: &Step, cut: usize) {
             watched.connection.drain(watched.now);
             watched.after();
         }
-        Step::Pause(bytes) => {
-            watched.connection.handle_receive_paused(*bytes as usize, watched.now);
+        Step::SendStarted(bytes) => {
+            watched.connection.handle_send_started(*bytes as usize, watched.now);
+            watched.after();
+        }
+        Step::SendEnded => {
+            watched.connection.handle_send_ended(watched.now);
+            watched.after();
+        }
+        Step::Pause => {
+            watched.connection.handle_receive_paused();
             watched.after();
         }
         Step::Resume => {

@@ -76,7 +76,9 @@ pub enum Step {
     Cancel(u8),
     Answer(u8),
     Drain,
-    Pause(u32),
+    SendStarted(u32),
+    SendEnded,
+    Pause,
     Resume,
     /// The peer's stream ends.
     End {

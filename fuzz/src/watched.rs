@@ -198,6 +198,8 @@ impl Watched {
 
     /// In silence everything ends; and all that was said in the meantime was frames.
     pub fn finish(mut self) {
+        // An owner that has stopped reading reads again once nothing waits to be sent.
+        self.connection.handle_receive_resumed(self.now);
         for _step in 0..2_000 {
             if self.is_over {
                 break;

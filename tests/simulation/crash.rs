@@ -103,6 +103,23 @@ fn a_machine_that_has_started_again_knows_no_connections() {
 }
 
 #[test]
+fn what_was_under_way_for_a_dead_process_reaches_nobody() {
+    let mut bare = Bare::new(5, 2, WorldConfig::default());
+    let link = bare.link();
+    let host = bare.host(SERVER);
+    // A close, a send, an accept, all of them unfinished when the process ends.
+    bare.drivers[SERVER].connect(link.address).expect("there is room for a socket");
+    bare.send(SERVER, link.server, &vec![1; 1 << 20]);
+    bare.drivers[SERVER].close(link.server);
+    bare.world.inject(Fault::Crash { host, how: Crash::Kill, down_for: None });
+    bare.run_for(SECOND);
+    bare.drivers[SERVER] = bare.world.restart_bare_host(host).remove(0);
+    bare.told[SERVER].clear();
+    bare.run_for(20 * SECOND);
+    assert!(bare.told[SERVER].is_empty(), "{:?}", bare.told[SERVER]);
+}
+
+#[test]
 fn a_process_starts_again_with_its_files_and_nothing_else() {
     for how in [Crash::Kill, Crash::PowerLoss] {
         let mut world = World::new(3, WorldConfig::default());

@@ -380,6 +380,23 @@ fn operations_overtake_each_other() {
 }
 
 #[test]
+fn a_slow_disk_is_slow_for_its_while() {
+    let (mut world, mut driver, file) = disk(2);
+    let time_of = |world: &World, driver: &mut SimDriver| {
+        let began_at = world.now();
+        driver.write(file, 0, FileBuffer::copy_of(&[1; 10]), FileOpId(1));
+        outcome(driver).1.expect("the disk works");
+        world.now().since(began_at)
+    };
+    let (ordinary, slow) = (Duration::from_millis(1), Duration::from_millis(5));
+    assert!(time_of(&world, &mut driver) < ordinary);
+    let lasts = Duration::from_millis(1);
+    world.inject(Fault::SlowDisk { host: HOST, factor: 1_000, lasts });
+    assert!(time_of(&world, &mut driver) >= slow, "what began on a slow disk takes its time");
+    assert!(time_of(&world, &mut driver) < ordinary, "and what comes later does not");
+}
+
+#[test]
 fn what_is_open_for_direct_access_is_aligned() {
     let (_world, mut driver, _) = disk(1);
     let options = OpenFile { create: false, direct: true };

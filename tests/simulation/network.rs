@@ -220,6 +220,39 @@ fn a_close_with_bytes_unread_is_a_reset_and_without_is_an_end() {
 }
 
 #[test]
+fn a_reset_that_is_lost_is_not_repeated() {
+    let mut bare = pair(11);
+    let link = bare.link();
+    bare.send(CLIENT, link.client, b"unread");
+    bare.world.run_for(Duration::from_millis(5));
+    let (from, to) = (bare.host(SERVER), bare.host(CLIENT));
+    bare.world.inject(Fault::Cut { from, to, lasts: SECOND });
+    bare.drivers[SERVER].close(link.server);
+    bare.run_for(5 * SECOND);
+    assert_eq!(bare.world.count(EventKind::ResetLost), 1);
+    assert_eq!(bare.ended(CLIENT), None, "nobody told it");
+    bare.send(CLIENT, link.client, b"still there?");
+    bare.run_for(SECOND);
+    assert_eq!(bare.ended(CLIENT), Some(Err(ErrorKind::ConnectionReset)));
+}
+
+#[test]
+fn what_arrived_before_a_reset_may_be_read_or_not() {
+    let mut read = 0;
+    for seed in 0..40 {
+        let mut bare = pair(seed);
+        let link = bare.link();
+        bare.send(CLIENT, link.client, b"before");
+        bare.world.run_for(Duration::from_millis(5));
+        bare.world.inject(Fault::LoseConnection { pick: 0, how: Loss::Reset });
+        bare.run_for(SECOND);
+        assert_eq!(bare.ended(SERVER), Some(Err(ErrorKind::ConnectionReset)));
+        read += usize::from(bare.received(SERVER) == b"before");
+    }
+    assert!((5..35).contains(&read), "{read} of 40");
+}
+
+#[test]
 fn a_slow_link_is_slow_in_its_direction_and_for_its_while() {
     let mut bare = pair(7);
     let link = bare.link();

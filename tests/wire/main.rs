@@ -8,3 +8,4 @@ mod golden;
 mod hostile;
 mod peer;
 mod reference;
+mod slow_reader;

@@ -45,7 +45,7 @@ impl Peer {
         match role {
             Role::Server => peer.feed(&reference::hello()),
             Role::Client => {
-                peer.feed(&reference::server_hello(WINDOW));
+                peer.feed(&reference::hello_with(&[(reference::IN_FLIGHT_MAX, WINDOW)]));
                 for token in 0..u64::from(WINDOW) {
                     let request = CallRequest::new(NEVER, b"");
                     peer.connection.start_call(request, token, peer.now).expect("in the window");

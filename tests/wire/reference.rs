@@ -63,17 +63,23 @@ pub fn reseal(frame: &mut [u8]) {
 
 /// A hello of version 1 without records.
 pub fn hello() -> Vec<u8> {
-    let call = u64::from_le_bytes(*b"CATENA\r\n");
-    RawFrame { code: 1, call, words: [1, 0, 0], ..RawFrame::of(HELLO) }.encode()
+    hello_with(&[])
 }
 
-/// A hello of version 1 with a window, as a server says it.
-pub fn server_hello(window: u32) -> Vec<u8> {
+/// A hello of version 1 with records of 4 bytes each: type, value.
+pub fn hello_with(records: &[(u16, u32)]) -> Vec<u8> {
     let call = u64::from_le_bytes(*b"CATENA\r\n");
-    let mut body = vec![2, 0, 4, 0];
-    body.extend(window.to_le_bytes());
+    let record = |(record_type, value): &(u16, u32)| {
+        [&record_type.to_le_bytes()[..], &[4, 0], &value.to_le_bytes()].concat()
+    };
+    let body = records.iter().flat_map(record).collect();
     RawFrame { code: 1, call, words: [1, 0, 0], body, ..RawFrame::of(HELLO) }.encode()
 }
+
+/// Record type: the longest frame that a side accepts.
+pub const FRAME_BYTES_MAX: u16 = 1;
+/// Record type: the window.
+pub const IN_FLIGHT_MAX: u16 = 2;
 
 /// A request for the first call of a slot.
 pub fn request(slot: u32, method: u32, payload: &[u8]) -> RawFrame {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Its methods come in three sorts:
-//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, the owner's
-//!   leave to read;
+//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, what the owner
+//!   does with the socket (a send is in flight, reading is paused);
 //! - **commands**: start or cancel a call, answer or defer a request, drain, abort;
 //! - **outputs** `poll_*`: what happened, what to send, when to be called again.
 //!
@@ -104,8 +104,10 @@ pub struct Connection {
     pinged_at: Option<Instant>,
     /// Since when an unfinished frame lies in the deframer.
     partial_since: Option<Instant>,
-    /// While the owner does not read from the peer: until when the peer must take what it was sent.
-    reading_deadline: Option<Instant>,
+    /// The owner does not read from the peer.
+    is_paused: bool,
+    /// While a send is in flight: until when the peer must have taken it.
+    taking_deadline: Option<Instant>,
     /// When leaving ends, whatever still runs.
     leave_deadline: Option<Instant>,
 }
@@ -142,7 +144,8 @@ impl Connection {
             has_worked: false,
             pinged_at: None,
             partial_since: None,
-            reading_deadline: None,
+            is_paused: false,
+            taking_deadline: None,
             leave_deadline: None,
             config,
         }

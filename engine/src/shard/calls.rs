@@ -285,11 +285,7 @@ pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
 
 /// The answer to a call is in.
 pub(crate) fn answered(local: &Local, token: u64, head: ResponseHead, payload: Bytes) {
-    let result = match head.status.is_ok() {
-        true => Ok(Answer { payload, head }),
-        false => Err(CallError::Status { status: head.status, payload }),
-    };
-    end(local.state(), CallKey::from_token(token), result);
+    end(local.state(), CallKey::from_token(token), Answer::of(head, payload));
 }
 
 /// A call has ended without an answer.

@@ -21,7 +21,6 @@ use crate::wire::status::Status;
 use bytes::Bytes;
 use std::cell::OnceCell;
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// The connections of one shard.
@@ -48,8 +47,7 @@ pub(crate) struct Peer {
     owner: Owner,
     stage: Stage,
     is_dirty: bool,
-    /// Bytes of the send that is in flight, if there is one.
-    sending_bytes: Option<NonZeroUsize>,
+    is_sending: bool,
     is_paused: bool,
     /// It ended with a word of ours that the peer should have a chance to read.
     wants_linger: bool,
@@ -75,9 +73,7 @@ enum Stage {
     /// The socket is not connected yet.
     Connecting,
     Open,
-    /// It has ended, and the last bytes are on their way behind those that the peer has not taken.
-    Ending,
-    /// The last bytes are out; the peer has a moment to read them, or the close would destroy them.
+    /// The end has come; the peer has a moment to read the last bytes, or the close would destroy them.
     Lingering,
 }
 
@@ -152,7 +148,7 @@ impl Peers {
             owner,
             stage,
             is_dirty: false,
-            sending_bytes: None,
+            is_sending: false,
             is_paused: false,
             wants_linger: false,
             has_answered: false,
@@ -223,15 +219,11 @@ impl Peers {
     ) {
         self.spare.keep(output);
         let Some(peer) = self.get_mut(socket) else { return };
-        peer.sending_bytes = None;
-        match result {
-            Ok(()) if peer.is_paused => {}
-            Ok(()) => peer.connection.handle_receive_resumed(serving.local.now()),
-            Err(error) => {
-                peer.connection.handle_end(Err(error));
-                peer.take_events(serving);
-                peer.wants_linger = false;
-            }
+        peer.is_sending = false;
+        peer.connection.handle_send_ended(serving.local.now());
+        if let Err(error) = result {
+            peer.connection.handle_end(Err(error));
+            peer.take_events(serving);
         }
         self.mark_dirty(socket);
         self.catch_up(driver, socket, serving);
@@ -246,8 +238,8 @@ impl Peers {
         peer.read_backlog(&|| driver.now(), serving);
         if peer.is_paused && peer.backlog.is_empty() && !peer.is_overfull() {
             peer.is_paused = false;
-            peer.connection.handle_receive_resumed(serving.local.now());
             driver.resume_receive(socket);
+            peer.connection.handle_receive_resumed(driver.now());
         }
         self.mark_dirty(socket);
     }
@@ -288,14 +280,10 @@ impl Peers {
     ) {
         let Some(peer) = self.get_mut(socket) else { return };
         peer.timer = None;
-        if matches!(peer.stage, Stage::Ending | Stage::Lingering) {
+        if peer.stage == Stage::Lingering {
             driver.close(socket);
             self.remove(socket, &serving.local);
             return;
-        }
-        if peer.sending_bytes.is_some() {
-            // It cannot hear a ping before it has taken what is on its way, and has time for that.
-            peer.connection.handle_receive_paused(peer.unsent_bytes(), now);
         }
         peer.connection.handle_timeout(now);
         peer.take_events(serving);
@@ -396,8 +384,8 @@ impl Peers {
             let Some(peer) = self.get_mut(socket) else { continue };
             peer.is_dirty = false;
             peer.take_events(serving);
-            if matches!(peer.stage, Stage::Open | Stage::Ending) && peer.sending_bytes.is_none() {
-                self.send(driver, socket, &serving.metrics);
+            if peer.stage != Stage::Connecting && !peer.is_sending {
+                self.send(driver, socket, &serving.metrics, &serving.local);
                 self.catch_up(driver, socket, serving);
             }
             self.settle(driver, socket, &serving.local);
@@ -405,18 +393,27 @@ impl Peers {
         self.flushing.clear();
     }
 
-    fn send<D: Driver>(&mut self, driver: &mut D, socket: SocketId, metrics: &ShardMetrics) {
+    fn send<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        metrics: &ShardMetrics,
+        local: &Local,
+    ) {
         let Some(peer) = self.get_mut(socket) else { return };
         let Some(output) = peer.connection.poll_transmit() else {
             let unused = peer.connection.take_unused_output();
             self.spare.extend(unused);
             return;
         };
-        let bytes = NonZeroUsize::new(output.len());
-        metrics.bytes_out.add(output.len() as u64);
+        let bytes = output.len();
+        metrics.bytes_out.add(bytes as u64);
         match driver.send(socket, output) {
             SendState::Done(output) => self.spare.keep(output),
-            SendState::InFlight => peer.sending_bytes = bytes,
+            SendState::InFlight => {
+                peer.is_sending = true;
+                peer.connection.handle_send_started(bytes, local.now());
+            }
         }
     }
 
@@ -433,37 +430,28 @@ impl Peers {
             return;
         }
         if peer.connection.is_closed() {
-            return self.end(driver, socket, local);
+            if !peer.wants_linger && !peer.is_sending {
+                driver.close(socket);
+                self.remove(socket, local);
+            } else if peer.stage == Stage::Open {
+                peer.stage = Stage::Lingering;
+                peer.backlog = Vec::new();
+                peer.set_timer(None, local);
+                peer.set_timer(Some(local.now() + LINGER), local);
+                if std::mem::take(&mut peer.is_paused) {
+                    // What is left unread when the socket is closed would destroy the last bytes.
+                    driver.resume_receive(socket);
+                }
+            }
+            return;
         }
         if !peer.is_paused && (peer.is_overfull() || !peer.backlog.is_empty()) {
             peer.is_paused = true;
-            peer.connection.handle_receive_paused(peer.unsent_bytes(), local.now());
             driver.pause_receive(socket);
+            peer.connection.handle_receive_paused();
         }
-        peer.set_timer(peer.connection.poll_timeout(), local);
-    }
-
-    /// The connection is over: closes the socket, or gives the peer a moment for our last word.
-    fn end<D: Driver>(&mut self, driver: &mut D, socket: SocketId, local: &Local) {
-        let Some(peer) = self.get_mut(socket) else { return };
-        if !peer.wants_linger {
-            driver.close(socket);
-            return self.remove(socket, local);
-        }
-        let stage = match peer.sending_bytes {
-            Some(_) => Stage::Ending,
-            None => Stage::Lingering,
-        };
-        if peer.stage == stage {
-            return;
-        }
-        peer.stage = stage;
-        peer.backlog = Vec::new();
-        peer.set_timer(None, local);
-        peer.set_timer(Some(local.now() + LINGER), local);
-        if std::mem::take(&mut peer.is_paused) {
-            // A close with unread input would destroy the last word.
-            driver.resume_receive(socket);
+        if peer.stage == Stage::Open {
+            peer.set_timer(peer.connection.poll_timeout(), local);
         }
     }
 
@@ -582,11 +570,6 @@ impl Peer {
     #[inline]
     fn is_overfull(&self) -> bool {
         self.connection.is_output_full()
-    }
-
-    /// Bytes that the peer has not taken yet, in the driver's hands and before.
-    fn unsent_bytes(&self) -> usize {
-        self.connection.output_bytes() + self.sending_bytes.map_or(0, NonZeroUsize::get)
     }
 
     fn memory_bytes(&self) -> usize {

@@ -113,10 +113,10 @@ impl Ring {
     }
 
     /// Wakes the owner of another ring. Only a failure is told, as `user_data`.
-    pub fn message(&mut self, ring: i32, user_data: u64) {
+    pub fn message(&mut self, ring: BorrowedFd<'_>, user_data: u64) {
         // To come is all that the message has to do.
         let on_arrival = CALLERS | MUTE | WAKE;
-        let entry = opcode::MsgRingData::new(Fd(ring), 0, on_arrival, None).build();
+        let entry = opcode::MsgRingData::new(Fd(ring.as_raw_fd()), 0, on_arrival, None).build();
         let entry = self.without_success(entry).user_data(CALLERS | MUTE | checked(user_data));
         // SAFETY: no memory is named.
         unsafe { self.push(&entry) };

@@ -6,45 +6,39 @@
 //! It is measured, never served with: what a peer does not read is kept for it without bound.
 
 use super::config::{Features, UringConfig, UringError};
-use super::{probe, wake};
-use crate::driver::{Output, Parker};
+use super::probe;
+use crate::driver::Output;
 use crate::limits::LISTEN_BACKLOG;
 use crate::sys::pool::Pool;
 use crate::sys::ring::{Brings, Reaped, Ring, Wait};
 use crate::sys::socket;
 use crate::sys::submit::{Patience, Shots};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How the echo waits for its peers.
+/// What to do when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Poll {
-    /// Asleep in the kernel.
-    Block,
-    /// Reading two shared words again and again.
+pub enum Idle {
+    /// Read two shared words again and again.
     Spin,
+    /// Sleep in the kernel.
+    Sleep,
 }
 
-/// Ends the echo; from any thread.
-#[derive(Clone, Debug)]
-pub struct Stop(Arc<Parker>);
-
-impl Stop {
-    /// Lets [`run`] return soon. Its connections end with it.
-    pub fn stop(&self) {
-        self.0.wake_claimed();
-    }
-}
-
-/// Echoes on this thread, on a loopback port that the system chose, until it is told to stop.
-/// `bound` learns the address and how to stop it before the first connection is accepted.
+/// Serves on `address` and the calling thread until `stop` is set; `bound` hears the address that
+/// the system has picked. A sleeping server looks at `stop` when it is woken: connect to it.
 ///
 /// # Errors
-/// When there is no ring to be had with all that the least echo needs, or it breaks. What goes wrong
-/// on a connection ends that connection.
-pub fn run(poll: Poll, bound: impl FnOnce(SocketAddr, Stop)) -> Result<(), UringError> {
+/// When there is no ring to be had with all that the least echo needs, the address cannot be
+/// listened on, or the ring breaks. What goes wrong on a connection ends that connection.
+pub fn serve(
+    address: SocketAddr,
+    idle: Idle,
+    stop: &AtomicBool,
+    bound: impl FnOnce(SocketAddr),
+) -> Result<(), UringError> {
     let config = UringConfig::default();
     let (mut ring, features) = probe::open(&config)?;
     let needed =
@@ -55,23 +49,19 @@ pub fn run(poll: Poll, bound: impl FnOnce(SocketAddr, Stop)) -> Result<(), Uring
     let failed = |step| move |error| UringError::new(step, error);
     let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, Box::new(|| {}));
     probe::provide(&mut ring, pool.map_err(failed("mapping the receive buffers"))?)?;
-    let (doorbell, parker) = wake::parker(None).map_err(failed("creating an eventfd"))?;
-    let address = (Ipv4Addr::LOCALHOST, 0).into();
-    let (listener, address) = socket::listen_socket(address, false, LISTEN_BACKLOG)
-        .map_err(failed("listening on loopback"))?;
-    ring.poll_readable(doorbell.as_fd(), Op::Stop.encode());
+    let (listener, address) =
+        socket::listen_socket(address, false, LISTEN_BACKLOG).map_err(failed("listening"))?;
     ring.accept(listener.as_fd(), Shots::Many, Op::Accept.encode());
-    bound(address, Stop(parker));
+    bound(address);
     let (peers, vacant, dirty) = (Vec::new(), Vec::new(), Vec::new());
     let mut server = Server { ring, listener, peers, vacant, dirty };
-    while !server.ring.take_wake() {
-        server.turn(poll).map_err(failed("entering io_uring"))?;
+    while !stop.load(Ordering::Relaxed) {
+        server.turn(idle, stop).map_err(failed("entering io_uring"))?;
     }
     Ok(())
 }
 
 enum Op {
-    Stop,
     Accept,
     Receive(u32),
     Send(u32),
@@ -80,7 +70,6 @@ enum Op {
 impl Op {
     fn encode(&self) -> u64 {
         match self {
-            Op::Stop => 0,
             Op::Accept => 1 << 32,
             Op::Receive(peer) => 2 << 32 | u64::from(*peer),
             Op::Send(peer) => 3 << 32 | u64::from(*peer),
@@ -89,7 +78,6 @@ impl Op {
 
     fn decode(user_data: u64) -> Op {
         match user_data >> 32 {
-            0 => Op::Stop,
             1 => Op::Accept,
             2 => Op::Receive(user_data as u32),
             3 => Op::Send(user_data as u32),
@@ -118,11 +106,11 @@ struct Peer {
 }
 
 impl Server {
-    fn turn(&mut self, poll: Poll) -> io::Result<()> {
-        match poll {
-            Poll::Block => self.ring.enter(Wait::Forever)?,
-            Poll::Spin => {
-                while !self.ring.is_ready() {
+    fn turn(&mut self, idle: Idle, stop: &AtomicBool) -> io::Result<()> {
+        match idle {
+            Idle::Sleep => self.ring.enter(Wait::Forever)?,
+            Idle::Spin => {
+                while !self.ring.is_ready() && !stop.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }
                 self.ring.enter(Wait::No)?
@@ -130,7 +118,6 @@ impl Server {
         };
         while let Some(reaped) = self.ring.next_reaped() {
             match Op::decode(reaped.user_data) {
-                Op::Stop => {}
                 Op::Accept => self.on_accept(reaped),
                 Op::Receive(peer) => self.on_receive(peer, reaped),
                 Op::Send(peer) => self.on_send(peer, reaped),
@@ -263,8 +250,8 @@ mod tests {
     use super::*;
 
     use std::io::{Read, Write};
-    use std::net::TcpStream;
-    use std::sync::mpsc;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::sync::{Arc, mpsc};
     use std::thread::{self, JoinHandle};
 
     #[test]
@@ -283,18 +270,33 @@ mod tests {
     }
 
     /// An echo on a thread of its own; `None` where io_uring is refused.
-    fn start(poll: Poll) -> Option<(SocketAddr, Stop, JoinHandle<()>)> {
+    fn start(idle: Idle) -> Option<Echo> {
         if let Err(error) = Ring::new(&probe::setup(&UringConfig::default(), Features::NONE)) {
             println!("skipped: {error}");
             return None;
         }
-        let (tell, told) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (its, (tell, told)) = (stop.clone(), mpsc::channel());
         let thread = thread::spawn(move || {
-            let bound = |address, stop| tell.send((address, stop)).expect("the test listens");
-            run(poll, bound).expect("io_uring is there");
+            let bound = |address| tell.send(address).expect("the test listens");
+            serve((Ipv4Addr::LOCALHOST, 0).into(), idle, &its, bound).expect("it was there");
         });
-        let (address, stop) = told.recv().expect("loopback listens");
-        Some((address, stop, thread))
+        let address = told.recv().expect("loopback listens");
+        Some(Echo { address, stop, thread })
+    }
+
+    struct Echo {
+        address: SocketAddr,
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<()>,
+    }
+
+    impl Echo {
+        fn end(self) {
+            self.stop.store(true, Ordering::Relaxed);
+            drop(TcpStream::connect(self.address));
+            self.thread.join().expect("it does not panic");
+        }
     }
 
     fn frames(lengths: &[usize]) -> Vec<u8> {
@@ -308,34 +310,32 @@ mod tests {
 
     #[test]
     fn frames_come_back_whole_however_they_were_cut() {
-        for poll in [Poll::Block, Poll::Spin] {
-            let Some((address, stop, thread)) = start(poll) else { return };
+        for idle in [Idle::Sleep, Idle::Spin] {
+            let Some(server) = start(idle) else { return };
             let frames = frames(&[4, 5, 32, 64, 40_000, 33]);
             for piece in [1_000, 33, 50_000] {
-                let mut peer = TcpStream::connect(address).expect("the echo listens");
+                let mut peer = TcpStream::connect(server.address).expect("the echo listens");
                 for piece in frames.chunks(piece) {
                     peer.write_all(piece).expect("it reads");
                 }
                 peer.write_all(&frames[..3]).expect("it reads");
                 let mut echo = vec![0; frames.len()];
                 peer.read_exact(&mut echo).expect("every whole frame comes back");
-                assert!(echo == frames, "{poll:?}, in pieces of {piece}");
+                assert!(echo == frames, "{idle:?}, in pieces of {piece}");
             }
-            stop.stop();
-            thread.join().expect("it does not panic");
+            server.end();
         }
     }
 
     #[test]
     fn a_peer_that_reads_late_gets_all() {
-        let Some((address, stop, thread)) = start(Poll::Block) else { return };
-        let mut peer = TcpStream::connect(address).expect("the echo listens");
+        let Some(server) = start(Idle::Sleep) else { return };
+        let mut peer = TcpStream::connect(server.address).expect("the echo listens");
         let frames = frames(&[20_000; 800]);
         peer.write_all(&frames).expect("the echo keeps what is not read");
         let mut echo = vec![0; frames.len()];
         peer.read_exact(&mut echo).expect("every whole frame comes back");
         assert!(echo == frames);
-        stop.stop();
-        thread.join().expect("it does not panic");
+        server.end();
     }
 }

@@ -80,6 +80,7 @@ pub struct UringDriver {
     nudge_armed: bool,
     counters: DriverCounters,
     lend_copies: Cell<u64>,
+    clock: clock::Clock,
 }
 
 impl UringDriver {
@@ -89,9 +90,11 @@ impl UringDriver {
     /// [`UringError`] says why there is none, and whether another driver may do.
     pub fn new(config: &UringConfig) -> Result<Self, UringError> {
         let (mut ring, features) = probe::open(config)?;
-        let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.descriptor());
-        let (doorbell, parker) = wake::parker(reachable)
-            .map_err(|error| UringError::new("creating an eventfd", error))?;
+        let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.share_descriptor());
+        let (doorbell, parker) = reachable
+            .transpose()
+            .and_then(wake::parker)
+            .map_err(|error| UringError::new("making the shard wakeable", error))?;
         let waker = parker.clone();
         let on_return = Box::new(move || waker.unpark());
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
@@ -114,8 +117,12 @@ impl UringDriver {
             nudge_armed: false,
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
+            clock: clock::Clock::default(),
         };
         driver.arm_wake();
+        // A filter may let rings be made and not entered.
+        let entered = driver.ring.enter(Wait::No);
+        entered.map_err(|error| UringError::new("entering io_uring", error))?;
         Ok(driver)
     }
 
@@ -192,7 +199,7 @@ pub struct BufferCounts {
 
 impl Driver for UringDriver {
     fn now(&self) -> Instant {
-        clock::now()
+        self.clock.now()
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)> {
@@ -327,14 +334,16 @@ impl Driver for UringDriver {
         let pool = self.ring.buffers().pool();
         let (buffers, bytes) = (pool.count(), pool.buffer_bytes());
         let mut text = format!(
-            "io_uring on Linux {}: {}; without {missing}; {submissions} submissions, {completions} \
-             completions, {buffers} receive buffers of {bytes} bytes",
+            "io_uring on Linux {}: {}; {submissions} submissions, {completions} completions, \
+             {buffers} receive buffers of {bytes} bytes",
             kernel.trim(),
             self.features,
         );
+        if missing != Features::NONE {
+            text += &format!("; without {missing}");
+        }
         if let Some(note) = &self.note {
-            text.push_str("; ");
-            text.push_str(note);
+            text += &format!("; {note}");
         }
         text
     }
@@ -353,7 +362,7 @@ impl Driver for UringDriver {
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
-        // Nobody is to send a message to a ring number that may soon be another's.
+        // Nobody is to send a message to a ring that nobody looks at.
         self.parker.withdraw();
     }
 }
