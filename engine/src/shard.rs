@@ -82,6 +82,8 @@ pub struct Shard {
     parkers: Vec<Arc<Parker>>,
     listeners: Vec<ListenerId>,
     phase: Phase,
+    /// How many other shards hand nothing over any more.
+    others_done: u16,
     /// When the previous turn began, if it was followed by this one without a sleep.
     previous_turn_at: Option<Instant>,
 }
@@ -89,7 +91,10 @@ pub struct Shard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Running,
+    /// Its connections end.
     Draining,
+    /// They have ended, and the other shards know. Theirs may still have work here.
+    Done,
     Stopped,
 }
 
@@ -123,6 +128,7 @@ impl Shard {
             parkers: Vec::new(),
             listeners: Vec::new(),
             phase: Phase::Running,
+            others_done: 0,
             previous_turn_at: None,
             local,
         }
@@ -190,6 +196,7 @@ impl Shard {
         let more_futures = self.local.run_futures();
         self.do_commands(driver);
         self.peers.flush(driver, &mut self.serving);
+        self.end_connections();
         self.pass_on_messages(driver);
         self.end_drain();
         self.measure_turn(driver, turn_at);
@@ -259,6 +266,7 @@ impl Shard {
                     self.peers.respond_handed_over(key, head, payload, &mut self.serving);
                 }
                 ShardMessage::Drop { from, key } => self.serving.drop_handed_over(from, key),
+                ShardMessage::Done => self.others_done += 1,
             }
         }
         for _ in 0..TURN_COMPLETIONS_MAX {
@@ -354,8 +362,22 @@ impl Shard {
         }
     }
 
-    fn end_drain(&mut self) {
+    /// The last connection of a shard that drains takes the last of its requests along, those that
+    /// it had handed over included.
+    fn end_connections(&mut self) {
         if self.phase == Phase::Draining && self.peers.served() == 0 {
+            self.phase = Phase::Done;
+            self.serving.tell_others(|| ShardMessage::Done);
+        }
+    }
+
+    /// A shard ends when no other can have a request for it any more, and its answers are out.
+    fn end_drain(&mut self) {
+        if self.phase == Phase::Done
+            && self.others_done + 1 >= self.local.shard_count()
+            && self.peers.served() == 0
+            && !self.serving.has_messages_to_pass_on()
+        {
             self.phase = Phase::Stopped;
         }
     }
@@ -366,10 +388,18 @@ impl Shard {
 }
 
 impl Drop for Shard {
-    /// Nothing runs on after its shard: whoever waits for a result is told that there is none.
+    /// Nothing runs on after its shard: whoever waits for a result is told that there is none. Other
+    /// shards do not wait for one that ended in another way than by draining, be it a panic.
     fn drop(&mut self) {
         self.inbox.close();
         self.local.end();
+        if matches!(self.phase, Phase::Running | Phase::Draining) {
+            self.serving.tell_others(|| ShardMessage::Done);
+        }
+        self.serving.pass_on(&mut self.mailboxes);
+        for shard in self.mailboxes.peers_to_wake() {
+            self.parkers.get(shard.index()).inspect(|parker| parker.unpark());
+        }
     }
 }
 

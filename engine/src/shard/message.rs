@@ -33,6 +33,8 @@ pub enum ShardMessage {
         /// That shard's key for it.
         key: u64,
     },
+    /// The sender will hand over nothing more, and waits for nothing that it has handed over.
+    Done,
 }
 
 /// A request on its way to the shard that owns its route.

@@ -346,6 +346,7 @@ impl Peers {
     pub(crate) fn cancel_call(&mut self, socket: SocketId, call: CallId) {
         if let Some(peer) = self.get_mut(socket) {
             peer.connection.cancel(call);
+            peer.wants_pump = true;
             self.mark_dirty(socket);
         }
     }
@@ -467,9 +468,12 @@ impl Peer {
             return self.backlog.extend_from_slice(bytes);
         }
         let mut input = Input::new(bytes);
+        // All of it was in hand when the turn began: time that a request waits for those before it is
+        // time of its deadline.
+        let arrived = serving.turn_at();
         let mut now = clock();
         while !self.is_overfull()
-            && let Some(event) = self.connection.handle_bytes(&mut input, now)
+            && let Some(event) = self.connection.handle_bytes(&mut input, arrived)
         {
             match event {
                 Event::Request { head, body, deadline } => {

@@ -69,6 +69,12 @@ impl Serving {
         self.waited_before = previous_turn_at.map_or(Duration::ZERO, |at| turn_at.since(at));
     }
 
+    /// When what this turn delivers was in hand.
+    #[inline]
+    pub(crate) fn turn_at(&self) -> Instant {
+        self.turn_at
+    }
+
     /// Serves a request that arrived on `connection` at this turn; `now` is the instant before it.
     /// Returns the instant after it.
     #[inline]
@@ -162,6 +168,13 @@ impl Serving {
         payload: Bytes,
     ) {
         self.outbox.push_back((shard, ShardMessage::Response { key, head, payload }));
+    }
+
+    /// Sends a message to each other shard.
+    pub(crate) fn tell_others(&mut self, message: impl Fn() -> ShardMessage) {
+        let own = self.local.shard();
+        let all = (0..self.local.shard_count()).map(ShardIndex);
+        self.outbox.extend(all.filter(|shard| *shard != own).map(|shard| (shard, message())));
     }
 
     /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
