@@ -34,8 +34,8 @@ pub(crate) struct Serving {
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
-    /// Messages for other shards, in order; sent at the end of the turn.
-    outbox: VecDeque<(ShardIndex, ShardMessage)>,
+    /// Messages for other shards; sent at the end of the turn.
+    outbox: Outbox,
     /// Requests that other shards handed over, by their key for it.
     handed_over: BTreeMap<(ShardIndex, u64), DeferredKey>,
 }
@@ -59,7 +59,7 @@ impl Serving {
             metrics: ShardMetrics::new(),
             rng,
             waited_before: Duration::ZERO,
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             handed_over: BTreeMap::new(),
         }
     }
@@ -123,7 +123,7 @@ impl Serving {
             answer = Some((self.bare_head(&head, Status::INTERNAL, now), text));
         }
         if let Some((head, payload)) = answer {
-            self.outbox.push_back((from, ShardMessage::Response { key, head, payload }));
+            self.outbox.push(from, ShardMessage::Response { key, head, payload });
         }
     }
 
@@ -144,7 +144,7 @@ impl Serving {
         }
         if let Some(shard) = deferred.handed_to {
             let from = self.local.shard();
-            self.outbox.push_back((shard, ShardMessage::Drop { from, key: key.to_token() }));
+            self.outbox.push(shard, ShardMessage::Drop { from, key: key.to_token() });
         }
         deferred.drop_task();
     }
@@ -167,28 +167,24 @@ impl Serving {
         head: ResponseHead,
         payload: Bytes,
     ) {
-        self.outbox.push_back((shard, ShardMessage::Response { key, head, payload }));
+        self.outbox.push(shard, ShardMessage::Response { key, head, payload });
     }
 
     /// Sends a message to each other shard.
     pub(crate) fn tell_others(&mut self, message: impl Fn() -> ShardMessage) {
         let own = self.local.shard();
-        let all = (0..self.local.shard_count()).map(ShardIndex);
-        self.outbox.extend(all.filter(|shard| *shard != own).map(|shard| (shard, message())));
+        for shard in (0..self.local.shard_count()).map(ShardIndex).filter(|shard| *shard != own) {
+            self.outbox.push(shard, message());
+        }
     }
 
     /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
     pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
-        while let Some((shard, message)) = self.outbox.pop_front() {
-            if let Err(message) = mailboxes.send(shard, message) {
-                self.outbox.push_front((shard, message));
-                return;
-            }
-        }
+        self.outbox.pass_on(mailboxes);
     }
 
     pub(crate) fn has_messages_to_pass_on(&self) -> bool {
-        !self.outbox.is_empty()
+        self.outbox.count > 0
     }
 
     /// Admits, dispatches, answers. `None`: the handler panicked before it answered.
@@ -318,7 +314,7 @@ impl Serving {
             metadata: Bytes::copy_from_slice(request.metadata().as_bytes()),
         });
         self.metrics.handed_over.increment();
-        self.outbox.push_back((shard, message));
+        self.outbox.push(shard, message);
     }
 
     fn bare_head(&self, head: &RequestHead, status: Status, now: Instant) -> ResponseHead {
@@ -328,6 +324,40 @@ impl Serving {
             queue_delay_us: now.micros_since(self.turn_at),
             service_us: 0,
             in_flight: self.admission.in_flight() + 1,
+        }
+    }
+}
+
+/// Messages for other shards: in order for each, and none waits behind one for a shard whose mailbox
+/// is full.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// By shard; as long as the highest number that was written to.
+    queues: Vec<VecDeque<ShardMessage>>,
+    count: usize,
+}
+
+impl Outbox {
+    fn push(&mut self, to: ShardIndex, message: ShardMessage) {
+        if self.queues.len() <= to.index() {
+            self.queues.resize_with(to.index() + 1, VecDeque::new);
+        }
+        self.queues[to.index()].push_back(message);
+        self.count += 1;
+    }
+
+    fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
+        if self.count == 0 {
+            return;
+        }
+        for (to, queue) in (0..).map(ShardIndex).zip(&mut self.queues) {
+            while let Some(message) = queue.pop_front() {
+                if let Err(message) = mailboxes.send(to, message) {
+                    queue.push_front(message);
+                    break;
+                }
+                self.count -= 1;
+            }
         }
     }
 }
