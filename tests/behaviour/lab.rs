@@ -37,8 +37,11 @@ pub struct Spec {
     pub shards: u16,
     pub connection: ConnectionConfig,
     pub admission: AdmissionConfig,
-    pub service: Arc<dyn Fn(&Local, &Block) -> Router + Send + Sync>,
+    pub service: Service,
 }
+
+/// Makes the handlers of one shard.
+pub type Service = Arc<dyn Fn(&Local, &Block) -> Router + Send + Sync>;
 
 impl Spec {
     pub fn new(service: impl Fn(&Local, &Block) -> Router + Send + Sync + 'static) -> Self {
