@@ -52,7 +52,7 @@ fn measure(bench: &Bench, engines: &[Contender]) -> Result<Rows, Failure> {
     let progress = progress(100);
     let mut table = Vec::new();
     let mut many_rps = 0.0;
-    let polls = Polls { server: PollMode::Never, load: PollMode::Adaptive };
+    let polls = Polls { server: PollMode::Never, load: PollMode::Never };
     for engine in engines {
         for shape in [ONE, MANY, DEEP] {
             let name = format!("{engine} {shape}: ");
@@ -127,12 +127,13 @@ fn text(manifest: &Manifest, bench: &Bench, rows: &Rows) -> String {
         format!("Server on core {server}, load generator on core {load}."),
     ];
     lines.extend(manifest.host.lines());
-    lines.push(match &manifest.host.io_uring_refused {
+    let driver = match &manifest.host.io_uring_refused {
         None => {
             "Driver: io_uring works here, so servers choose it; epoll is the fallback.".to_owned()
         }
-        Some(reason) => format!("Driver: epoll only. {reason}"),
-    });
+        Some(reason) => format!("Driver: epoll only; {reason}."),
+    };
+    lines.push(wrapped(&driver).trim_end().to_owned());
     lines.extend(note.clone());
     let headers = [
         "load: connections x requests in flight",
