@@ -241,6 +241,17 @@ pub struct Answer {
     pub head: ResponseHead,
 }
 
+impl Answer {
+    /// What a response means to its caller. "Deadline passed" is one thing, whoever noticed first.
+    pub(crate) fn of(head: ResponseHead, payload: Bytes) -> Result<Answer, CallError> {
+        match head.status {
+            Status::OK => Ok(Answer { payload, head }),
+            Status::DEADLINE_PASSED => Err(CallError::DeadlinePassed),
+            status => Err(CallError::Status { status, payload }),
+        }
+    }
+}
+
 /// Why a call has no answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]

@@ -23,6 +23,7 @@ use crate::time::Instant;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +63,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// For drivers: `length` bytes from `offset` on, in the driver's buffer number `buffer`.
+    pub fn new(buffer: u32, offset: u32, length: u32) -> Self {
+        Chunk { buffer, offset, length }
+    }
+
+    /// For drivers: the number of the buffer.
+    pub fn buffer(&self) -> u32 {
+        self.buffer
+    }
+
     /// How many bytes arrived; never 0.
     pub fn len(&self) -> usize {
         self.length as usize
@@ -324,14 +335,15 @@ pub struct DriverCounters {
 /// two sees the other, so no wake is lost, and a shard that is awake costs its peers no system call.
 pub struct Parker {
     parked: AtomicBool,
-    /// The kernel's number of the shard's ring, for a wake from ring to ring.
-    ring: Option<i32>,
+    /// The shard's ring, for a wake from ring to ring. Kept open here, so that a message to a shard
+    /// that has ended goes nowhere, and not to whatever has taken its number.
+    ring: Option<OwnedFd>,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Parker {
     /// A parker whose sleeper is woken by `wake` (from any thread), or by a message to `ring`.
-    pub fn new(ring: Option<i32>, wake: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub fn new(ring: Option<OwnedFd>, wake: Box<dyn Fn() + Send + Sync>) -> Self {
         Parker { parked: AtomicBool::new(false), ring, wake }
     }
 
@@ -367,8 +379,8 @@ impl Parker {
     }
 
     /// The shard's ring, if it has one.
-    pub fn ring(&self) -> Option<i32> {
-        self.ring
+    pub fn ring(&self) -> Option<BorrowedFd<'_>> {
+        self.ring.as_ref().map(AsFd::as_fd)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::client::{Answer, CallError, Client, ClientConfig};
 use crate::local::Local;
-use crate::shard::message::{Control, Inbox};
+use crate::shard::message::{Control, Inbox, Undelivered};
 use crate::shard_index::ShardIndex;
 use crate::time::Duration;
 use crate::wire::frame::{MethodId, Priority, Route};
@@ -120,13 +120,16 @@ impl Handle {
         code: impl FnOnce(&Local) + Send + 'static,
     ) -> Result<(), HandleError> {
         let inbox = &self.inboxes[usize::from(shard.0)];
-        inbox.push(Control::Run(Box::new(code))).map_err(|_| HandleError::Full)
+        inbox.push(Control::Run(Box::new(code))).map_err(|undelivered| match undelivered {
+            Undelivered::Full(_) => HandleError::Full,
+            Undelivered::Closed => HandleError::Stopped,
+        })
     }
 
     pub(crate) fn control_all(&self, control: impl Fn() -> Control) {
         for inbox in self.inboxes.iter() {
             let mut message = control();
-            while let Err(back) = inbox.push(message) {
+            while let Err(Undelivered::Full(back)) = inbox.push(message) {
                 message = back;
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -28,12 +28,14 @@ impl<F: FnMut(Request<'_>, Reply<'_>) -> Answered> Handler for F {
     }
 }
 
-/// Where a body lies, seen from a handler.
+/// Where a body lies, seen from a handler. Nothing but references: a request is passed by value, and
+/// what has to be dropped would be dropped at each step.
+#[derive(Clone, Copy)]
 pub(crate) enum RequestBody<'t> {
     /// In a receive of this turn, which `lend` gives to keep.
     Frame { body: &'t Body<'t>, lend: &'t dyn Fn() -> Bytes },
     /// Handed over by another shard.
-    Owned { payload: Bytes, metadata: Bytes },
+    Owned { payload: &'t Bytes, metadata: &'t Bytes },
 }
 
 /// A request, for the length of the turn.
@@ -59,7 +61,7 @@ impl Request<'_> {
     pub fn to_payload_bytes(&self) -> Bytes {
         match &self.body {
             RequestBody::Frame { body, lend } => body.to_payload_bytes(lend),
-            RequestBody::Owned { payload, .. } => payload.clone(),
+            RequestBody::Owned { payload, .. } => Bytes::clone(payload),
         }
     }
 
@@ -100,8 +102,8 @@ pub struct Answered(pub(crate) Outcome);
 /// How a handler ended its part of the turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
-    /// It answered at this instant.
-    Now(Instant),
+    /// It answered at this instant, with this status.
+    Now(Instant, Status),
     /// It answers later, under this key.
     Later(DeferredKey),
 }
@@ -145,7 +147,7 @@ impl<'t> Reply<'t> {
             ReplyTarget::Peer { connection, .. } => connection.respond(head, payload),
             ReplyTarget::Shard { answer, .. } => *answer = Some((head, owned(payload))),
         }
-        Answered(Outcome::Now(at))
+        Answered(Outcome::Now(at, status))
     }
 
     /// Answers with what `write` appends, put straight where it is sent from. `write` returns the
@@ -158,7 +160,7 @@ impl<'t> Reply<'t> {
             head.status = write(writer);
             let at = clock();
             head.service_us = at.micros_since(started);
-            answered = Some(Answered(Outcome::Now(at)));
+            answered = Some(Answered(Outcome::Now(at, head.status)));
             head
         };
         match &mut self.target {

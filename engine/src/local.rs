@@ -5,7 +5,7 @@
 //! the middle of the shard that is running it.
 
 use crate::client::{CallKey, CallState, ClientKey, ClientState};
-use crate::driver::{FileBuffer, FileId, FileOpId, Parker, SocketId};
+use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile, Parker, SocketId};
 use crate::rng::Rng;
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -31,6 +33,8 @@ new_key_type! {
     pub(crate) struct SleepKey;
     /// A file operation in flight.
     pub(crate) struct FileOpKey;
+    /// A future that runs on the shard.
+    struct TaskKey;
 }
 
 impl DeferredKey {
@@ -65,6 +69,10 @@ pub(crate) struct State {
     pub(crate) calls: RefCell<SlotMap<CallKey, CallState>>,
     pub(crate) timers: RefCell<Timers<TimerKey>>,
     sleeps: RefCell<SlotMap<SleepKey, Sleeper>>,
+    /// Every future that runs on this shard, by what wakes it.
+    tasks: RefCell<SlotMap<TaskKey, Waker>>,
+    /// The shard has ended: futures are dropped at their next turn.
+    is_over: Cell<bool>,
     file_ops: RefCell<SlotMap<FileOpKey, FileOp>>,
     pub(crate) runnables: Arc<RunQueue>,
     pub(crate) rng: RefCell<Rng>,
@@ -114,6 +122,8 @@ pub(crate) enum Command {
     CancelCall { socket: SocketId, call: CallId },
     Connect(ClientKey),
     CloseClient(ClientKey),
+    OpenFile { op: FileOpKey, path: PathBuf, options: OpenFile },
+    CloseFile(FileId),
     Read { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },
     Write { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },
     Sync { op: FileOpKey, file: FileId },
@@ -181,10 +191,11 @@ impl Local {
     /// inherits the deadline of the request on whose behalf it is spawned.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         let runnables = self.0.runnables.clone();
-        let future = WithDeadline {
+        let future = OnShard {
             local: self.clone(),
             deadline: self.deadline(),
-            future: Box::pin(future),
+            task: None,
+            future: Some(Box::pin(future)),
         };
         let (runnable, task) = Builder::new()
             .propagate_panic(true)
@@ -201,6 +212,21 @@ impl Local {
     /// Sleeps until `at` on the shard's clock.
     pub fn sleep_until(&self, at: Instant) -> Sleep {
         Sleep { local: self.clone(), at, key: None }
+    }
+
+    /// Opens a file. The shard waits for the file system meanwhile: for start, not for the hot path.
+    ///
+    /// # Errors
+    /// As `open` reports them.
+    pub async fn open_file(&self, path: &Path, options: OpenFile) -> io::Result<FileId> {
+        let path = path.to_owned();
+        let opened = self.file_op(|op| Command::OpenFile { op, path, options }).await;
+        opened.1.map(|id| FileId(u32::try_from(id).expect("the shard puts a file's id here")))
+    }
+
+    /// Closes a file once what is in flight on it has ended.
+    pub fn close_file(&self, file: FileId) {
+        self.push(Command::CloseFile(file));
     }
 
     /// Reads into all of `buffer` from `offset`; gives the buffer back, and the bytes read: fewer
@@ -248,6 +274,8 @@ impl Local {
             calls: RefCell::default(),
             timers: RefCell::new(Timers::with_capacity(0)),
             sleeps: RefCell::default(),
+            tasks: RefCell::default(),
+            is_over: Cell::new(false),
             file_ops: RefCell::default(),
             runnables: Arc::default(),
             rng: RefCell::new(rng),
@@ -279,6 +307,20 @@ impl Local {
         !runnables.is_empty()
     }
 
+    /// The shard ends: drops every future that runs on it, and with them what they hold. Without
+    /// this, a future that waits for another thread would keep itself and its shard alive for ever,
+    /// and whoever waits for its result waiting.
+    pub(crate) fn end(&self) {
+        self.0.is_over.set(true);
+        let wakers: Vec<Waker> = self.0.tasks.borrow().values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+        while let Some(runnable) = self.0.runnables.queue.pop() {
+            runnable.run();
+        }
+        let deferred: Vec<_> = self.0.deferred.borrow_mut().drain().collect();
+        drop(deferred);
+    }
+
     /// Runs `code` on behalf of a request with this deadline.
     #[inline]
     pub(crate) fn on_behalf<R>(&self, deadline: Option<Instant>, code: impl FnOnce() -> R) -> R {
@@ -304,6 +346,12 @@ impl Local {
             task: None,
             waker: None,
         })
+    }
+
+    /// The deferred request that came from `origin`. Looks at all of them: for rare occasions.
+    pub(crate) fn find_deferred(&self, origin: Origin) -> Option<DeferredKey> {
+        let deferred = self.0.deferred.borrow();
+        deferred.iter().find(|(_, deferred)| deferred.origin == origin).map(|(key, _)| key)
     }
 
     /// Lets `task` work on a deferred request: who drops the request drops the task.
@@ -424,19 +472,37 @@ impl std::fmt::Debug for Local {
     }
 }
 
-/// Sets the inherited deadline whenever its future runs.
-struct WithDeadline<F: ?Sized> {
+/// A future on its shard: runs with its inherited deadline, and is dropped when the shard ends,
+/// whoever holds what would wake it.
+struct OnShard<F: ?Sized> {
     local: Local,
     deadline: Option<Instant>,
-    future: std::pin::Pin<Box<F>>,
+    task: Option<TaskKey>,
+    future: Option<Pin<Box<F>>>,
 }
 
-impl<F: Future + ?Sized> Future for WithDeadline<F> {
+impl<F: Future + ?Sized> Future for OnShard<F> {
     type Output = F::Output;
 
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let WithDeadline { local, deadline, future } = &mut *self;
-        local.on_behalf(*deadline, || future.as_mut().poll(context))
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let OnShard { local, deadline, task, future } = &mut *self;
+        if local.0.is_over.get() {
+            *future = None;
+        }
+        // Nobody is left to whom the result of an ended shard would matter.
+        let Some(running) = future else { return Poll::Pending };
+        if task.is_none() {
+            *task = Some(local.0.tasks.borrow_mut().insert(context.waker().clone()));
+        }
+        local.on_behalf(*deadline, || running.as_mut().poll(context))
+    }
+}
+
+impl<F: ?Sized> Drop for OnShard<F> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task {
+            self.local.0.tasks.borrow_mut().remove(task);
+        }
     }
 }
 

@@ -147,7 +147,7 @@ impl<T> Mailboxes<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(catena_loom)))]
 mod tests {
     use super::*;
     use crate::driver::Parker;
@@ -316,7 +316,7 @@ mod tests {
 }
 
 /// Every order in which two shards may meet; see [`crate::primitive`] for the command.
-#[cfg(all(test, loom))]
+#[cfg(all(test, catena_loom))]
 mod loom_tests {
     use super::*;
     use crate::driver::Parker;

@@ -138,7 +138,6 @@ figures! {
         responses_application r#"{class="application"}"#
     }
     Counter "catena_sheds_total" "Requests refused before they began, by the limit they met." {
-        sheds_connection_window r#"{reason="connection_window"}"#
         sheds_in_flight r#"{reason="in_flight"}"#
         sheds_bytes r#"{reason="bytes"}"#
         sheds_queue_delay r#"{reason="queue_delay"}"#
@@ -198,8 +197,7 @@ impl ShardMetrics {
         .increment();
     }
 
-    /// Counts a request that the shard's admission refused. What a connection's own window refuses is
-    /// counted in [`ShardMetrics::sheds_connection_window`].
+    /// Counts a request that the shard's admission refused.
     #[inline]
     pub fn count_shed(&self, reason: ShedReason) {
         match reason {
@@ -282,7 +280,7 @@ impl MetricsSnapshot {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;

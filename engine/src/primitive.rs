@@ -4,23 +4,24 @@
 //! Loom's tests are the modules named `loom_tests`; they run with
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p catena-engine --release --lib loom_tests
+//! RUSTFLAGS="--cfg catena_loom" cargo test -p catena-engine --release --lib loom_tests
 //! ```
 //!
-//! Only the crate's own tests are built so: a program that embeds the engine and sets `--cfg loom`
-//! for itself gets the real ones.
+//! The switch has a name of its own, since a plain `--cfg loom` reaches into dependencies, and tokio
+//! does not build with it. Only the crate's own tests are built so: whoever embeds the engine gets
+//! the real ones under any switch.
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, catena_loom)))]
 pub(crate) use real::*;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, catena_loom))]
 pub(crate) use loom::{
     cell::UnsafeCell,
     sync::Arc,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence},
 };
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, catena_loom)))]
 mod real {
     pub(crate) use std::sync::Arc;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};

@@ -4,6 +4,7 @@ use crate::config::{ConfigError, ConnectionConfig};
 use crate::dispatch::Router;
 use crate::handle::Handle;
 use crate::local::Local;
+use crate::metrics::{MetricsSnapshot, ShardMetrics};
 use crate::reactor::start::{self, ShardPlan, Started};
 use crate::reactor::turn::PollMode;
 use crate::rpc::admission::AdmissionConfig;
@@ -114,6 +115,7 @@ pub struct Server {
     shard_addresses: Vec<SocketAddr>,
     description: Vec<String>,
     notes: Vec<String>,
+    metrics: Vec<Arc<ShardMetrics>>,
     handle: Handle,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -166,6 +168,11 @@ impl Server {
         &self.notes
     }
 
+    /// What all shards counted until now. Gauges and the drivers' counts may be some turns old.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        MetricsSnapshot::of(&self.metrics)
+    }
+
     /// A handle for any thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -211,6 +218,8 @@ impl Server {
         for thread in self.threads.drain(..) {
             match thread.join() {
                 Ok(ended) => result = result.and(ended),
+                // A panic within a panic would end the process and hide the first.
+                Err(_) if std::thread::panicking() => tracing::error!("a shard panicked, too"),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
@@ -303,8 +312,8 @@ impl ServerBuilder {
         let inboxes: Arc<[Arc<Inbox>]> = plans.iter().map(|plan| plan.inbox.clone()).collect();
         let handle = Handle::new(inboxes);
         let started = start::start(self, plans)?;
-        let Started { address, shard_addresses, description, notes, threads } = started;
-        Ok(Server { address, shard_addresses, description, notes, handle, threads })
+        let Started { address, shard_addresses, description, notes, metrics, threads } = started;
+        Ok(Server { address, shard_addresses, description, notes, metrics, handle, threads })
     }
 }
 

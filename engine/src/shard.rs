@@ -27,10 +27,11 @@ pub(crate) mod serve;
 
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
-use crate::driver::{Completion, Driver, ListenerId, Parker};
-use crate::limits::TURN_COMPLETIONS_MAX;
+use crate::driver::{Completion, Driver, FileBuffer, ListenerId, Parker};
+use crate::limits::{TURN_COMPLETIONS_MAX, TURN_TIME_MAX, TURNS_BETWEEN_MEASUREMENTS};
 use crate::local::{Command, Local, TimerKey};
 use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
 use crate::rpc::admission::{Admission, AdmissionConfig};
 use crate::shard_index::ShardIndex;
@@ -40,6 +41,7 @@ use message::{Control, Inbox, ShardMessage};
 use peers::Peers;
 use serve::Serving;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// How a shard is set up.
@@ -66,8 +68,6 @@ pub struct Next {
     pub until: Option<Instant>,
     /// Drained, or told to stop: this was the last turn.
     pub stopped: bool,
-    /// Something was done in this turn; what spins looks at this.
-    pub worked: bool,
 }
 
 /// One core's share of the world. See the module page.
@@ -82,6 +82,8 @@ pub struct Shard {
     parkers: Vec<Arc<Parker>>,
     listeners: Vec<ListenerId>,
     phase: Phase,
+    /// How many other shards hand nothing over any more.
+    others_done: u16,
     /// When the previous turn began, if it was followed by this one without a sleep.
     previous_turn_at: Option<Instant>,
 }
@@ -89,8 +91,19 @@ pub struct Shard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Running,
+    /// Its connections end.
     Draining,
+    /// They have ended, and the other shards know. Theirs may still have work here.
+    Done,
     Stopped,
+}
+
+/// Whether a turn has taken in all completions there were.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Completions {
+    Done,
+    /// There are, or may be, more.
+    Left,
 }
 
 impl Shard {
@@ -115,6 +128,7 @@ impl Shard {
             parkers: Vec::new(),
             listeners: Vec::new(),
             phase: Phase::Running,
+            others_done: 0,
             previous_turn_at: None,
             local,
         }
@@ -146,6 +160,11 @@ impl Shard {
         self.parkers = parkers;
     }
 
+    /// What this shard counts; to be read from any thread.
+    pub fn metrics(&self) -> Arc<ShardMetrics> {
+        self.serving.metrics.clone()
+    }
+
     /// Connections, of both roles.
     pub fn connections(&self) -> usize {
         self.peers.len()
@@ -171,33 +190,39 @@ impl Shard {
         self.local.state().now.set(turn_at);
         self.serving.begin_turn(turn_at, self.previous_turn_at);
 
-        let completions = self.handle_completions(driver);
-        let messages = self.handle_messages(driver);
+        let completions = self.handle_completions(driver, turn_at);
+        self.handle_messages(driver);
         self.expire_timers(driver);
         let more_futures = self.local.run_futures();
-        let commands = self.do_commands(driver);
+        self.do_commands(driver);
         self.peers.flush(driver, &mut self.serving);
+        self.end_connections();
         self.pass_on_messages(driver);
         self.end_drain();
+        self.measure_turn(driver, turn_at);
 
-        let busy = completions == TURN_COMPLETIONS_MAX
+        let busy = completions == Completions::Left
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
             || self.peers.has_dirty()
+            // A full mailbox tells nobody when there is room again.
+            || self.serving.has_messages_to_pass_on()
             || self.has_mail();
         self.previous_turn_at = busy.then_some(turn_at);
-        Next {
-            busy,
-            until: self.next_timer(),
-            stopped: self.phase == Phase::Stopped,
-            worked: completions > 0 || messages || commands,
-        }
+        Next { busy, until: self.next_timer(), stopped: self.phase == Phase::Stopped }
     }
 
-    /// Returns how many were handled, [`TURN_COMPLETIONS_MAX`] at most.
-    fn handle_completions<D: Driver>(&mut self, driver: &mut D) -> u32 {
-        for handled in 0..TURN_COMPLETIONS_MAX {
-            let Some(completion) = driver.next_completion() else { return handled };
+    /// Handles what has completed, up to a number and a time. Past these the answers that are ready
+    /// go out first.
+    fn handle_completions<D: Driver>(&mut self, driver: &mut D, turn_at: Instant) -> Completions {
+        for _ in 0..TURN_COMPLETIONS_MAX {
+            let took_too_long = self.local.now().since(turn_at) > TURN_TIME_MAX;
+            if took_too_long {
+                return Completions::Left;
+            }
+            let Some(completion) = driver.next_completion() else {
+                return Completions::Done;
+            };
             match completion {
                 Completion::Received { socket, chunk } => {
                     self.peers.receive(driver, socket, chunk, &mut self.serving);
@@ -206,6 +231,7 @@ impl Shard {
                     self.peers.sent(driver, socket, output, result, &mut self.serving);
                 }
                 Completion::Accepted { socket, .. } => {
+                    self.serving.metrics.accepted.increment();
                     self.peers.accept(socket, self.local.now());
                     if self.phase != Phase::Running {
                         self.peers.drain_one(socket, self.local.now());
@@ -226,15 +252,13 @@ impl Shard {
                 }
             }
         }
-        TURN_COMPLETIONS_MAX
+        Completions::Left
     }
 
-    /// Messages from other shards and other threads. True if there were any.
-    fn handle_messages<D: Driver>(&mut self, driver: &mut D) -> bool {
-        let mut any = false;
+    /// Messages from other shards and other threads.
+    fn handle_messages<D: Driver>(&mut self, driver: &mut D) {
         for _ in 0..TURN_COMPLETIONS_MAX {
             let Some(message) = self.mailboxes.poll() else { break };
-            any = true;
             self.local.state().now.set(driver.now());
             match message {
                 ShardMessage::Request(request) => self.serving.serve_handed_over(request, driver),
@@ -242,23 +266,22 @@ impl Shard {
                     self.peers.respond_handed_over(key, head, payload, &mut self.serving);
                 }
                 ShardMessage::Drop { from, key } => self.serving.drop_handed_over(from, key),
+                ShardMessage::Done => self.others_done += 1,
             }
         }
         for _ in 0..TURN_COMPLETIONS_MAX {
             let Some(control) = self.inbox.pop() else { break };
-            any = true;
             match control {
-                Control::Run(code) => code(&self.local),
+                Control::Run(code) => run_contained(code, &self.local),
                 Control::Drain => self.drain(driver),
                 Control::Stop => self.phase = Phase::Stopped,
             }
         }
-        any
     }
 
     fn expire_timers<D: Driver>(&mut self, driver: &mut D) {
-        let now = driver.now();
-        self.local.state().now.set(now);
+        // The latest stamp of this turn: a timer that is due since then comes in the next one.
+        let now = self.local.now();
         loop {
             let due = self.local.state().timers.borrow_mut().pop_due(now);
             match due {
@@ -275,8 +298,8 @@ impl Shard {
         }
     }
 
-    /// What handlers and futures have asked for. True if there was anything.
-    fn do_commands<D: Driver>(&mut self, driver: &mut D) -> bool {
+    /// What handlers and futures have asked for.
+    fn do_commands<D: Driver>(&mut self, driver: &mut D) {
         // Only what is there now: a command may lead to another, which then is for the next turn.
         let count = self.local.state().commands.borrow().len();
         for _ in 0..count {
@@ -293,6 +316,11 @@ impl Shard {
                     calls::connect(&mut self.peers, driver, &self.local, key);
                 }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
+                Command::OpenFile { op, path, options } => {
+                    let opened = driver.open(&path, options).map(|file| file.0 as usize);
+                    self.local.complete_file_op(op.into(), FileBuffer::default(), opened);
+                }
+                Command::CloseFile(file) => driver.close_file(file),
                 Command::Read { op, file, offset, buffer } => {
                     driver.read(file, offset, buffer, op.into());
                 }
@@ -302,7 +330,6 @@ impl Shard {
                 Command::Sync { op, file } => driver.sync(file, op.into()),
             }
         }
-        count > 0
     }
 
     /// Hands over what is for other shards and wakes those that sleep.
@@ -310,6 +337,18 @@ impl Shard {
         self.serving.pass_on(&mut self.mailboxes);
         for shard in self.mailboxes.peers_to_wake() {
             driver.unpark(&self.parkers[shard.index()]);
+        }
+    }
+
+    /// Every so many turns: how long this one took, and the figures that are not counted one by one.
+    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant) {
+        let metrics = &self.serving.metrics;
+        metrics.turns.increment();
+        if metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS) {
+            metrics.turn_us.record(driver.now().micros_since(turn_at));
+            metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
+            metrics.connections.set(self.peers.len() as u64);
+            metrics.publish_driver(driver.counters());
         }
     }
 
@@ -323,13 +362,50 @@ impl Shard {
         }
     }
 
-    fn end_drain(&mut self) {
+    /// The last connection of a shard that drains takes the last of its requests along, those that
+    /// it had handed over included.
+    fn end_connections(&mut self) {
         if self.phase == Phase::Draining && self.peers.served() == 0 {
+            self.phase = Phase::Done;
+            self.serving.tell_others(|| ShardMessage::Done);
+        }
+    }
+
+    /// A shard ends when no other can have a request for it any more, and its answers are out.
+    fn end_drain(&mut self) {
+        if self.phase == Phase::Done
+            && self.others_done + 1 >= self.local.shard_count()
+            && self.peers.served() == 0
+            && !self.serving.has_messages_to_pass_on()
+        {
             self.phase = Phase::Stopped;
         }
     }
 
     fn next_timer(&self) -> Option<Instant> {
         self.local.state().timers.borrow().next()
+    }
+}
+
+impl Drop for Shard {
+    /// Nothing runs on after its shard: whoever waits for a result is told that there is none. Other
+    /// shards do not wait for one that ended in another way than by draining, be it a panic.
+    fn drop(&mut self) {
+        self.inbox.close();
+        self.local.end();
+        if matches!(self.phase, Phase::Running | Phase::Draining) {
+            self.serving.tell_others(|| ShardMessage::Done);
+        }
+        self.serving.pass_on(&mut self.mailboxes);
+        for shard in self.mailboxes.peers_to_wake() {
+            self.parkers.get(shard.index()).inspect(|parker| parker.unpark());
+        }
+    }
+}
+
+/// Runs what came from another thread. A panic there is not the shard's.
+fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {
+    if catch_unwind(AssertUnwindSafe(|| code(local))).is_err() {
+        tracing::error!("a closure from another thread panicked on this shard");
     }
 }

@@ -9,7 +9,7 @@ use crate::handle::CallOptions;
 use crate::rng::Rng;
 use crate::rpc::connection::{CallFailure, CallRequest, Connection, Event, Role};
 use crate::rpc::error::StartError;
-use crate::time::Instant;
+use crate::time::{Instant, earliest};
 use crate::wire::deframer::Input;
 use crate::wire::frame::{CallId, MethodId};
 use crate::wire::hello::ShardMap;
@@ -143,7 +143,7 @@ impl Task {
                     Some(command) => self.take(command),
                 }
             }
-            match TcpStream::connect(self.address).await {
+            match self.connect().await {
                 Ok(stream) => {
                     drop(stream.set_nodelay(true));
                     if self.converse(stream).await.is_none() {
@@ -151,6 +151,36 @@ impl Task {
                     }
                 }
                 Err(error) => self.attempt_failed(error.kind()).await,
+            }
+        }
+    }
+
+    /// Connects, and lets calls come, go and expire meanwhile.
+    async fn connect(&mut self) -> io::Result<TcpStream> {
+        let connecting = TcpStream::connect(self.address);
+        ::tokio::pin!(connecting);
+        loop {
+            let expires_at = self.first_deadline();
+            ::tokio::select! {
+                result = &mut connecting => return result,
+                Some(command) = self.commands.recv() => self.take(command),
+                () = self.clock.sleep_until(expires_at) => self.expire_waiting(),
+            }
+        }
+    }
+
+    /// When the first of the calls that wait to be sent expires.
+    fn first_deadline(&self) -> Option<Instant> {
+        self.waiting.iter().filter_map(|pending| pending.deadline).min()
+    }
+
+    fn expire_waiting(&mut self) {
+        let now = self.clock.now();
+        for pending in std::mem::take(&mut self.waiting) {
+            if pending.deadline.is_some_and(|deadline| deadline <= now) {
+                drop(pending.result.send(Err(CallError::ExpiredUnsent)));
+            } else {
+                self.waiting.push_back(pending);
             }
         }
     }
@@ -208,7 +238,7 @@ impl Task {
             if conversation.connection.is_open() {
                 self.failures = 0;
             }
-            let wake_at = conversation.connection.poll_timeout();
+            let wake_at = earliest(conversation.connection.poll_timeout(), self.first_deadline());
             ::tokio::select! {
                 command = self.commands.recv(), if is_wanted => match command {
                     Some(Command::Forget(number)) if conversation.forget(number) => {}
@@ -228,6 +258,7 @@ impl Task {
                 }
                 () = self.clock.sleep_until(wake_at) => {
                     conversation.connection.handle_timeout(self.clock.now());
+                    self.expire_waiting();
                 }
             }
             conversation.take_events();
@@ -321,13 +352,7 @@ impl Conversation {
             match event {
                 Event::Response { token, head, body } => {
                     let payload = body.to_payload_bytes(|| chunk.clone());
-                    self.end(
-                        token,
-                        match head.status.is_ok() {
-                            true => Ok(Answer { payload, head }),
-                            false => Err(CallError::Status { status: head.status, payload }),
-                        },
-                    );
+                    self.end(token, Answer::of(head, payload));
                     self.connection.recycle(body);
                 }
                 other => self.on_event(other),

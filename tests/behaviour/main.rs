@@ -1,55 +1,132 @@
-//! One suite of behaviour for every driver.
+//! How the engine behaves, written once and tried out on every driver.
 
-use catena_engine::handle::CallOptions;
-use catena_engine::shard_index::ShardIndex;
-use catena_engine::time::Duration;
-use catena_engine::{ClientConfig, Cores, MethodId, Router, Server};
-use futures_executor::block_on;
+mod calls;
+mod cancels;
+mod deadlines;
+mod drain;
+mod failures;
+mod flow;
+mod kernel;
+mod lab;
+mod liveness;
+mod mishaps;
+mod outside;
+mod overload;
+mod peer;
+mod routing;
+mod service;
+mod simulated;
+mod strangers;
 
-#[test]
-fn echo() {
-    let server = Server::builder()
-        .listen("127.0.0.1:0".parse().unwrap())
-        .cores(Cores::Count(2))
-        .service(|_| {
-            Router::new().method("echo", |request, reply| reply.ok(request.payload())).method_async(
-                "slow",
-                |request| async move {
-                    request.local.sleep(Duration::from_millis(20)).await;
-                    Ok(request.payload)
-                },
-            )
-        })
-        .start()
-        .unwrap();
-    println!("{:?} {:?}", server.description(), server.notes());
-    let handle = server.handle();
-    let client =
-        handle.client(ShardIndex(0), server.address().unwrap(), ClientConfig::default()).unwrap();
-    for n in 0..100u32 {
-        let answer = block_on(client.call(
-            MethodId::of("echo"),
-            n.to_le_bytes().to_vec(),
-            CallOptions::default(),
-        ))
-        .unwrap();
-        assert_eq!(answer.payload[..], n.to_le_bytes());
-    }
-    let answer =
-        block_on(client.call(MethodId::of("slow"), vec![7u8; 3000], CallOptions::default()))
-            .unwrap();
-    assert_eq!(answer.payload.len(), 3000);
-    println!("{:?}", answer.head);
-    let route = CallOptions { route: catena_engine::Route(1), ..Default::default() };
-    for route_to in [1, 2] {
-        let route = CallOptions { route: catena_engine::Route(route_to), ..route };
-        let answer = block_on(client.call(MethodId::of("slow"), vec![7u8; 30], route)).unwrap();
-        println!("{:?}", answer.head);
-    }
-    let big = vec![9u8; 16 << 20];
-    let answer =
-        block_on(client.call(MethodId::of("echo"), big.clone(), CallOptions::default())).unwrap();
-    assert!(answer.payload == big);
-    drop(client);
-    server.drain().unwrap();
+use catena_engine::DriverChoice;
+
+/// Each behaviour becomes a test on each driver.
+macro_rules! behaviours {
+    ($($module:ident::$behaviour:ident)*) => {
+        mod epoll {
+            use super::*;
+            $(#[test] fn $behaviour() { kernel::on(DriverChoice::Epoll, $module::$behaviour); })*
+        }
+        mod uring {
+            use super::*;
+            $(#[test] fn $behaviour() { kernel::on(DriverChoice::Uring, $module::$behaviour); })*
+        }
+        mod sim {
+            use super::*;
+            $(#[test] fn $behaviour() { simulated::each_world(|lab| $module::$behaviour(lab)); })*
+        }
+    };
+}
+
+behaviours! {
+    calls::every_call_gets_its_own_answer
+    calls::answers_come_as_they_are_ready
+    calls::an_answer_tells_how_long_it_took
+    calls::typed_methods_speak_in_values
+    calls::a_payload_that_is_no_value_is_malformed
+    calls::an_unknown_method_says_so
+    calls::bodies_of_16_mib_go_both_ways
+    calls::large_bodies_and_small_calls_share_a_connection
+    calls::what_is_too_large_is_refused_on_either_side
+    cancels::a_dropped_call_drops_its_handler
+    cancels::a_cancel_goes_from_server_to_server
+    cancels::a_lost_client_takes_its_work_along
+    cancels::a_dropped_call_makes_room_in_the_window
+    cancels::a_call_dropped_before_it_was_sent_is_never_executed
+    cancels::an_answer_to_nobody_does_no_harm
+    cancels::a_cancel_of_an_unknown_call_is_passed_over
+    cancels::a_cancelled_call_is_not_answered
+    deadlines::a_deadline_is_inherited_by_nested_calls
+    deadlines::a_deadline_in_the_past_is_not_even_sent
+    deadlines::what_expires_in_the_queue_is_not_executed
+    deadlines::what_expires_in_a_mailbox_is_not_executed
+    deadlines::when_time_is_up_the_handler_is_dropped
+    deadlines::when_time_is_up_nested_work_ends_too
+    drain::everything_accepted_is_answered
+    drain::what_comes_late_is_refused_and_not_executed
+    drain::nobody_new_is_served
+    drain::idle_clients_let_go_at_once
+    drain::a_drain_ends_in_time_whatever_runs
+    drain::work_that_was_handed_over_is_answered_too
+    drain::a_client_finds_the_next_server
+    failures::a_client_that_dies_mid_frame_harms_nobody
+    failures::a_server_that_dies_mid_answer_is_tried_again
+    failures::a_server_killed_under_load_fails_what_was_in_flight
+    failures::nobody_there_is_told_at_once_or_at_the_deadline
+    failures::a_call_with_a_deadline_waits_for_the_server_to_come_back
+    failures::a_client_outlives_its_servers
+    failures::a_server_that_always_leaves_is_not_stormed
+    flow::the_window_is_never_exceeded
+    flow::a_client_lets_only_so_many_calls_wait
+    flow::a_slow_reader_slows_down_nobody_else
+    flow::a_reader_that_never_reads_is_given_up
+    flow::a_reader_that_pauses_is_not_taken_for_dead
+    flow::a_large_answer_may_take_its_time
+    liveness::an_idle_connection_is_left
+    liveness::a_client_that_was_left_idle_connects_again
+    liveness::a_connection_at_work_is_not_idle
+    liveness::a_silent_peer_is_asked_and_then_left
+    liveness::who_answers_pings_is_kept
+    liveness::two_engines_keep_a_quiet_connection_alive
+    liveness::a_client_gives_up_a_silent_server
+    liveness::a_peer_without_a_hello_is_left
+    liveness::a_client_does_not_wait_for_a_hello_for_ever
+    liveness::half_a_frame_for_ever_is_left
+    liveness::half_a_hello_for_ever_is_left
+    liveness::a_dribble_is_understood
+    mishaps::a_panic_is_an_internal_error_of_one_request
+    mishaps::a_panic_in_a_future_is_an_internal_error_of_one_request
+    mishaps::a_panic_after_taking_the_duty_to_answer_is_answered_once
+    mishaps::a_panic_after_the_answer_takes_it_back
+    mishaps::a_duty_that_is_dropped_is_answered
+    outside::work_runs_on_the_shard_that_was_named
+    outside::calls_come_from_outside
+    outside::a_dropped_call_from_outside_is_cancelled
+    outside::a_full_inbox_says_so
+    outside::a_shard_that_has_stopped_says_so
+    outside::work_that_panics_harms_nobody
+    overload::a_shard_takes_so_many_requests
+    overload::a_shard_holds_so_many_bytes
+    overload::under_a_standing_queue_the_unimportant_goes_first
+    routing::a_request_finds_the_shard_it_is_for
+    routing::shards_say_where_they_are
+    routing::large_bodies_are_handed_over
+    routing::more_than_fits_into_a_mailbox_gets_through
+    routing::what_was_handed_over_is_cancelled_there
+    routing::what_was_handed_over_ends_at_its_deadline
+    routing::a_busy_shard_holds_up_no_other
+    strangers::a_browser_is_sent_away
+    strangers::noise_is_sent_away
+    strangers::another_version_is_told_so
+    strangers::a_request_before_the_hello_is_a_mistake
+    strangers::a_second_hello_is_a_mistake
+    strangers::a_damaged_header_is_a_mistake
+    strangers::a_frame_that_is_too_long_is_a_mistake
+    strangers::frames_that_a_server_is_not_sent_are_mistakes
+    strangers::a_call_beyond_the_window_is_a_mistake
+    strangers::two_calls_in_one_slot_are_a_mistake
+    strangers::what_was_right_is_served_first
+    strangers::a_client_leaves_a_server_that_is_none
+    strangers::a_client_leaves_a_server_that_asks_it
+    strangers::a_client_passes_over_answers_to_nothing
 }

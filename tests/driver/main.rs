@@ -13,6 +13,7 @@ mod kernel;
 mod park;
 mod receive;
 mod send;
+mod sim;
 
 use catena_engine::reactor::epoll::{EpollConfig, EpollDriver};
 use catena_engine::reactor::uring::{Features, UringConfig, UringDriver, UringError};
@@ -113,7 +114,6 @@ macro_rules! kernel_suite {
 }
 
 /// `simulated_suite!(name, a Harness)`
-#[allow(unused_macros)] // Until the simulated driver is in the tree.
 macro_rules! simulated_suite {
     ($name:ident, $harness:ty) => {
         mod $name {
@@ -185,5 +185,21 @@ fn uring_is_refused() -> Option<String> {
     match UringDriver::new(&UringConfig::default()) {
         Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
         _ => None,
+    }
+}
+
+simulated_suite!(sim_one_host, sim::OneHost);
+simulated_suite!(sim_two_hosts, sim::TwoHosts);
+
+mod sim_alone {
+    use super::*;
+
+    fn unavailable() -> Option<String> {
+        None
+    }
+
+    checks! { sim::Alone:
+        park::a_park_lasts_until_its_deadline
+        park::an_unpark_before_the_sleep_is_not_lost
     }
 }

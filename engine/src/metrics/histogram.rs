@@ -133,7 +133,7 @@ fn is_quarter_of_octave(micros: u32) -> bool {
     micros != 0 && micros.ilog2() <= micros.trailing_zeros() + 2
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -9,6 +9,7 @@ use super::uring::{UringConfig, UringDriver};
 use crate::driver::{Driver, Parker};
 use crate::limits::MAILBOX_MESSAGES_MAX;
 use crate::mailbox::{Mailboxes, mesh};
+use crate::metrics::ShardMetrics;
 use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
 use crate::shard::message::{Inbox, ShardMessage};
 use crate::shard::{Shard, ShardConfig};
@@ -37,6 +38,7 @@ pub(crate) struct Started {
     pub(crate) shard_addresses: Vec<SocketAddr>,
     pub(crate) description: Vec<String>,
     pub(crate) notes: Vec<String>,
+    pub(crate) metrics: Vec<Arc<ShardMetrics>>,
     pub(crate) threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
@@ -95,6 +97,7 @@ struct Ready {
     description: String,
     notes: Vec<String>,
     parker: Arc<Parker>,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// What all shards are told when all are ready.
@@ -144,8 +147,9 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
     }
     let mut notes: Vec<String> = all_ready.iter().flat_map(|ready| ready.notes.clone()).collect();
     notes.dedup();
+    let metrics = all_ready.iter().map(|ready| ready.metrics.clone()).collect();
     let description = all_ready.into_iter().map(|ready| ready.description).collect();
-    Ok(Started { address, shard_addresses, description, notes, threads })
+    Ok(Started { address, shard_addresses, description, notes, metrics, threads })
 }
 
 /// Finds out, before any shard starts, whether the address can be had, and picks the port if the
@@ -213,7 +217,8 @@ fn run_on<D: Driver>(mut start: ShardStart, mut driver: D, notes: Vec<String>) -
     let place = start.plan.core.map_or("unpinned".to_owned(), |core| format!("core {core}"));
     let description = format!("shard {} on {place}: {}", start.plan.index.0, driver.describe());
     let parker = driver.parker();
-    report(&start, Ok(Ready { shard_address, description, notes, parker }))?;
+    let metrics = shard.metrics();
+    report(&start, Ok(Ready { shard_address, description, notes, parker, metrics }))?;
     let Ok(go) = start.go.recv() else { return Ok(()) };
     shard.set_peers(ShardMap { here: start.plan.index.0, ports: go.shard_ports }, go.parkers);
     turn::run(&mut shard, &mut driver, start.builder.poll)

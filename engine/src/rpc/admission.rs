@@ -84,7 +84,7 @@ impl Admission {
             level: 0.0,
             bands_seen: 0,
             interval_ends_at: Instant::ZERO,
-            least_delay: Duration::MAX,
+            least_delay: Duration::ZERO,
         }
     }
 
@@ -101,11 +101,11 @@ impl Admission {
     /// Takes in how long a request waited. Call for each request, before [`Admission::admit`].
     #[inline]
     pub fn observe(&mut self, priority: Priority, delay: Duration, now: Instant) {
-        self.bands_seen |= 1 << band(priority);
-        self.least_delay = self.least_delay.min(delay);
         if now >= self.interval_ends_at {
             self.end_interval(now);
         }
+        self.bands_seen |= 1 << band(priority);
+        self.least_delay = self.least_delay.min(delay);
     }
 
     /// Whether a request may begin.
@@ -148,9 +148,13 @@ impl Admission {
         band + 1.0 <= self.level || (band <= self.level && rng.chance(self.level - band))
     }
 
+    /// Judges the interval that has ended, before the first request of the next one counts. Of an
+    /// interval that ended long ago nothing is left to be judged by: a queue that stands has requests
+    /// in every interval, and one slow request before a quiet time is no queue.
     fn end_interval(&mut self, now: Instant) {
+        let is_recent = now.since(self.interval_ends_at) < self.config.interval;
         let targets = self.least_delay.as_secs_f64() / self.config.queue_delay_target.as_secs_f64();
-        if targets > 1.0 {
+        if targets > 1.0 && is_recent {
             let from = self.level.max(self.lowest_band_from(self.level));
             self.level = (from + (LEVEL_RISE * targets).min(LEVEL_RISE_MAX)).min(LEVEL_MAX);
         } else {
@@ -244,6 +248,21 @@ mod tests {
         let shares = settle(&offered, 100);
         assert!(shares[0] < 0.5, "background is thinned: {shares:?}");
         assert!(shares[1] > 0.9 && shares[2] > 0.9, "the others hardly suffer: {shares:?}");
+    }
+
+    #[test]
+    fn one_slow_request_is_no_queue() {
+        let slow = Duration::from_millis(80);
+        let interval = AdmissionConfig::default().interval;
+        for gap in [interval * 3 / 2, interval * 5] {
+            let mut admission = Admission::new(AdmissionConfig::default());
+            let mut now = Instant::from_nanos(1 << 40);
+            for delay in [Duration::ZERO, slow, Duration::ZERO, slow, Duration::ZERO] {
+                admission.observe(Priority::NORMAL, delay, now);
+                assert_eq!(admission.shed_level(), 0.0, "{delay:?} with gaps of {gap:?}");
+                now += gap / if delay == slow { 10 } else { 1 };
+            }
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Its methods come in three sorts:
-//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, the owner's
-//!   leave to read;
+//! - **inputs** `handle_*`: bytes, the passing of time, the loss of the connection, what the owner
+//!   does with the socket (a send is in flight, reading is paused);
 //! - **commands**: start or cancel a call, answer or defer a request, drain, abort;
 //! - **outputs** `poll_*`: what happened, what to send, when to be called again.
 //!
@@ -49,7 +49,7 @@ use crate::wire::frame::{CallId, RequestHead, ResponseHead, control};
 use crate::wire::framer::{Framer, Payload, PayloadWriter};
 use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
-use crate::wire::output::Output;
+use crate::wire::output::{Mark, Output};
 use crate::wire::status::Status;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -84,6 +84,8 @@ pub struct Connection {
     deframer: Deframer,
     framer: Framer,
     output: Output,
+    /// So much of the output are pongs.
+    pong_bytes: usize,
     /// What the peer's hello said; before it, the least that any peer accepts.
     peer: Hello,
     /// Client: calls that wait for an answer.
@@ -102,8 +104,10 @@ pub struct Connection {
     pinged_at: Option<Instant>,
     /// Since when an unfinished frame lies in the deframer.
     partial_since: Option<Instant>,
-    /// While the owner does not read from the peer: until when the peer must take what it was sent.
-    reading_deadline: Option<Instant>,
+    /// The owner does not read from the peer.
+    is_paused: bool,
+    /// While a send is in flight: until when the peer must have taken it.
+    taking_deadline: Option<Instant>,
     /// When leaving ends, whatever still runs.
     leave_deadline: Option<Instant>,
 }
@@ -128,6 +132,7 @@ impl Connection {
             deframer: Deframer::new(FRAME_BYTES_FLOOR),
             framer: Framer::default(),
             output,
+            pong_bytes: 0,
             peer: Hello::LEAST,
             calls: InFlight::default(),
             deferred: InFlight::default(),
@@ -139,7 +144,8 @@ impl Connection {
             has_worked: false,
             pinged_at: None,
             partial_since: None,
-            reading_deadline: None,
+            is_paused: false,
+            taking_deadline: None,
             leave_deadline: None,
             config,
         }
@@ -184,10 +190,19 @@ impl Connection {
         self.output.len()
     }
 
-    /// True when so much waits to be sent that nothing more should be read from the peer.
+    /// True when so much waits to be sent *because of what the peer sent* that nothing more should
+    /// be read from it.
+    ///
+    /// What a client asks for itself does not count. A client that did not read for as long as its own
+    /// requests wait, and a server that does not read for as long as its answers do, would wait for
+    /// each other for ever.
     #[inline]
     pub fn is_output_full(&self) -> bool {
-        self.output.len() > self.config.output_bytes_max
+        let caused_by_peer = match self.role {
+            Role::Server => self.output.len(),
+            Role::Client => self.pong_bytes,
+        };
+        caused_by_peer > self.config.output_bytes_max
     }
 
     /// Memory in bytes that this connection holds beyond its own size.
@@ -337,13 +352,13 @@ impl Connection {
 
     /// Where the output ends now; see [`Connection::roll_back_output`].
     #[inline]
-    pub fn output_mark(&mut self) -> usize {
-        self.output.copied_mut().len()
+    pub fn output_mark(&self) -> Mark {
+        self.output.mark()
     }
 
-    /// Forgets a frame that [`Connection::respond_with`] was in the middle of when `write` panicked.
-    pub fn roll_back_output(&mut self, mark: usize) {
-        self.output.copied_mut().truncate(mark);
+    /// Forgets what a handler had answered, in whole or in part, before it panicked.
+    pub fn roll_back_output(&mut self, mark: Mark) {
+        self.output.roll_back(mark);
     }
 
     /// Puts a request off: it is answered later with [`Connection::respond_deferred`], or dropped
@@ -403,6 +418,7 @@ impl Connection {
     /// What to send, if anything. Its memory comes from [`Connection::provide_output`].
     #[inline]
     pub fn poll_transmit(&mut self) -> Option<Output> {
+        self.pong_bytes = 0;
         (!self.output.is_empty()).then(|| std::mem::take(&mut self.output))
     }
 

@@ -150,13 +150,19 @@ impl<T> InFlight<T> {
         self.free = free;
     }
 
-    /// Ends one call, the last in slot order, and forgets the slots from there on: for the end of a
-    /// connection, when all calls end and none begins.
+    /// Ends one call, the last in slot order, and forgets the slots from there on: to end all of
+    /// them, one after the other, at the end of a connection.
     pub fn pop(&mut self) -> Option<T> {
         self.free.clear();
-        let value = std::iter::from_fn(|| self.slots.pop()).find_map(|slot| slot.value)?;
-        self.count -= 1;
-        Some(value)
+        while let Some(slot) = self.slots.pop() {
+            self.generation_floor = self.generation_floor.max(slot.generation);
+            if let Some(value) = slot.value {
+                self.count -= 1;
+                return Some(value);
+            }
+        }
+        self.earliest = Instant::FAR_FUTURE;
+        None
     }
 
     /// Gives the memory back if no call is in flight. Ids stay unique: an answer that is still on
@@ -293,6 +299,8 @@ mod tests {
                 prop_assert_eq!(calls.len() as usize, left);
             }
             prop_assert_eq!(calls.pop(), None);
+            let again = calls.start(WINDOW, None, 0).expect("an empty table has room");
+            prop_assert!(used.insert(again), "ids stay unique");
         }
     }
 }

@@ -181,41 +181,55 @@ pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
         && client.link == Link::Connecting(socket)
     {
         client.link = Link::Up(socket);
-        client.failures = 0;
     }
 }
 
 /// The server leaves: what is in flight ends on this connection, what comes takes another.
-pub(crate) fn leaving(local: &Local, client_key: ClientKey, socket: SocketId) {
-    let mut clients = local.state().clients.borrow_mut();
-    if let Some(client) = clients.get_mut(client_key)
-        && client.link == Link::Up(socket)
-    {
-        client.link = Link::Down;
-        if !client.waiting.is_empty() {
-            local.push(Command::Connect(client_key));
-        }
+pub(crate) fn leaving(local: &Local, client_key: ClientKey, socket: SocketId, has_answered: bool) {
+    let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
+    if link == Some(Link::Up(socket)) {
+        gone(local, client_key, io::ErrorKind::ConnectionAborted, has_answered);
     }
 }
 
 /// The connection has ended.
-pub(crate) fn lost(local: &Local, client_key: ClientKey, socket: SocketId, reason: &CloseReason) {
+pub(crate) fn lost(
+    local: &Local,
+    client_key: ClientKey,
+    socket: SocketId,
+    reason: &CloseReason,
+    has_answered: bool,
+) {
+    let kind = match reason {
+        CloseReason::Lost(kind) => *kind,
+        CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
+        CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::ConnectionAborted,
+    };
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     match link {
         Some(Link::Up(current)) if current == socket => {
-            local.state().clients.borrow_mut()[client_key].link = Link::Down;
-            local.push(Command::Connect(client_key));
+            gone(local, client_key, kind, has_answered);
         }
         Some(Link::Connecting(current)) if current == socket => {
-            let kind = match reason {
-                CloseReason::Lost(kind) => *kind,
-                CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
-                CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
-                _ => io::ErrorKind::ConnectionAborted,
-            };
             attempt_failed(local, client_key, kind);
         }
         _ => {}
+    }
+}
+
+/// A connection on which calls could be started takes no more. One that has answered something was
+/// good, and the next is made at once; any other was no better than none, or a server that takes
+/// connections and leaves would be called again as fast as the network can.
+fn gone(local: &Local, client_key: ClientKey, kind: io::ErrorKind, has_answered: bool) {
+    if !has_answered {
+        return attempt_failed(local, client_key, kind);
+    }
+    let client = &mut local.state().clients.borrow_mut()[client_key];
+    client.link = Link::Down;
+    client.failures = 0;
+    if !client.waiting.is_empty() {
+        local.push(Command::Connect(client_key));
     }
 }
 
@@ -271,11 +285,7 @@ pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
 
 /// The answer to a call is in.
 pub(crate) fn answered(local: &Local, token: u64, head: ResponseHead, payload: Bytes) {
-    let result = match head.status.is_ok() {
-        true => Ok(Answer { payload, head }),
-        false => Err(CallError::Status { status: head.status, payload }),
-    };
-    end(local.state(), CallKey::from_token(token), result);
+    end(local.state(), CallKey::from_token(token), Answer::of(head, payload));
 }
 
 /// A call has ended without an answer.

@@ -9,6 +9,7 @@ use crate::wire::frame::{RequestHead, ResponseHead};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// From shard to shard.
@@ -32,6 +33,8 @@ pub enum ShardMessage {
         /// That shard's key for it.
         key: u64,
     },
+    /// The sender will hand over nothing more, and waits for nothing that it has handed over.
+    Done,
 }
 
 /// A request on its way to the shard that owns its route.
@@ -73,16 +76,30 @@ impl fmt::Debug for Control {
     }
 }
 
+/// Why something was not put into an [`Inbox`].
+#[derive(Debug)]
+pub enum Undelivered {
+    /// Too much waits already; here it is back.
+    Full(Control),
+    /// The shard has ended.
+    Closed,
+}
+
 /// A shard's letter box for other threads: bounded, any number of senders.
 #[derive(Debug)]
 pub struct Inbox {
     queue: ArrayQueue<Control>,
+    is_closed: AtomicBool,
     parker: OnceLock<Arc<Parker>>,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Inbox { queue: ArrayQueue::new(HANDLE_MESSAGES_MAX), parker: OnceLock::new() }
+        Inbox {
+            queue: ArrayQueue::new(HANDLE_MESSAGES_MAX),
+            is_closed: AtomicBool::new(false),
+            parker: OnceLock::new(),
+        }
     }
 }
 
@@ -90,13 +107,30 @@ impl Inbox {
     /// Puts something in and wakes the shard if it sleeps.
     ///
     /// # Errors
-    /// Gives it back when [`HANDLE_MESSAGES_MAX`] messages wait already.
-    pub fn push(&self, control: Control) -> Result<(), Control> {
-        self.queue.push(control)?;
+    /// Gives it back when [`HANDLE_MESSAGES_MAX`] messages wait already, or the shard has ended.
+    pub fn push(&self, control: Control) -> Result<(), Undelivered> {
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(Undelivered::Closed);
+        }
+        self.queue.push(control).map_err(Undelivered::Full)?;
+        // The shard may have ended in between, after it had emptied the box.
+        if self.is_closed.load(Ordering::SeqCst) {
+            self.empty();
+        }
         if let Some(parker) = self.parker.get() {
             parker.unpark();
         }
         Ok(())
+    }
+
+    /// The shard has ended: what waits is dropped, and so is what comes.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.empty();
+    }
+
+    fn empty(&self) {
+        while self.queue.pop().is_some() {}
     }
 
     pub(crate) fn pop(&self) -> Option<Control> {

@@ -7,6 +7,7 @@ use crate::config::ConnectionConfig;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
 use crate::limits::{LINGER, OUTPUT_KEEP_BYTES_MAX, OUTPUT_START_BYTES, OUTPUTS_KEPT_BYTES_MAX};
 use crate::local::{DeferredKey, Local, Origin, TimerKey};
+use crate::metrics::ShardMetrics;
 use crate::rpc::connection::{Connection, Event, Role};
 use crate::rpc::error::CloseReason;
 use crate::time::Instant;
@@ -50,6 +51,8 @@ pub(crate) struct Peer {
     is_paused: bool,
     /// It ended with a word of ours that the peer should have a chance to read.
     wants_linger: bool,
+    /// It has answered a call.
+    has_answered: bool,
     /// A call has ended or the hello has come: calls that wait may have room now.
     wants_pump: bool,
     /// What was received and is not read, because the peer does not read its answers.
@@ -70,7 +73,7 @@ enum Stage {
     /// The socket is not connected yet.
     Connecting,
     Open,
-    /// The last bytes are out; the peer has a moment to read them, or the close would destroy them.
+    /// The end has come; the peer has a moment to read the last bytes, or the close would destroy them.
     Lingering,
 }
 
@@ -148,6 +151,7 @@ impl Peers {
             is_sending: false,
             is_paused: false,
             wants_linger: false,
+            has_answered: false,
             wants_pump: false,
             backlog: Vec::new(),
             timer: None,
@@ -175,6 +179,7 @@ impl Peers {
         chunk: Chunk,
         serving: &mut Serving,
     ) {
+        serving.metrics.bytes_in.add(chunk.len() as u64);
         let mut spare = Some(self.spare.take());
         if let Some(peer) = self.get_mut(socket)
             && peer.stage == Stage::Open
@@ -196,11 +201,11 @@ impl Peers {
         serving: &mut Serving,
     ) {
         let Some(peer) = self.get_mut(socket) else { return };
-        if peer.stage == Stage::Lingering {
-            peer.stage = Stage::Open;
-        }
+        peer.stage = Stage::Open;
         peer.connection.handle_end(result);
         peer.take_events(serving);
+        // It has read all that it will ever read.
+        peer.wants_linger = false;
         self.mark_dirty(socket);
     }
 
@@ -215,6 +220,7 @@ impl Peers {
         self.spare.keep(output);
         let Some(peer) = self.get_mut(socket) else { return };
         peer.is_sending = false;
+        peer.connection.handle_send_ended(serving.local.now());
         if let Err(error) = result {
             peer.connection.handle_end(Err(error));
             peer.take_events(serving);
@@ -233,6 +239,7 @@ impl Peers {
         if peer.is_paused && peer.backlog.is_empty() && !peer.is_overfull() {
             peer.is_paused = false;
             driver.resume_receive(socket);
+            peer.connection.handle_receive_resumed(driver.now());
         }
         self.mark_dirty(socket);
     }
@@ -297,6 +304,10 @@ impl Peers {
         // Nobody waits any more: cancelled, expired, or the connection is gone.
         let Some(mut deferred) = serving.end_deferred(key) else { return };
         deferred.release_task();
+        let metrics = &serving.metrics;
+        metrics.count_response(status.class());
+        let took_us = serving.local.now().micros_since(deferred.started);
+        metrics.service_time_us.record(took_us);
         let in_flight = serving.admission.in_flight() + 1;
         let head = deferred.answer_head(status, in_flight, serving.local.now());
         match deferred.origin {
@@ -338,6 +349,7 @@ impl Peers {
     pub(crate) fn cancel_call(&mut self, socket: SocketId, call: CallId) {
         if let Some(peer) = self.get_mut(socket) {
             peer.connection.cancel(call);
+            peer.wants_pump = true;
             self.mark_dirty(socket);
         }
     }
@@ -372,8 +384,8 @@ impl Peers {
             let Some(peer) = self.get_mut(socket) else { continue };
             peer.is_dirty = false;
             peer.take_events(serving);
-            if peer.stage == Stage::Open && !peer.is_sending {
-                self.send(driver, socket);
+            if peer.stage != Stage::Connecting && !peer.is_sending {
+                self.send(driver, socket, &serving.metrics, &serving.local);
                 self.catch_up(driver, socket, serving);
             }
             self.settle(driver, socket, &serving.local);
@@ -381,16 +393,27 @@ impl Peers {
         self.flushing.clear();
     }
 
-    fn send<D: Driver>(&mut self, driver: &mut D, socket: SocketId) {
+    fn send<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        metrics: &ShardMetrics,
+        local: &Local,
+    ) {
         let Some(peer) = self.get_mut(socket) else { return };
         let Some(output) = peer.connection.poll_transmit() else {
             let unused = peer.connection.take_unused_output();
             self.spare.extend(unused);
             return;
         };
+        let bytes = output.len();
+        metrics.bytes_out.add(bytes as u64);
         match driver.send(socket, output) {
             SendState::Done(output) => self.spare.keep(output),
-            SendState::InFlight => peer.is_sending = true,
+            SendState::InFlight => {
+                peer.is_sending = true;
+                peer.connection.handle_send_started(bytes, local.now());
+            }
         }
     }
 
@@ -406,19 +429,26 @@ impl Peers {
             }
             return;
         }
-        if peer.connection.is_closed() && !peer.is_sending && peer.stage == Stage::Open {
-            if !peer.wants_linger {
+        if peer.connection.is_closed() {
+            if !peer.wants_linger && !peer.is_sending {
                 driver.close(socket);
                 self.remove(socket, local);
-                return;
+            } else if peer.stage == Stage::Open {
+                peer.stage = Stage::Lingering;
+                peer.backlog = Vec::new();
+                peer.set_timer(None, local);
+                peer.set_timer(Some(local.now() + LINGER), local);
+                if std::mem::take(&mut peer.is_paused) {
+                    // What is left unread when the socket is closed would destroy the last bytes.
+                    driver.resume_receive(socket);
+                }
             }
-            peer.stage = Stage::Lingering;
-            peer.set_timer(Some(local.now() + LINGER), local);
             return;
         }
         if !peer.is_paused && (peer.is_overfull() || !peer.backlog.is_empty()) {
             peer.is_paused = true;
             driver.pause_receive(socket);
+            peer.connection.handle_receive_paused();
         }
         if peer.stage == Stage::Open {
             peer.set_timer(peer.connection.poll_timeout(), local);
@@ -447,9 +477,12 @@ impl Peer {
             return self.backlog.extend_from_slice(bytes);
         }
         let mut input = Input::new(bytes);
+        // All of it was in hand when the turn began: time that a request waits for those before it is
+        // time of its deadline.
+        let arrived = serving.turn_at();
         let mut now = clock();
         while !self.is_overfull()
-            && let Some(event) = self.connection.handle_bytes(&mut input, now)
+            && let Some(event) = self.connection.handle_bytes(&mut input, arrived)
         {
             match event {
                 Event::Request { head, body, deadline } => {
@@ -461,6 +494,7 @@ impl Peer {
                 Event::Response { token, head, body } => {
                     calls::answered(&serving.local, token, head, body.to_payload_bytes(lend));
                     self.connection.recycle(body);
+                    self.has_answered = true;
                     self.wants_pump = true;
                 }
                 other => self.on_event(other, serving),
@@ -501,8 +535,8 @@ impl Peer {
                     self.wants_pump = true;
                 }
             }
-            Event::RequestDropped { token, .. } => {
-                serving.drop_deferred(DeferredKey::from_token(token));
+            Event::RequestDropped { token, cause } => {
+                serving.drop_deferred(DeferredKey::from_token(token), cause);
             }
             Event::CallFailed { token, failure } => {
                 calls::failed(&serving.local, token, failure);
@@ -511,14 +545,19 @@ impl Peer {
             Event::PeerLeaves { reason, text } => {
                 tracing::debug!(?reason, text, "a peer says go-away");
                 if let Some(client) = client {
-                    calls::leaving(&serving.local, client, self.socket);
+                    calls::leaving(&serving.local, client, self.socket, self.has_answered);
                 }
             }
             Event::Closed(reason) => {
                 self.wants_linger = reason.is_told();
+                serving.metrics.closed.increment();
+                if matches!(reason, CloseReason::PeerMisbehaved(_)) {
+                    serving.metrics.protocol_errors.increment();
+                }
                 log_close(&reason, self.owner);
                 if let Some(client) = client {
-                    calls::lost(&serving.local, client, self.socket, &reason);
+                    let has_answered = self.has_answered;
+                    calls::lost(&serving.local, client, self.socket, &reason, has_answered);
                 }
             }
             Event::Request { .. } | Event::Response { .. } => {

@@ -6,9 +6,10 @@ use crate::driver::{Driver, SocketId};
 use crate::handler::{Answered, Outcome, Reply, ReplyTarget, Request, RequestBody};
 use crate::local::{Deferred, DeferredKey, Local, Origin};
 use crate::mailbox::Mailboxes;
+use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
 use crate::rpc::admission::{Admission, ShedReason};
-use crate::rpc::connection::Connection;
+use crate::rpc::connection::{Connection, DropCause};
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
 use crate::wire::deframer::Body;
@@ -18,6 +19,7 @@ use crate::wire::status::Status;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// What it takes to serve a request on this shard.
 #[derive(Debug)]
@@ -25,14 +27,15 @@ pub(crate) struct Serving {
     pub(crate) local: Local,
     router: Router,
     pub(crate) admission: Admission,
+    pub(crate) metrics: Arc<ShardMetrics>,
     rng: Rng,
     /// When what this turn delivers was in hand.
     turn_at: Instant,
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
-    /// Messages for other shards, in order; sent at the end of the turn.
-    outbox: VecDeque<(ShardIndex, ShardMessage)>,
+    /// Messages for other shards; sent at the end of the turn.
+    outbox: Outbox,
     /// Requests that other shards handed over, by their key for it.
     handed_over: BTreeMap<(ShardIndex, u64), DeferredKey>,
 }
@@ -53,9 +56,10 @@ impl Serving {
             local,
             router,
             admission,
+            metrics: ShardMetrics::new(),
             rng,
             waited_before: Duration::ZERO,
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             handed_over: BTreeMap::new(),
         }
     }
@@ -63,6 +67,12 @@ impl Serving {
     pub(crate) fn begin_turn(&mut self, turn_at: Instant, previous_turn_at: Option<Instant>) {
         self.turn_at = turn_at;
         self.waited_before = previous_turn_at.map_or(Duration::ZERO, |at| turn_at.since(at));
+    }
+
+    /// When what this turn delivers was in hand.
+    #[inline]
+    pub(crate) fn turn_at(&self) -> Instant {
+        self.turn_at
     }
 
     /// Serves a request that arrived on `connection` at this turn; `now` is the instant before it.
@@ -91,8 +101,9 @@ impl Serving {
             Some(at) => at,
             None => {
                 let head = self.bare_head(head, Status::INTERNAL, now);
+                self.metrics.count_response(head.status.class());
                 connection.roll_back_output(mark);
-                connection.respond(head, Payload::Copied(b"the handler panicked"));
+                connection.respond(head, Payload::Copied(PANICKED.as_bytes()));
                 clock()
             }
         }
@@ -102,32 +113,38 @@ impl Serving {
     pub(crate) fn serve_handed_over<D: Driver>(&mut self, request: HandedOver, driver: &D) {
         let HandedOver { from, key, head, arrived, deadline, payload, metadata } = request;
         let origin = Origin::Shard { shard: from, key };
-        let body = RequestBody::Owned { payload, metadata };
+        let body = RequestBody::Owned { payload: &payload, metadata: &metadata };
         let mut answer = None;
         let target = ReplyTarget::Shard { answer: &mut answer, origin };
         let arrival = Arrival { head: &head, body, deadline, arrived, origin };
         let now = self.local.now();
         if self.serve(arrival, target, &|| driver.now(), now).is_none() {
-            answer = Some((self.bare_head(&head, Status::INTERNAL, now), Bytes::new()));
+            let text = Bytes::from_static(PANICKED.as_bytes());
+            answer = Some((self.bare_head(&head, Status::INTERNAL, now), text));
         }
         if let Some((head, payload)) = answer {
-            self.outbox.push_back((from, ShardMessage::Response { key, head, payload }));
+            self.outbox.push(from, ShardMessage::Response { key, head, payload });
         }
     }
 
     /// Nobody waits any more for a request that another shard handed over.
     pub(crate) fn drop_handed_over(&mut self, from: ShardIndex, key: u64) {
         if let Some(deferred) = self.handed_over.get(&(from, key)).copied() {
-            self.drop_deferred(deferred);
+            self.drop_deferred(deferred, DropCause::Cancelled);
         }
     }
 
     /// Ends a deferred request that nobody waits for: its future is dropped with all it waits for.
-    pub(crate) fn drop_deferred(&mut self, key: DeferredKey) {
+    pub(crate) fn drop_deferred(&mut self, key: DeferredKey, cause: DropCause) {
         let Some(mut deferred) = self.end_deferred(key) else { return };
+        match cause {
+            DropCause::Cancelled => self.metrics.cancelled.increment(),
+            DropCause::DeadlinePassed => self.metrics.deadline_passed.increment(),
+            DropCause::ConnectionEnded => {}
+        }
         if let Some(shard) = deferred.handed_to {
             let from = self.local.shard();
-            self.outbox.push_back((shard, ShardMessage::Drop { from, key: key.to_token() }));
+            self.outbox.push(shard, ShardMessage::Drop { from, key: key.to_token() });
         }
         deferred.drop_task();
     }
@@ -150,17 +167,24 @@ impl Serving {
         head: ResponseHead,
         payload: Bytes,
     ) {
-        self.outbox.push_back((shard, ShardMessage::Response { key, head, payload }));
+        self.outbox.push(shard, ShardMessage::Response { key, head, payload });
+    }
+
+    /// Sends a message to each other shard.
+    pub(crate) fn tell_others(&mut self, message: impl Fn() -> ShardMessage) {
+        let own = self.local.shard();
+        for shard in (0..self.local.shard_count()).map(ShardIndex).filter(|shard| *shard != own) {
+            self.outbox.push(shard, message());
+        }
     }
 
     /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
     pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
-        while let Some((shard, message)) = self.outbox.pop_front() {
-            if let Err(message) = mailboxes.send(shard, message) {
-                self.outbox.push_front((shard, message));
-                return;
-            }
-        }
+        self.outbox.pass_on(mailboxes);
+    }
+
+    pub(crate) fn has_messages_to_pass_on(&self) -> bool {
+        self.outbox.count > 0
     }
 
     /// Admits, dispatches, answers. `None`: the handler panicked before it answered.
@@ -177,6 +201,8 @@ impl Serving {
         let request = Request { head, body, deadline, local: &self.local };
         let payload_bytes = request.payload().len();
         let waited = now.since(arrived);
+        self.metrics.requests.increment();
+        self.metrics.queue_delay_us.record(now.micros_since(arrived));
         self.admission.observe(head.priority, waited + self.waited_before, now);
         let reply = Reply {
             target,
@@ -194,10 +220,12 @@ impl Serving {
             local: &self.local,
         };
         let answered = if deadline.is_some_and(|deadline| deadline <= now) {
+            self.metrics.expired_in_queue.increment();
             reply.answer(Status::EXPIRED_IN_QUEUE, Payload::Copied(&[]))
         } else if let Err(reason) =
             self.admission.admit(head.priority, payload_bytes, &mut self.rng)
         {
+            self.metrics.count_shed(reason);
             reply.fail(Status::SHED, shed_text(reason))
         } else if let Some(handler) = self.router.find(head.method) {
             let local = &self.local;
@@ -208,14 +236,19 @@ impl Serving {
                 Err(_panic) => {
                     let method = self.router.name(head.method).unwrap_or("?");
                     tracing::error!(method, "a handler panicked; its caller is told so");
-                    return None;
+                    // It may have taken the duty to answer later, which then is its responder's.
+                    Answered(Outcome::Later(self.local.find_deferred(origin)?))
                 }
             }
         } else {
             reply.answer(Status::UNKNOWN_METHOD, Payload::Copied(&[]))
         };
         match answered {
-            Answered(Outcome::Now(at)) => Some(at),
+            Answered(Outcome::Now(at, status)) => {
+                self.metrics.service_time_us.record(at.micros_since(now));
+                self.metrics.count_response(status.class());
+                Some(at)
+            }
             Answered(Outcome::Later(key)) => {
                 self.admission.begin(payload_bytes);
                 if let Origin::Shard { shard, key: theirs } = origin {
@@ -253,11 +286,15 @@ impl Serving {
             Some(Status::WRONG_SHARD)
         } else {
             let admitted = self.admission.admit(head.priority, payload_bytes, &mut self.rng);
-            admitted.is_err().then_some(Status::SHED)
+            admitted.err().map(|reason| {
+                self.metrics.count_shed(reason);
+                Status::SHED
+            })
         };
         let response_head = self.bare_head(head, Status::OK, now);
         if let Some(status) = refusal {
             let head = ResponseHead { status, ..response_head };
+            self.metrics.count_response(status.class());
             return connection.respond(head, Payload::Copied(&[]));
         }
         let shard = ShardIndex(u16::try_from(shard).expect("below the count, which is a u16"));
@@ -276,7 +313,8 @@ impl Serving {
             payload: request.to_payload_bytes(),
             metadata: Bytes::copy_from_slice(request.metadata().as_bytes()),
         });
-        self.outbox.push_back((shard, message));
+        self.metrics.handed_over.increment();
+        self.outbox.push(shard, message);
     }
 
     fn bare_head(&self, head: &RequestHead, status: Status, now: Instant) -> ResponseHead {
@@ -289,6 +327,43 @@ impl Serving {
         }
     }
 }
+
+/// Messages for other shards: in order for each, and none waits behind one for a shard whose mailbox
+/// is full.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// By shard; as long as the highest number that was written to.
+    queues: Vec<VecDeque<ShardMessage>>,
+    count: usize,
+}
+
+impl Outbox {
+    fn push(&mut self, to: ShardIndex, message: ShardMessage) {
+        if self.queues.len() <= to.index() {
+            self.queues.resize_with(to.index() + 1, VecDeque::new);
+        }
+        self.queues[to.index()].push_back(message);
+        self.count += 1;
+    }
+
+    fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
+        if self.count == 0 {
+            return;
+        }
+        for (to, queue) in (0..).map(ShardIndex).zip(&mut self.queues) {
+            while let Some(message) = queue.pop_front() {
+                if let Err(message) = mailboxes.send(to, message) {
+                    queue.push_front(message);
+                    break;
+                }
+                self.count -= 1;
+            }
+        }
+    }
+}
+
+/// What the caller of a handler that panicked is told.
+const PANICKED: &str = "the handler panicked";
 
 fn shed_text(reason: ShedReason) -> &'static str {
     match reason {

@@ -186,7 +186,7 @@ impl Default for CpuConfig {
 /// What is kept of the event log.
 #[derive(Clone, Copy, Debug)]
 pub struct LogConfig {
-    /// The last so many records.
+    /// The last so many records; `usize::MAX` keeps all.
     pub records_kept: usize,
 }
 

@@ -21,7 +21,8 @@ pub(super) struct Core {
     seeds: Rng,
     /// The shard whose turn it is.
     pub running: Option<ShardAt>,
-    pub faults_stopped: bool,
+    /// How often everything was healed.
+    pub heals: u32,
 }
 
 /// What an event asks of the processes.
@@ -45,7 +46,7 @@ impl Core {
             config,
             seeds,
             running: None,
-            faults_stopped: false,
+            heals: 0,
         }
     }
 
@@ -78,7 +79,7 @@ impl Core {
     }
 
     /// Adds a machine; its process is to be booted.
-    pub fn add_host(&mut self) -> HostId {
+    pub fn add_host(&mut self, bare: bool) -> HostId {
         let host = HostId(self.stage.hosts.len() as u32);
         let rng = self.fork_rng();
         self.disks.push(Disk::new(host, self.config.disk.clone(), rng));
@@ -91,6 +92,7 @@ impl Core {
             powered: true,
             incarnation: 0,
             running: false,
+            bare,
             paused_until: Instant::ZERO,
             shards: Vec::new(),
         });
@@ -131,8 +133,8 @@ impl Core {
                 let due = !state.running && state.incarnation == incarnation;
                 return if due { Call::Boot(host) } else { Call::Nothing };
             }
-            Event::Fault(fault) if self.faults_stopped => drop(fault),
-            Event::Fault(fault) => return self.befall(fault),
+            Event::Fault(_, heals) if heals != self.heals => {}
+            Event::Fault(fault, _) => return self.befall(fault),
             Event::Resume(host) => wake_all(stage, host),
             Event::Syn(id) => network.on_syn(stage, id),
             Event::SynAck(id) => network.on_syn_ack(stage, id),
@@ -217,9 +219,9 @@ impl Core {
         Call::Nothing
     }
 
-    /// Ends all faults and lets no planned one begin. Says which hosts are to be booted.
+    /// Ends all faults and lets no scheduled one begin. Says which hosts are to be booted.
     pub fn heal_all(&mut self) -> Vec<HostId> {
-        self.faults_stopped = true;
+        self.heals += 1;
         self.network.links.heal_all();
         self.network.heal_accepts();
         self.disks.iter_mut().for_each(Disk::heal);
@@ -240,6 +242,12 @@ impl Core {
         to_boot
     }
 
+    /// All shards of a process have stopped. Nobody starts it again but [`Fault::Restart`].
+    pub fn exit(&mut self, host: HostId) -> Call {
+        self.stage.record(Place::Host(host), EventKind::HostExited, &[]);
+        self.crash(host, Crash::Kill, None)
+    }
+
     fn crash(&mut self, host: HostId, how: Crash, down_for: Option<Duration>) -> Call {
         let state = self.stage.host(host);
         if !state.running {
@@ -248,11 +256,6 @@ impl Core {
         state.running = false;
         state.paused_until = Instant::ZERO;
         let incarnation = state.incarnation;
-        for shard in &mut state.shards {
-            shard.inbox.clear();
-            shard.starved.clear();
-            shard.turn_at = None;
-        }
         let kind = match how {
             Crash::Kill => EventKind::HostKilled,
             Crash::PowerLoss => EventKind::HostLostPower,

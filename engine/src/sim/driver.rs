@@ -92,9 +92,8 @@ impl SimDriver {
     }
 
     fn core(&self) -> RefMut<'_, Core> {
-        let mut core = self.shared.core.borrow_mut();
-        let host = core.stage.host(self.at.host);
-        let alive = host.running && host.incarnation == self.incarnation;
+        let core = self.shared.core.borrow_mut();
+        let alive = core.stage.is_alive(self.at.host, self.incarnation);
         assert!(alive, "the process of this driver has crashed; nothing may use it any more");
         core
     }
@@ -105,9 +104,7 @@ impl SimDriver {
     }
 
     fn check_alive(&self) -> io::Result<()> {
-        let mut core = self.shared.core.borrow_mut();
-        let host = core.stage.host(self.at.host);
-        if host.running && host.incarnation == self.incarnation {
+        if self.shared.core.borrow().stage.is_alive(self.at.host, self.incarnation) {
             return Ok(());
         }
         Err(io::Error::other(format!("the process of shard {} has crashed", self.at)))
@@ -357,7 +354,6 @@ impl Driver for SimDriver {
         self.counters.enters += 1;
         self.counters.parks += 1;
         self.pass_time()?;
-        self.parker.announce();
         let parked = self.run_until_woken(until);
         self.parker.withdraw();
         parked?;

@@ -34,7 +34,9 @@ event_kinds! {
     Note "note"
     /// A process began.
     HostBooted "host booted"
-    /// A process was killed; its kernel lives on.
+    /// A process ended by its own will.
+    HostExited "host exited"
+    /// A process ended without its machine, or was killed.
     HostKilled "host killed"
     /// A machine lost its power.
     HostLostPower "host lost power"
@@ -141,11 +143,11 @@ event_kinds! {
     DiskFilled "disk filled"
     /// File operations will fail.
     DiskFailing "disk failing"
-    /// A write that was not synced survived a crash.
+    /// A write that was not synced survived a crash or a failed sync.
     WriteKept "write kept"
-    /// A write that was not synced was lost in a crash.
+    /// A write that was not synced was lost in a crash or a failed sync.
     WriteLost "write lost"
-    /// A write that was not synced survived a crash in part.
+    /// A write that was not synced survived a crash or a failed sync in part.
     WriteTorn "write torn"
     /// A file that was never synced was lost in a crash.
     FileLost "file lost"

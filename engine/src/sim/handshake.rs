@@ -26,9 +26,10 @@ pub(super) struct Listener {
     address: SocketAddr,
     backlog: VecDeque<ConnectionId>,
     /// Until then there are no file descriptors to accept with.
-    failing_until: Instant,
-    /// An attempt to accept again is on the agenda.
-    retrying: bool,
+    refuses_until: Instant,
+    /// It failed to accept, and said so.
+    failing: bool,
+    retry_planned: bool,
 }
 
 /// The first port that the system gives, as on Linux (`ip_local_port_range`).
@@ -64,8 +65,16 @@ impl Network {
         table.listeners_begun += 1;
         let id = ListenerId(table.listeners_begun);
         stage.record_at(at, EventKind::Listening, &[("port", u64::from(address.port()))]);
-        let (backlog, failing_until) = (VecDeque::new(), Instant::ZERO);
-        let listener = Listener { shard: at, id, address, backlog, failing_until, retrying: false };
+        let (backlog, refuses_until) = (VecDeque::new(), Instant::ZERO);
+        let listener = Listener {
+            shard: at,
+            id,
+            address,
+            backlog,
+            refuses_until,
+            failing: false,
+            retry_planned: false,
+        };
         self.listeners.push(listener);
         Ok((id, address))
     }
@@ -214,15 +223,18 @@ impl Network {
         let sockets_max = self.config.sockets_max;
         let has_room = self.table(at).has_room(sockets_max);
         let listener = &mut self.listeners[index];
-        if listener.backlog.is_empty() || listener.retrying {
+        if listener.backlog.is_empty() {
             return Accept::Nothing;
         }
-        if stage.now() < listener.failing_until || !has_room {
-            listener.retrying = true;
-            let incarnation = stage.host(at.host).incarnation;
-            stage.after(ACCEPT_RETRY, Event::AcceptAgain(at, incarnation, id));
-            return Accept::Failed(Errno::MFILE);
+        if stage.now() < listener.refuses_until || !has_room {
+            let known = std::mem::replace(&mut listener.failing, true);
+            if !std::mem::replace(&mut listener.retry_planned, true) {
+                let incarnation = stage.host(at.host).incarnation;
+                stage.after(ACCEPT_RETRY, Event::AcceptAgain(at, incarnation, id));
+            }
+            return if known { Accept::Nothing } else { Accept::Failed(Errno::MFILE) };
         }
+        listener.failing = false;
         let connection = listener.backlog.pop_front().expect("it is not empty");
         let socket = self.table(at).insert(connection, Side::Server, sockets_max);
         let socket = socket.expect("there is room for a socket");
@@ -230,32 +242,32 @@ impl Network {
         Accept::Socket(socket)
     }
 
-    /// A listener that could not accept tries again.
+    /// A listener that could not accept tries again, for as long as it takes. It said so once.
     pub fn on_accept_again(
         &mut self,
         stage: &mut Stage,
         at: ShardAt,
         incarnation: u32,
-        listener: ListenerId,
+        id: ListenerId,
     ) {
-        if stage.host(at.host).incarnation == incarnation
-            && let Some(index) = self.listener_index(at, listener)
+        if stage.is_alive(at.host, incarnation)
+            && let Some(index) = self.listener_index(at, id)
         {
-            self.listeners[index].retrying = false;
-            stage.notify(at, Notice::Acceptable { listener });
+            self.listeners[index].retry_planned = false;
+            stage.notify(at, Notice::Acceptable { listener: id });
         }
     }
 
     /// The listeners of a host cannot accept until an instant.
     pub fn fail_accepts(&mut self, host: HostId, until: Instant) {
         for listener in self.listeners.iter_mut().filter(|listener| listener.shard.host == host) {
-            listener.failing_until = until;
+            listener.refuses_until = until;
         }
     }
 
     /// All listeners can accept again.
     pub fn heal_accepts(&mut self) {
-        self.listeners.iter_mut().for_each(|listener| listener.failing_until = Instant::ZERO);
+        self.listeners.iter_mut().for_each(|listener| listener.refuses_until = Instant::ZERO);
     }
 
     /// True if the kernel of a server has a connection that its process does not know yet.

@@ -120,6 +120,8 @@ pub(super) struct Host {
     pub incarnation: u32,
     /// A process runs.
     pub running: bool,
+    /// Its drivers are called from outside; the world gives it no turns.
+    pub bare: bool,
     pub paused_until: Instant,
     pub shards: Vec<Shard>,
 }
@@ -174,7 +176,7 @@ impl BufferPool {
 
     /// Below this mark bytes to keep are copied, so that a slow holder cannot drain the pool.
     pub fn is_low(&self) -> bool {
-        self.free.load(Ordering::Relaxed) < self.total / 4
+        self.free.load(Ordering::Relaxed) * 4 < self.total
     }
 
     pub fn in_use(&self) -> usize {

@@ -8,7 +8,7 @@ use super::handshake::Listener;
 use super::host::{HostId, Notice, ShardAt, TO_THE_END};
 use super::link::Links;
 use super::stage::{Event, Stage};
-use super::stream::{Connection, ConnectionId, Kernel, Pipe, Sending, Side};
+use super::stream::{Connection, ConnectionId, Kernel, Pipe, Sending, Side, random_size};
 use crate::driver::{Output, SendState, SocketId};
 use crate::rng::Rng;
 use bytes::Bytes;
@@ -55,9 +55,9 @@ impl Network {
     }
 
     pub fn peer_address(&self, at: ShardAt, socket: SocketId) -> Option<SocketAddr> {
-        let tenant = self.tables.get(&at)?.tenant(socket)?;
-        let connection = self.connections.get(&tenant.connection)?;
-        Some(connection.ends[tenant.side.other().index()].address)
+        let (id, side) = self.known_socket(at, socket)?;
+        let connection = self.connections.get(&id)?;
+        Some(connection.ends[side.other().index()].address)
     }
 
     pub fn send(
@@ -67,7 +67,10 @@ impl Network {
         socket: SocketId,
         output: Output,
     ) -> SendState {
-        let (id, side) = self.open_socket(at, socket);
+        let (id, side) = self.known_socket(at, socket).expect("a send names an open socket");
+        if output.is_empty() {
+            return SendState::Done(output);
+        }
         let facts = [
             ("socket", u64::from(socket.slot)),
             ("bytes", output.len() as u64),
@@ -106,13 +109,13 @@ impl Network {
     }
 
     pub fn pause_receive(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
-        let (id, side) = self.open_socket(at, socket);
+        let Some((id, side)) = self.known_socket(at, socket) else { return };
         stage.record_at(at, EventKind::ReceivePaused, &[("socket", u64::from(socket.slot))]);
         self.connection(id).ends[side.index()].paused = true;
     }
 
     pub fn resume_receive(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
-        let (id, side) = self.open_socket(at, socket);
+        let Some((id, side)) = self.known_socket(at, socket) else { return };
         stage.record_at(at, EventKind::ReceiveResumed, &[("socket", u64::from(socket.slot))]);
         self.connection(id).ends[side.index()].paused = false;
         stage.notify(at, Notice::Readable { socket, until: TO_THE_END });
@@ -127,7 +130,7 @@ impl Network {
         until: u64,
         buffer_bytes: Option<usize>,
     ) -> Read {
-        let Some((id, side)) = self.reading_socket(at, socket) else { return Read::Nothing };
+        let Some((id, side)) = self.known_socket(at, socket) else { return Read::Nothing };
         let Some(connection) = self.connections.get_mut(&id) else { return Read::Nothing };
         let end = &mut connection.ends[side.index()];
         let pipe = &mut connection.pipes[side.other().index()];
@@ -141,7 +144,10 @@ impl Network {
                 return Read::Nothing;
             }
             let Some(buffer_bytes) = buffer_bytes else { return Read::NoBuffer };
-            let bytes = pipe.arrived.len().min(due).min(buffer_bytes);
+            let most = pipe.arrived.len().min(due).min(buffer_bytes);
+            // Bytes that arrived together are read together, or not.
+            let split = connection.fragmented && self.rng.chance(0.5);
+            let bytes = if split { random_size(most, &mut self.rng) } else { most };
             let bytes = pipe.arrived.split_to(bytes).freeze();
             self.acknowledge(stage, id, side.other());
             return Read::Bytes(bytes);
@@ -156,7 +162,7 @@ impl Network {
     }
 
     pub fn close(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
-        let (id, side) = self.open_socket(at, socket);
+        let Some((id, side)) = self.known_socket(at, socket) else { return };
         stage.record_at(at, EventKind::Closing, &[("socket", u64::from(socket.slot))]);
         let end = &mut self.connection(id).ends[side.index()];
         end.owner = None;
@@ -182,7 +188,7 @@ impl Network {
         incarnation: u32,
         socket: SocketId,
     ) {
-        if stage.host(at.host).incarnation != incarnation {
+        if !stage.is_alive(at.host, incarnation) {
             return;
         }
         let tenant = self.table(at).tenant_mut(socket).expect("a closing socket keeps its slot");
@@ -230,7 +236,14 @@ impl Network {
                     let never_accepted = waited_for_accept && end.kernel == Kernel::Open;
                     self.abandon(stage, id, side, never_accepted);
                 }
-                Crash::PowerLoss => drop(connection.forget(side)),
+                Crash::PowerLoss => {
+                    connection.forget(side);
+                    // What is on the wire arrives; what was to be sent once more is not.
+                    let pipe = &mut connection.pipes[side.index()];
+                    if pipe.stalled_at.is_some() {
+                        pipe.drop_flight();
+                    }
+                }
             }
             self.forget_if_over(id);
         }
@@ -289,15 +302,10 @@ impl Network {
         ends.filter(|(_, _, host)| chosen(*host)).map(|(id, side, _)| (id, side)).collect()
     }
 
-    fn reading_socket(&self, at: ShardAt, socket: SocketId) -> Option<(ConnectionId, Side)> {
+    /// A socket that is neither void nor being closed.
+    fn known_socket(&self, at: ShardAt, socket: SocketId) -> Option<(ConnectionId, Side)> {
         let tenant = self.tables.get(&at)?.tenant(socket)?;
         (!tenant.closing).then_some((tenant.connection, tenant.side))
-    }
-
-    fn open_socket(&self, at: ShardAt, socket: SocketId) -> (ConnectionId, Side) {
-        self.reading_socket(at, socket).unwrap_or_else(|| {
-            panic!("shard {at} used {socket:?}, which is void or was closed already")
-        })
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Next {
     pub until: Option<Instant>,
     /// At once: there is work left.
     pub busy: bool,
+    /// Never: this was the last turn. When all shards of a process have said so, it exits, and its
+    /// kernel closes what it left open.
+    pub stopped: bool,
 }
 
 /// What runs on one shard. A closure `FnMut(&mut SimDriver) -> Next` is one, too.

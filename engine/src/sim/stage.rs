@@ -39,8 +39,8 @@ pub(super) enum Event {
     AcceptAgain(ShardAt, u32, ListenerId),
     /// A file operation of a host has ended.
     DiskDone(HostId, u64),
-    /// A fault begins.
-    Fault(Fault),
+    /// A fault begins, unless all was healed since it was scheduled.
+    Fault(Fault, u32),
     /// Paths that were cut may work again.
     Heal,
 }
@@ -152,6 +152,12 @@ impl Stage {
         &mut self.hosts[host.index()]
     }
 
+    /// True while the process that an event was meant for runs.
+    pub fn is_alive(&self, host: HostId, incarnation: u32) -> bool {
+        let host = &self.hosts[host.index()];
+        host.running && host.incarnation == incarnation
+    }
+
     pub fn shard(&mut self, at: ShardAt) -> &mut Shard {
         &mut self.hosts[at.host.index()].shards[at.shard as usize]
     }
@@ -187,7 +193,10 @@ impl Stage {
 
     /// Puts a turn on the agenda unless an earlier one is there.
     pub fn turn_no_later_than(&mut self, at: ShardAt, when: Instant) {
-        let paused_until = self.host(at.host).paused_until;
+        let Host { paused_until, bare, .. } = *self.host(at.host);
+        if bare {
+            return;
+        }
         let shard = self.shard(at);
         let when = when.max(shard.busy_until).max(paused_until);
         if shard.turn_at.is_none_or(|planned| when < planned) {
@@ -266,8 +275,7 @@ impl Stage {
     /// Takes note of what turns did behind the world's back: shards unparked, buffers dropped.
     pub fn settle(&mut self) {
         for wake in self.wakes.take() {
-            let host = self.host(wake.at.host);
-            if host.running && host.incarnation == wake.incarnation {
+            if self.is_alive(wake.at.host, wake.incarnation) {
                 self.record_at(wake.at, EventKind::Unparked, &[]);
                 self.shard(wake.at).unparked = true;
                 self.wake(wake.at);

@@ -46,9 +46,13 @@ impl Network {
         connection.pipes[from.index()].delivery_planned = false;
         let open = self.links_allow(stage, id, from);
         let connection = self.connection(id);
+        let sender = connection.ends[from.index()].kernel;
         let pipe = &mut connection.pipes[from.index()];
         let due = pipe.flight.front().is_some_and(|flying| flying.arrives_at <= stage.now());
-        if due && !open && pipe.stalled_at.is_none() {
+        if due && !open && sender == Kernel::Gone {
+            // What is lost on its way stays lost: nobody is left to send it again.
+            pipe.drop_flight();
+        } else if due && !open && pipe.stalled_at.is_none() {
             pipe.stalled_at = Some(stage.now());
             self.stall(stage, id, from);
         } else if due && open {

@@ -126,9 +126,9 @@ impl World {
 
     /// Puts faults on the agenda, counted from now.
     pub fn schedule(&mut self, plan: &FaultPlan) {
-        let stage = &mut self.shared.core.borrow_mut().stage;
+        let core = &mut *self.shared.core.borrow_mut();
         for (after, fault) in plan {
-            stage.after(*after, Event::Fault(*fault));
+            core.stage.after(*after, Event::Fault(*fault, core.heals));
         }
     }
 
@@ -139,8 +139,9 @@ impl World {
         draw_plan(&mut rng, hosts, until, mix)
     }
 
-    /// Ends all faults, starts what has crashed, and lets no planned fault begin any more. After
-    /// this a cluster must make progress. (Connections that were silenced stay so.)
+    /// Ends all faults, starts what has crashed, and lets no fault begin that was scheduled before.
+    /// After this a cluster must make progress. (Connections that were silenced stay so, and file
+    /// operations that began on a slow disk take their time.)
     pub fn heal_all(&mut self) {
         let to_boot = self.shared.core.borrow_mut().heal_all();
         to_boot.into_iter().for_each(|host| self.shared.carry_out(Call::Boot(host)));
@@ -196,9 +197,10 @@ impl World {
 
     fn add_host(&mut self, shards: u32, boot: Option<BootFn>) -> HostId {
         assert!(shards > 0, "a process has a shard at least");
+        let host = self.shared.core.borrow_mut().add_host(boot.is_none());
         let processes = HostProcesses { shards, boot, running: Vec::new() };
         self.shared.processes.borrow_mut().push(processes);
-        self.shared.core.borrow_mut().add_host()
+        host
     }
 }
 
@@ -214,6 +216,8 @@ impl Shared {
     pub fn step(self: &Rc<Self>, limit: Instant) -> bool {
         let call = {
             let mut core = self.core.borrow_mut();
+            // Whoever holds a handle may have unparked a shard between two events.
+            core.stage.settle();
             let Some(event) = core.stage.next_event(limit) else { return false };
             core.handle(event)
         };
@@ -248,10 +252,20 @@ impl Shared {
         let Some(mut running) = place(&mut self.processes.borrow_mut()) else { return };
         self.core.borrow_mut().begin_turn(at);
         running.driver.collect();
-        let Next { until, busy } = running.process.turn(&mut running.driver);
+        let Next { until, busy, stopped } = running.process.turn(&mut running.driver);
         let busy = busy || running.driver.has_completions();
         self.core.borrow_mut().end_turn(at, busy, until);
-        self.processes.borrow_mut()[at.host.index()].running[at.shard as usize] = Some(running);
+        if !stopped {
+            let place = &mut self.processes.borrow_mut()[at.host.index()];
+            place.running[at.shard as usize] = Some(running);
+            return;
+        }
+        drop(running);
+        let all = self.processes.borrow()[at.host.index()].running.iter().all(Option::is_none);
+        if all {
+            let call = self.core.borrow_mut().exit(at.host);
+            self.carry_out(call);
+        }
     }
 
     fn boot(self: &Rc<Self>, host: HostId) {

@@ -29,7 +29,7 @@ use io_uring::{CompletionStatus, EnterFlags, IoUring, Probe, cqueue, opcode, squ
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -209,9 +209,15 @@ impl Ring {
         self.io.params().is_feature_skip_cqe_on_success()
     }
 
-    /// The ring's file descriptor, for messages from other rings.
-    pub fn descriptor(&self) -> i32 {
-        self.io.as_raw_fd()
+    /// Another descriptor of the ring, for messages from other rings. It keeps the ring's queues in
+    /// memory, but no operation alive.
+    ///
+    /// # Errors
+    /// As `fcntl` reports them.
+    pub fn share_descriptor(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the ring is open for as long as `self` lives.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.io.as_raw_fd()) };
+        ring.try_clone_to_owned()
     }
 
     /// Spares every later entry the look-up of the ring's file descriptor.
@@ -483,20 +489,25 @@ impl Drop for Ring {
             let ended = ring_descriptors(&self.io, UNREGISTER_RING_FDS, update);
             debug_assert!(ended.is_ok(), "what was registered can be unregistered: {ended:?}");
         }
+        if quiet && self.buffers.is_some() {
+            // The ring may live on behind a shared descriptor.
+            let ended = self.io.submitter().unregister_buf_ring(BUFFER_GROUP);
+            debug_assert!(ended.is_ok(), "what was registered can be unregistered: {ended:?}");
+        }
         if !quiet {
             // The kernel may still write to what it was lent: better lost than reused.
             debug_assert!(!self.in_flight.any() || self.awaited > 0);
             std::mem::forget(std::mem::take(&mut self.in_flight));
             std::mem::forget(self.buffers.take());
         }
-        // The fields go in order: `io` closes the ring before `buffers` unmaps what it reads.
+        // The fields go in order: `io` before `buffers`, whose entries the kernel reads.
     }
 }
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring")
-            .field("descriptor", &self.descriptor())
+            .field("descriptor", &self.io.as_raw_fd())
             .field("awaited", &self.awaited)
             .field("buffers", &self.buffers)
             .finish_non_exhaustive()

@@ -177,7 +177,7 @@ impl<T> fmt::Debug for Consumer<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(catena_loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -301,7 +301,7 @@ mod tests {
 }
 
 /// Every order in which two threads may meet; see [`crate::primitive`] for the command.
-#[cfg(all(test, loom))]
+#[cfg(all(test, catena_loom))]
 mod loom_tests {
     use super::*;
     use loom::thread;

@@ -7,7 +7,7 @@
 use super::in_flight::{Landed, Memory, SocketAddress, Ticket};
 use super::ring::{BUFFER_GROUP, CALLERS, DESCRIPTOR, MUTE, Ring, USER_DATA_BITS, WAKE};
 use crate::driver::{FileBuffer, Output};
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::{Fd, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -85,6 +85,12 @@ impl Ring {
         unsafe { self.push_plain(entry.multi(true).build(), CALLERS | WAKE, user_data) };
     }
 
+    /// Ends this ring's sleep after a while, and is told then.
+    pub fn timeout(&mut self, after: &'static Timespec, user_data: u64) {
+        // SAFETY: the time is named for ever.
+        unsafe { self.push_plain(opcode::Timeout::new(after).build(), CALLERS, user_data) };
+    }
+
     /// Makes what was completed of `file` durable, without metadata that reading does not need.
     pub fn sync(&mut self, file: BorrowedFd<'_>, user_data: u64) {
         let entry = opcode::Fsync::new(Fd(file.as_raw_fd())).flags(FsyncFlags::DATASYNC);
@@ -107,10 +113,10 @@ impl Ring {
     }
 
     /// Wakes the owner of another ring. Only a failure is told, as `user_data`.
-    pub fn message(&mut self, ring: i32, user_data: u64) {
+    pub fn message(&mut self, ring: BorrowedFd<'_>, user_data: u64) {
         // To come is all that the message has to do.
         let on_arrival = CALLERS | MUTE | WAKE;
-        let entry = opcode::MsgRingData::new(Fd(ring), 0, on_arrival, None).build();
+        let entry = opcode::MsgRingData::new(Fd(ring.as_raw_fd()), 0, on_arrival, None).build();
         let entry = self.without_success(entry).user_data(CALLERS | MUTE | checked(user_data));
         // SAFETY: no memory is named.
         unsafe { self.push(&entry) };

@@ -19,12 +19,11 @@
 //! The body's checksum, where negotiated, is a trailer (see [`Flags::PAYLOAD_CRC`]).
 
 use crate::limits::FRAME_BYTES_FLOOR;
+use crate::sys::checksum::crc32c_of_header;
 use std::fmt;
 
 /// Bytes of the header. Half a cache line; a 32-byte payload behind it fills the other half.
 pub const HEADER_BYTES: usize = 32;
-/// The header bytes that its checksum covers.
-const CHECKED_BYTES: usize = 28;
 
 /// What a frame is. Numbers are the wire's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -178,7 +177,7 @@ impl Header {
         bytes[16..20].copy_from_slice(&self.first.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.second.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.third.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+        let crc = checksum(&bytes);
         bytes[28..32].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
@@ -189,7 +188,7 @@ impl Header {
     /// What is wrong with it; the stream cannot be followed any further.
     #[inline]
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Header, HeaderError> {
-        if crc32c::crc32c(&bytes[..CHECKED_BYTES]) != u32_at(bytes, 28) {
+        if checksum(bytes) != u32_at(bytes, 28) {
             return Err(HeaderError::Checksum);
         }
         let kind = Kind::from_wire(bytes[4]).ok_or(HeaderError::UnknownKind(bytes[4]))?;
@@ -208,6 +207,13 @@ impl Header {
             third: u32_at(bytes, 24),
         })
     }
+}
+
+/// Of the header without its last four bytes.
+#[inline]
+fn checksum(bytes: &[u8; HEADER_BYTES]) -> u32 {
+    let checked = bytes.first_chunk().expect("a header is longer than what is checked of it");
+    crc32c_of_header(checked)
 }
 
 #[inline]
@@ -288,7 +294,7 @@ mod tests {
         ] {
             let mut bytes = SAMPLE.encode();
             (bytes[4], bytes[5]) = (kind, flags);
-            let crc = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+            let crc = checksum(&bytes);
             bytes[28..].copy_from_slice(&crc.to_le_bytes());
             assert_eq!(Header::decode(&bytes), Err(expected));
         }

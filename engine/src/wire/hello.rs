@@ -130,7 +130,8 @@ impl Hello {
                     .map(|pair| Some(u16::from_le_bytes([*pair.first()?, *pair.get(1)?])));
                 self.shards.here = numbers.next()??;
                 self.shards.ports = numbers.collect::<Option<Vec<_>>>()?;
-                self.shards.ports.get(usize::from(self.shards.here))?;
+                let is_known = usize::from(self.shards.here) < self.shards.ports.len();
+                (is_known && self.shards.ports.len() <= SHARDS_MAX).then_some(())?;
             }
             _later_versions => {}
         }
@@ -232,6 +233,7 @@ mod tests {
             (SHARDS, b""),
             (SHARDS, b"odd"),
             (SHARDS, &[1, 0, 7, 7]),
+            (SHARDS, &[0; 2 + 2 * (SHARDS_MAX + 1)]),
         ] {
             let mut bad = Vec::new();
             records::push(&mut bad, record_type, value);

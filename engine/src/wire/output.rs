@@ -31,6 +31,13 @@ struct Shared {
     payload: Bytes,
 }
 
+/// A place in an [`Output`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    copied: usize,
+    shared: usize,
+}
+
 impl Output {
     /// An empty output with room for `capacity` copied bytes.
     pub fn with_capacity(capacity: usize) -> Self {
@@ -67,6 +74,20 @@ impl Output {
         if !payload.is_empty() {
             self.shared_bytes += payload.len();
             self.shared.push(Shared { after: self.copied.len(), payload });
+        }
+    }
+
+    /// Where it ends now; see [`Output::roll_back`].
+    #[inline]
+    pub fn mark(&self) -> Mark {
+        Mark { copied: self.copied.len(), shared: self.shared.len() }
+    }
+
+    /// Forgets everything that was appended since `mark`.
+    pub fn roll_back(&mut self, mark: Mark) {
+        self.copied.truncate(mark.copied);
+        for shared in self.shared.drain(mark.shared..) {
+            self.shared_bytes -= shared.payload.len();
         }
     }
 
@@ -159,6 +180,18 @@ mod tests {
         output.share(Bytes::new());
         output.copied_mut().extend_from_slice(b"five");
         (output, b"zeroonetwothreefourfive".to_vec())
+    }
+
+    #[test]
+    fn what_is_rolled_back_was_never_there() {
+        let (mut output, all) = mixed();
+        let mark = output.mark();
+        output.roll_back(mark);
+        assert_eq!(output.to_vec(), all);
+        output.copied_mut().extend_from_slice(b"six");
+        output.share(Bytes::from_static(b"seven"));
+        output.roll_back(mark);
+        assert_eq!((output.len(), output.to_vec()), (all.len(), all));
     }
 
     #[test]

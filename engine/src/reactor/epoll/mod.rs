@@ -74,6 +74,7 @@ pub struct EpollDriver {
     counters: DriverCounters,
     /// Apart from the others because lending is not exclusive.
     lend_copies: Cell<u64>,
+    clock: clock::Clock,
 }
 
 /// Something that may be done without blocking. Yields one completion at most.
@@ -124,6 +125,7 @@ impl EpollDriver {
             parker: Arc::new(Parker::new(None, Box::new(wake))),
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
+            clock: clock::Clock::default(),
             config: config.clone(),
         })
     }
@@ -368,7 +370,7 @@ impl EpollDriver {
 
 impl Driver for EpollDriver {
     fn now(&self) -> Instant {
-        clock::now()
+        self.clock.now()
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)> {

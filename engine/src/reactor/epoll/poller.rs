@@ -97,20 +97,15 @@ impl Poller {
     /// Sleeps until there are events, but at most for `timeout` (`None`: for as long as it takes).
     /// May come back early, with or without events.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        const MILLI: Duration = Duration::from_millis(1);
         self.events.clear();
-        let step = match timeout {
+        let step = match timeout.map(Step::towards) {
             None => None,
-            Some(timeout) if timeout.is_zero() => Some(Duration::ZERO),
-            Some(timeout) if timeout < MILLI => {
-                if !self.sleep_precisely(timeout)? {
+            Some(Step::Millis(step)) => Some(step),
+            Some(Step::Precise(rest)) => {
+                if !self.sleep_precisely(rest)? {
                     return Ok(());
                 }
                 Some(Duration::ZERO)
-            }
-            // Rounded down, so that the rest can be slept precisely.
-            Some(timeout) => {
-                Some(Duration::from_millis(timeout.min(WAIT_STEP_MAX).as_millis() as u64))
             }
         };
         self.enters += 1;
@@ -151,6 +146,27 @@ impl Poller {
     }
 }
 
+/// The next part of a wait.
+#[derive(Debug)]
+enum Step {
+    /// A look, or whole milliseconds, which `epoll_wait` can count.
+    Millis(Duration),
+    /// What is left in the end.
+    Precise(Duration),
+}
+
+impl Step {
+    /// Never beyond `timeout`: rounded down, so that the rest can be slept precisely.
+    fn towards(timeout: Duration) -> Step {
+        let millis = timeout.min(WAIT_STEP_MAX).as_millis() as u64;
+        if millis == 0 && !timeout.is_zero() {
+            Step::Precise(timeout)
+        } else {
+            Step::Millis(Duration::from_millis(millis))
+        }
+    }
+}
+
 /// Whom an event is for, and what it says.
 pub(super) fn read_event(event: &epoll::Event) -> (Token, EventFlags) {
     (Token::decode(event.data), event.flags)
@@ -165,6 +181,8 @@ mod tests {
     use super::*;
     use crate::sys::clock::now;
     use rustix::event::{EventfdFlags, eventfd};
+
+    const DAY_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
 
     #[test]
     fn tokens_survive_the_way_through_the_kernel() {
@@ -183,17 +201,35 @@ mod tests {
     }
 
     #[test]
-    fn steps_of_a_wait_add_up_to_its_deadline() {
+    fn the_steps_of_a_wait_end_at_its_deadline() {
+        for (nanos, steps_expected) in [
+            (0, 0),
+            (1, 1),
+            (999_999, 1),
+            (1_000_000, 1),
+            (2_300_000, 2),
+            (100 * DAY_NANOS + 1, 101),
+        ] {
+            let (mut left, mut steps) = (Duration::from_nanos(nanos), 0);
+            while !left.is_zero() {
+                let (Step::Millis(step) | Step::Precise(step)) = Step::towards(left);
+                left = left.checked_sub(step).expect("no step goes beyond the deadline");
+                steps += 1;
+            }
+            assert_eq!(steps, steps_expected, "{nanos} ns");
+        }
+        assert!(matches!(Step::towards(Duration::ZERO), Step::Millis(Duration::ZERO)), "a look");
+    }
+
+    #[test]
+    fn a_wait_without_events_lasts() {
         let mut poller = Poller::new(8).expect("an epoll instance is to be had");
-        let timeout = Duration::from_micros(2_300);
-        let deadline = now() + timeout;
-        let mut steps = 0;
+        let deadline = now() + Duration::from_micros(2_300);
         while now() < deadline {
             poller.wait(Some(deadline.since(now()))).expect("the epoll instance is open");
-            steps += 1;
         }
         assert!(poller.take_events().is_empty());
-        assert!(steps >= 2, "milliseconds first, then the rest");
+        assert!(poller.enters < 1_000, "it sleeps and does not spin: {} steps", poller.enters);
     }
 
     #[test]

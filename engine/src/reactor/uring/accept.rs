@@ -108,12 +108,10 @@ impl UringDriver {
 
     fn accept_failed(&mut self, id: ListenerId, error: io::Error) -> Option<Completion> {
         let listener = &mut self.listeners[id.0 as usize];
-        match error.raw_os_error() {
-            // The connection was gone before it was accepted: the peer's affair.
-            Some(libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN) => return None,
-            // Asked for, because there was no room; what is being retried already says so.
-            Some(libc::ECANCELED) if listener.failing => {}
-            _ => {}
+        // The connection was gone before it was accepted: the peer's affair.
+        let gone = [libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::EAGAIN];
+        if error.raw_os_error().is_some_and(|number| gone.contains(&number)) {
+            return None;
         }
         let retry_at = clock::now() + Duration::from_millis(limits::ACCEPT_RETRY_MS);
         listener.retry_at = Some(retry_at);

@@ -1,10 +1,9 @@
-//! The least that an echo server costs: the yardstick for the engine.
+//! The least that an echo server on io_uring costs: the yardstick for the engine.
 //!
 //! A raw ring on one thread: multishot accept and receive, buffers picked by the kernel, all whole
 //! frames of a receive answered with one eager send, one system call a turn. No ids, no deadlines,
 //! no limits; a frame is a little-endian length, itself included, and whatever follows.
-//! It is measured, never served with: a peer that does not read its answers is buffered for without
-//! bound.
+//! It is measured, never served with: what a peer does not read is kept for it without bound.
 
 use super::config::{Features, UringConfig, UringError};
 use super::probe;
@@ -22,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What to do when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
-    /// Read two shared words over and over.
+    /// Read two shared words again and again.
     Spin,
     /// Sleep in the kernel.
     Sleep,
@@ -32,7 +31,8 @@ pub enum Idle {
 /// the system has picked. A sleeping server looks at `stop` when it is woken: connect to it.
 ///
 /// # Errors
-/// If the ring cannot be had, the address cannot be listened on, or the ring breaks.
+/// When there is no ring to be had with all that the least echo needs, the address cannot be
+/// listened on, or the ring breaks. What goes wrong on a connection ends that connection.
 pub fn serve(
     address: SocketAddr,
     idle: Idle,
@@ -46,16 +46,17 @@ pub fn serve(
     if !features.contains(needed) {
         return Err(UringError::TooOld { missing: "multishot operations or eager sends" });
     }
+    let failed = |step| move |error| UringError::new(step, error);
     let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, Box::new(|| {}));
-    probe::provide(&mut ring, pool.map_err(|error| UringError::new("receive buffers", error))?)?;
-    let (listener, address) = socket::listen_socket(address, false, LISTEN_BACKLOG)
-        .map_err(|error| UringError::new("listening", error))?;
+    probe::provide(&mut ring, pool.map_err(failed("mapping the receive buffers"))?)?;
+    let (listener, address) =
+        socket::listen_socket(address, false, LISTEN_BACKLOG).map_err(failed("listening"))?;
     ring.accept(listener.as_fd(), Shots::Many, Op::Accept.encode());
     bound(address);
-    let mut server =
-        Server { ring, listener, peers: Vec::new(), vacant: Vec::new(), dirty: vec![] };
+    let (peers, vacant, dirty) = (Vec::new(), Vec::new(), Vec::new());
+    let mut server = Server { ring, listener, peers, vacant, dirty };
     while !stop.load(Ordering::Relaxed) {
-        server.turn(idle, stop).map_err(|error| UringError::new("entering io_uring", error))?;
+        server.turn(idle, stop).map_err(failed("entering io_uring"))?;
     }
     Ok(())
 }
@@ -69,17 +70,17 @@ enum Op {
 impl Op {
     fn encode(&self) -> u64 {
         match self {
-            Op::Accept => 0,
-            Op::Receive(peer) => 1 << 32 | u64::from(*peer),
-            Op::Send(peer) => 2 << 32 | u64::from(*peer),
+            Op::Accept => 1 << 32,
+            Op::Receive(peer) => 2 << 32 | u64::from(*peer),
+            Op::Send(peer) => 3 << 32 | u64::from(*peer),
         }
     }
 
     fn decode(user_data: u64) -> Op {
         match user_data >> 32 {
-            0 => Op::Accept,
-            1 => Op::Receive(user_data as u32),
-            2 => Op::Send(user_data as u32),
+            1 => Op::Accept,
+            2 => Op::Receive(user_data as u32),
+            3 => Op::Send(user_data as u32),
             other => unreachable!("no operation has the tag {other}"),
         }
     }
@@ -248,6 +249,11 @@ fn whole_frames(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::sync::{Arc, mpsc};
+    use std::thread::{self, JoinHandle};
+
     #[test]
     fn only_whole_frames_are_echoed() {
         let mut peer = Peer::default();
@@ -261,5 +267,75 @@ mod tests {
         assert_eq!(peer.output.len(), stream.len());
         assert_eq!(whole_frames(&[4, 0, 0, 0, 9, 0, 0]), 4);
         assert_eq!(whole_frames(&[0, 0, 0, 0]), 4, "no endless loop on a lie");
+    }
+
+    /// An echo on a thread of its own; `None` where io_uring is refused.
+    fn start(idle: Idle) -> Option<Echo> {
+        if let Err(error) = Ring::new(&probe::setup(&UringConfig::default(), Features::NONE)) {
+            println!("skipped: {error}");
+            return None;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let (its, (tell, told)) = (stop.clone(), mpsc::channel());
+        let thread = thread::spawn(move || {
+            let bound = |address| tell.send(address).expect("the test listens");
+            serve((Ipv4Addr::LOCALHOST, 0).into(), idle, &its, bound).expect("it was there");
+        });
+        let address = told.recv().expect("loopback listens");
+        Some(Echo { address, stop, thread })
+    }
+
+    struct Echo {
+        address: SocketAddr,
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<()>,
+    }
+
+    impl Echo {
+        fn end(self) {
+            self.stop.store(true, Ordering::Relaxed);
+            drop(TcpStream::connect(self.address));
+            self.thread.join().expect("it does not panic");
+        }
+    }
+
+    fn frames(lengths: &[usize]) -> Vec<u8> {
+        let frame = |length: &usize| {
+            let mut frame = vec![*length as u8; *length];
+            frame[..4].copy_from_slice(&(*length as u32).to_le_bytes());
+            frame
+        };
+        lengths.iter().flat_map(frame).collect()
+    }
+
+    #[test]
+    fn frames_come_back_whole_however_they_were_cut() {
+        for idle in [Idle::Sleep, Idle::Spin] {
+            let Some(server) = start(idle) else { return };
+            let frames = frames(&[4, 5, 32, 64, 40_000, 33]);
+            for piece in [1_000, 33, 50_000] {
+                let mut peer = TcpStream::connect(server.address).expect("the echo listens");
+                for piece in frames.chunks(piece) {
+                    peer.write_all(piece).expect("it reads");
+                }
+                peer.write_all(&frames[..3]).expect("it reads");
+                let mut echo = vec![0; frames.len()];
+                peer.read_exact(&mut echo).expect("every whole frame comes back");
+                assert!(echo == frames, "{idle:?}, in pieces of {piece}");
+            }
+            server.end();
+        }
+    }
+
+    #[test]
+    fn a_peer_that_reads_late_gets_all() {
+        let Some(server) = start(Idle::Sleep) else { return };
+        let mut peer = TcpStream::connect(server.address).expect("the echo listens");
+        let frames = frames(&[20_000; 800]);
+        peer.write_all(&frames).expect("the echo keeps what is not read");
+        let mut echo = vec![0; frames.len()];
+        peer.read_exact(&mut echo).expect("every whole frame comes back");
+        assert!(echo == frames);
+        server.end();
     }
 }

@@ -76,8 +76,11 @@ pub struct UringDriver {
     parker: Arc<Parker>,
     doorbell: Arc<OwnedFd>,
     peers: Vec<wake::Peer>,
+    /// A time-out that bounds how late the end of an eager send is told is in flight.
+    nudge_armed: bool,
     counters: DriverCounters,
     lend_copies: Cell<u64>,
+    clock: clock::Clock,
 }
 
 impl UringDriver {
@@ -87,9 +90,11 @@ impl UringDriver {
     /// [`UringError`] says why there is none, and whether another driver may do.
     pub fn new(config: &UringConfig) -> Result<Self, UringError> {
         let (mut ring, features) = probe::open(config)?;
-        let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.descriptor());
-        let (doorbell, parker) = wake::parker(reachable)
-            .map_err(|error| UringError::new("creating an eventfd", error))?;
+        let reachable = features.contains(Features::RING_MESSAGE).then(|| ring.share_descriptor());
+        let (doorbell, parker) = reachable
+            .transpose()
+            .and_then(wake::parker)
+            .map_err(|error| UringError::new("making the shard wakeable", error))?;
         let waker = parker.clone();
         let on_return = Box::new(move || waker.unpark());
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
@@ -109,10 +114,15 @@ impl UringDriver {
             parker,
             doorbell,
             peers: Vec::new(),
+            nudge_armed: false,
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
+            clock: clock::Clock::default(),
         };
         driver.arm_wake();
+        // A filter may let rings be made and not entered.
+        let entered = driver.ring.enter(Wait::No);
+        entered.map_err(|error| UringError::new("entering io_uring", error))?;
         Ok(driver)
     }
 
@@ -150,6 +160,10 @@ impl UringDriver {
                 self.on_message_failed(op);
                 None
             }
+            Tag::Nudge => {
+                self.nudge_armed = false;
+                None
+            }
             Tag::Cancel => None,
         }
     }
@@ -164,18 +178,10 @@ impl UringDriver {
 
     /// How long to sleep at most.
     fn wait_until(&self, until: Option<Instant>) -> Wait {
-        let mut until = earliest(until, self.accept_retry_at);
-        if until.is_none() && !self.ring.has_eager_sends() {
-            return Wait::Forever;
-        }
-        let now = clock::now();
-        if self.ring.has_eager_sends() {
-            let late = Duration::from_millis(limits::EAGER_SEND_TOLD_LATE_MS_MAX);
-            until = earliest(until, Some(now + late));
-        }
-        match until.map(|until| until.since(now)) {
-            Some(left) if left > Duration::ZERO => Wait::AtMost(left),
-            _ => Wait::No,
+        let Some(until) = earliest(until, self.accept_retry_at) else { return Wait::Forever };
+        match until.since(clock::now()) {
+            Duration::ZERO => Wait::No,
+            left => Wait::AtMost(left),
         }
     }
 }
@@ -193,7 +199,7 @@ pub struct BufferCounts {
 
 impl Driver for UringDriver {
     fn now(&self) -> Instant {
-        clock::now()
+        self.clock.now()
     }
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)> {
@@ -268,6 +274,9 @@ impl Driver for UringDriver {
             self.ring.buffers().pool().await_return(true);
             self.refill();
         }
+        if self.ring.has_eager_sends() && !self.nudge_armed {
+            self.arm_nudge();
+        }
         let wait = if self.told.is_empty() { self.wait_until(until) } else { Wait::No };
         let entered = self.ring.enter(wait);
         // Whoever wanted this shard awake has it so: the next sleep is not theirs to end.
@@ -325,14 +334,16 @@ impl Driver for UringDriver {
         let pool = self.ring.buffers().pool();
         let (buffers, bytes) = (pool.count(), pool.buffer_bytes());
         let mut text = format!(
-            "io_uring on Linux {}: {}; without {missing}; {submissions} submissions, {completions} \
-             completions, {buffers} receive buffers of {bytes} bytes",
+            "io_uring on Linux {}: {}; {submissions} submissions, {completions} completions, \
+             {buffers} receive buffers of {bytes} bytes",
             kernel.trim(),
             self.features,
         );
+        if missing != Features::NONE {
+            text += &format!("; without {missing}");
+        }
         if let Some(note) = &self.note {
-            text.push_str("; ");
-            text.push_str(note);
+            text += &format!("; {note}");
         }
         text
     }
@@ -351,7 +362,7 @@ impl Driver for UringDriver {
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
-        // Nobody is to send a message to a ring number that may soon be another's.
+        // Nobody is to send a message to a ring that nobody looks at.
         self.parker.withdraw();
     }
 }

@@ -32,9 +32,11 @@ pub(super) enum Tag {
     Wake,
     /// Slot: a peer whose ring could not be sent a message.
     Message,
+    /// Time to tell the ends of eager sends, if nothing else has.
+    Nudge,
 }
 
-const TAGS: [Tag; 8] = [
+const TAGS: [Tag; 9] = [
     Tag::Cancel,
     Tag::Accept,
     Tag::Connect,
@@ -43,6 +45,7 @@ const TAGS: [Tag; 8] = [
     Tag::File,
     Tag::Wake,
     Tag::Message,
+    Tag::Nudge,
 ];
 
 /// One operation. See the module page.

@@ -68,7 +68,7 @@ fn set_up(config: &UringConfig, mut features: Features) -> Result<(Ring, Feature
     }
 }
 
-fn setup(config: &UringConfig, features: Features) -> Setup {
+pub(super) fn setup(config: &UringConfig, features: Features) -> Setup {
     Setup {
         submission_entries: config.submission_entries,
         completion_entries: config.completion_entries,

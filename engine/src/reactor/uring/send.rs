@@ -5,9 +5,10 @@ use super::config::Features;
 use super::op::{Op, Tag};
 use super::socket::Stage;
 use crate::driver::{Completion, Output, SendState, SocketId};
-use crate::limits::EAGER_SEND_BYTES_MAX;
+use crate::limits::{EAGER_SEND_BYTES_MAX, EAGER_SEND_TOLD_LATE_MS_MAX};
 use crate::sys::ring::{Brings, Reaped};
 use crate::sys::submit::Patience;
+use io_uring::types::Timespec;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -33,6 +34,15 @@ impl UringDriver {
         socket.in_flight = Some(ticket);
         self.counters.sends += 1;
         SendState::InFlight
+    }
+
+    /// Bounds how late the ends of eager sends are told. One time-out serves all sends until it
+    /// fires: arming one for each sleep would cost a reprogrammed timer, or two, each time.
+    pub(super) fn arm_nudge(&mut self) {
+        static LATE: Timespec =
+            Timespec::new().nsec(EAGER_SEND_TOLD_LATE_MS_MAX as u32 * 1_000_000);
+        self.ring.timeout(&LATE, Op::new(Tag::Nudge, 0, 0).encode());
+        self.nudge_armed = true;
     }
 
     pub(super) fn on_send(&mut self, op: Op, reaped: Reaped) -> Option<Completion> {

@@ -157,6 +157,7 @@ impl UringDriver {
     /// connection down, which also tells the peer at once, and by asking the kernel to cancel.
     /// Closing it once more, or what is void already, does nothing.
     pub(super) fn close_socket(&mut self, id: SocketId) {
+        self.untell(id);
         let Some(socket) = self.sockets.get_mut(id) else { return };
         if socket.stage == Stage::Closing {
             return;
@@ -178,6 +179,24 @@ impl UringDriver {
             self.ring.cancel(Cancel::Plain(Op::on(Tag::Receive, id).encode()));
         }
         self.finish_close(id);
+    }
+
+    /// Takes back what the shard has not looked at yet and must not hear of after a close. There is
+    /// one such completion at most: the one by which `poll` knew that there is any.
+    fn untell(&mut self, id: SocketId) {
+        for _ in 0..self.told.len() {
+            match self.told.pop_front().expect("counted above") {
+                Completion::Received { socket, chunk } if socket == id => self.take_back(chunk),
+                Completion::ReceiveEnded { socket, .. } if socket == id => {}
+                Completion::Connected { socket, result } if socket == id => {
+                    if result.is_err() {
+                        // Its slot is free already.
+                        self.told.push_back(Completion::Closed { socket });
+                    }
+                }
+                other => self.told.push_back(other),
+            }
+        }
     }
 
     /// Ends a socket that is closing, once nothing of it is in flight.

@@ -18,7 +18,7 @@ pub(super) struct Peer {
 }
 
 /// An eventfd, and the parker that writes to it when its shard is to be woken from outside.
-pub(super) fn parker(ring: Option<i32>) -> io::Result<(Arc<OwnedFd>, Arc<Parker>)> {
+pub(super) fn parker(ring: Option<OwnedFd>) -> io::Result<(Arc<OwnedFd>, Arc<Parker>)> {
     let doorbell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let bell = doorbell.clone();
     let wake = move || {

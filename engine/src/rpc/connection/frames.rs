@@ -7,7 +7,7 @@ use crate::time::Instant;
 use crate::wire::deframer::{Body, Frame};
 use crate::wire::frame::{CallId, GoAwayReason, RequestHead, ResponseHead};
 use crate::wire::framer::Framer;
-use crate::wire::header::{Header, Kind};
+use crate::wire::header::{HEADER_BYTES, Header, Kind};
 use crate::wire::hello::{Hello, ShardMap};
 use crate::wire::status::Status;
 
@@ -28,6 +28,7 @@ impl Connection {
             (Kind::GoAway, _) => self.on_go_away(&header, &body, now),
             (Kind::Ping, _) => {
                 self.push_control(Kind::Pong, 0, header.call);
+                self.pong_bytes += HEADER_BYTES;
                 None
             }
             // That something arrived was all that it had to say.
@@ -99,7 +100,8 @@ impl Connection {
             }
         };
         if self.role == Role::Server {
-            // A client serves nothing: whatever map it sends would only take memory.
+            // A client serves nothing, whatever it says; its map of shards would only take memory.
+            peer.in_flight_max = 0;
             peer.shards = ShardMap::default();
         }
         self.framer = Framer::new(ours.payload_crc && peer.payload_crc);

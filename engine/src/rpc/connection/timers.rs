@@ -25,7 +25,7 @@ impl Connection {
         if is_due(self.pong_deadline()) {
             return self.close(CloseReason::PeerTooSlow(TooSlow::Pong));
         }
-        if is_due(self.reading_deadline) {
+        if is_due(self.taking_deadline) {
             return self.close(CloseReason::PeerTooSlow(TooSlow::Reading));
         }
         if is_due(self.leave_deadline) {
@@ -48,26 +48,39 @@ impl Connection {
         let mut next = earliest(self.ping_at(), self.pong_deadline());
         next = earliest(next, self.hello_deadline());
         next = earliest(next, self.partial_deadline());
-        next = earliest(next, self.reading_deadline);
+        next = earliest(next, self.taking_deadline);
         next = earliest(next, self.leave_deadline);
         next = earliest(next, self.idle_at());
         next = earliest(next, self.calls.earliest_deadline());
         earliest(next, self.deferred.earliest_deadline())
     }
 
-    /// The owner has stopped reading from the peer, because `unsent_bytes` wait for the peer to
-    /// take them. Until [`Connection::handle_receive_resumed`] the peer's silence is not its fault:
-    /// keepalive, frame timeout and idle timeout stand still. Instead the peer has the frame timeout,
-    /// once and again for each MiB that waits, to take enough for the owner to go on.
-    pub fn handle_receive_paused(&mut self, unsent_bytes: usize, now: Instant) {
-        if self.reading_deadline.is_none() {
-            self.reading_deadline = Some(now + self.transfer_time(unsent_bytes));
-        }
+    /// The owner has handed `bytes` to the kernel, which has not taken them all yet. The peer has the
+    /// frame timeout, once and again for each MiB, to take them. In the meantime nobody asks for a
+    /// pong, because the ping would wait behind them.
+    #[inline]
+    pub fn handle_send_started(&mut self, bytes: usize, now: Instant) {
+        self.taking_deadline = Some(now + self.transfer_time(bytes));
+    }
+
+    /// The kernel has taken what was handed to it.
+    #[inline]
+    pub fn handle_send_ended(&mut self, now: Instant) {
+        self.taking_deadline = None;
+        // The ping may have been the last of it: its time begins now.
+        self.pinged_at = self.pinged_at.map(|_| now);
+    }
+
+    /// The owner has stopped reading from the peer, because too much waits for the peer to take it.
+    /// Until [`Connection::handle_receive_resumed`] the peer's silence is not its fault: keepalive,
+    /// frame timeout and idle timeout stand still.
+    pub fn handle_receive_paused(&mut self) {
+        self.is_paused = true;
     }
 
     /// The owner reads again: every clock that stood still starts anew.
     pub fn handle_receive_resumed(&mut self, now: Instant) {
-        if self.reading_deadline.take().is_some() {
+        if std::mem::take(&mut self.is_paused) {
             self.last_received_at = now;
             self.last_request_at = now;
             self.pinged_at = None;
@@ -122,17 +135,17 @@ impl Connection {
 
     /// When the peer has been silent for long enough to be asked.
     fn ping_at(&self) -> Option<Instant> {
-        (self.is_greeted && self.is_reading() && self.pinged_at.is_none())
+        (self.is_greeted && self.can_hear() && self.pinged_at.is_none())
             .then(|| self.last_received_at + self.config.keepalive_interval)
     }
 
     fn pong_deadline(&self) -> Option<Instant> {
-        let pinged_at = self.pinged_at.filter(|_| self.is_reading())?;
+        let pinged_at = self.pinged_at.filter(|_| self.can_hear())?;
         Some(pinged_at + self.config.keepalive_timeout)
     }
 
     fn partial_deadline(&self) -> Option<Instant> {
-        let since = self.partial_since.filter(|_| self.is_reading())?;
+        let since = self.partial_since.filter(|_| !self.is_paused)?;
         let (_, frame_bytes) = self.deframer.under_way()?;
         Some(since + self.transfer_time(frame_bytes.map_or(HEADER_BYTES, |bytes| bytes as usize)))
     }
@@ -142,12 +155,13 @@ impl Connection {
         let is_idle = self.role == Role::Server
             && self.phase == Phase::Open
             && self.deferred.is_empty()
-            && self.is_reading();
+            && !self.is_paused;
         is_idle.then(|| self.last_request_at + timeout)
     }
 
-    fn is_reading(&self) -> bool {
-        self.reading_deadline.is_none()
+    /// A ping would reach the peer, and its pong us.
+    fn can_hear(&self) -> bool {
+        !self.is_paused && self.taking_deadline.is_none()
     }
 
     /// The frame timeout for the first MiB and as much again for each further one.

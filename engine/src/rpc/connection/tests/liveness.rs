@@ -166,42 +166,114 @@ fn a_client_is_never_idle_by_itself() {
 }
 
 #[test]
-fn a_peer_that_is_not_read_from_is_not_blamed_for_its_silence() {
-    let server =
-        ConnectionConfig { idle_timeout: Some(2 * SECOND), frame_timeout: 100 * SECOND, ..quick() };
+fn requests_answered_at_once_keep_a_connection_from_being_idle() {
+    let server = ConnectionConfig { idle_timeout: Some(60 * SECOND), ..quick() };
+    let mut pair = Pair::open_with(&quick(), &server);
+    for _ in 0..5 {
+        pair.advance(40 * SECOND);
+        pair.call(ECHO, b"");
+        pair.settle();
+    }
+    assert_eq!(pair.server.close_reason(), None);
+    pair.advance(60 * SECOND);
+    assert_eq!(pair.server.close_reason(), Some(&CloseReason::Idle));
+}
+
+/// A server that is in the middle of everything when it stops reading.
+fn paused() -> Pair {
+    let server = ConnectionConfig { frame_timeout: 100 * SECOND, ..quick() };
     let mut pair = Pair::open_with(&quick(), &server);
     pair.receive(Role::Server, &frame(Kind::Ping, 1)[..9]);
-    let now = pair.now;
-    pair.server.connection.handle_receive_paused(2 << 20, now);
-    pair.advance_in_silence(13 * SECOND);
-    assert!(
-        pair.server.seen.is_empty(),
-        "no ping, no frame limit, no idleness: {:?}",
-        pair.server.seen
-    );
-    assert!(pair.client.pipe.is_empty());
-    let now = pair.now;
-    pair.server.connection.handle_receive_resumed(now);
-    pair.receive(Role::Server, &frame(Kind::Ping, 1)[9..]);
-    assert_eq!(pair.server.close_reason(), None);
-    pair.advance_in_silence(2 * SECOND);
-    let leaves_for_idleness = pair.server.connection.poll_timeout().expect("leaving");
-    assert!(leaves_for_idleness > pair.now, "every clock started anew");
+    pair.advance_in_silence(10 * SECOND);
+    assert!(!pair.client.pipe.is_empty(), "the server has pinged, and waits for the pong");
+    pair.server.connection.handle_receive_paused();
+    pair
 }
 
 #[test]
-fn a_peer_that_does_not_take_its_answers_is_given_up_in_time() {
-    let server = ConnectionConfig { frame_timeout: 3 * SECOND, ..Default::default() };
-    let mut pair = Pair::open_with(&ConnectionConfig::default(), &server);
-    let now = pair.now;
-    // Two whole MiB are not taken, so three times the frame timeout.
-    pair.server.connection.handle_receive_paused(2 << 20, now);
-    pair.server.connection.handle_receive_paused(9 << 20, now);
+fn a_peer_that_is_not_read_from_is_not_blamed_for_its_silence() {
+    let mut pair = paused();
+    pair.advance_in_silence(99 * SECOND);
+    assert!(pair.server.seen.is_empty(), "no pong, half a frame: {:?}", pair.server.seen);
+    pair.server.connection.handle_receive_resumed(pair.now);
+    let next = pair.server.connection.poll_timeout().expect("it lives");
+    assert_eq!(next, pair.now + 10 * SECOND, "as if it had just been heard, and not pinged yet");
+    pair.advance_in_silence(14 * SECOND);
+    assert_eq!(pair.server.seen, [closed(CloseReason::PeerTooSlow(TooSlow::Pong))]);
+}
+
+#[test]
+fn half_a_frame_has_its_time_anew_after_a_pause() {
+    let mut pair = paused();
+    pair.advance_in_silence(99 * SECOND);
+    pair.server.connection.handle_receive_resumed(pair.now);
+    let resumed_at = pair.now;
+    let mut rest = frame(Kind::Ping, 1)[9..].to_vec();
+    for _ in 0..12 {
+        pair.advance_in_silence(8 * SECOND);
+        pair.receive(Role::Server, &[rest.remove(0)]);
+    }
+    assert!(pair.server.seen.is_empty() && pair.now == resumed_at + 96 * SECOND);
+    pair.advance_in_silence(4 * SECOND);
+    assert_eq!(pair.server.seen, [closed(CloseReason::PeerTooSlow(TooSlow::Frame))]);
+}
+
+#[test]
+fn a_connection_that_is_not_read_from_is_not_idle() {
+    let server = ConnectionConfig { idle_timeout: Some(6 * SECOND), ..quick() };
+    let mut pair = Pair::open_with(&quick(), &server);
+    pair.advance(5 * SECOND);
+    pair.server.connection.handle_receive_paused();
+    pair.advance_in_silence(2 * SECOND);
+    pair.server.connection.handle_receive_resumed(pair.now);
+    pair.advance(5 * SECOND);
+    assert!(pair.server.seen.is_empty());
+    pair.advance(SECOND);
+    assert_eq!(pair.server.seen, [closed(CloseReason::Idle)]);
+}
+
+#[test]
+fn a_peer_that_does_not_take_what_it_is_sent_is_given_up_in_time() {
+    let mut pair = Pair::open_with(&ConnectionConfig::default(), &quick());
+    pair.server.connection.handle_send_started(9 << 20, pair.now);
+    pair.advance_in_silence(20 * SECOND);
+    // It has taken that. Of the next send two whole MiB are left: three times the frame timeout.
+    pair.server.connection.handle_send_ended(pair.now);
+    pair.server.connection.handle_send_started(2 << 20, pair.now);
     pair.advance_in_silence(9 * SECOND - Duration::from_nanos(1));
     assert!(pair.server.seen.is_empty());
     pair.advance_in_silence(Duration::from_nanos(1));
     let reason = CloseReason::PeerTooSlow(TooSlow::Reading);
     assert_eq!(pair.server.seen, [closed(reason)]);
+}
+
+#[test]
+fn no_pong_is_asked_for_behind_a_long_send() {
+    let server = ConnectionConfig { frame_timeout: 100 * SECOND, ..quick() };
+    let mut pair = Pair::open_with(&quick(), &server);
+    pair.server.connection.handle_send_started(1_000, pair.now);
+    pair.advance_in_silence(50 * SECOND);
+    assert!(pair.server.seen.is_empty() && pair.client.pipe.is_empty());
+    pair.server.connection.handle_send_ended(pair.now);
+    pair.advance_in_silence(Duration::ZERO);
+    assert_eq!(pair.client.pipe.len(), 32, "now it is pinged");
+    // The ping itself is taken late: its time begins then.
+    pair.server.connection.handle_send_started(32, pair.now);
+    pair.advance_in_silence(30 * SECOND);
+    pair.server.connection.handle_send_ended(pair.now);
+    pair.advance_in_silence(4 * SECOND - Duration::from_nanos(1));
+    assert!(pair.server.seen.is_empty());
+    pair.advance_in_silence(Duration::from_nanos(1));
+    assert_eq!(pair.server.seen, [closed(CloseReason::PeerTooSlow(TooSlow::Pong))]);
+}
+
+#[test]
+fn half_a_frame_has_its_time_while_a_send_is_in_flight() {
+    let mut pair = Pair::open_with(&quick(), &quick());
+    pair.server.connection.handle_send_started(9 << 20, pair.now);
+    pair.receive(Role::Server, &frame(Kind::Ping, 1)[..9]);
+    pair.advance_in_silence(3 * SECOND);
+    assert_eq!(pair.server.seen, [closed(CloseReason::PeerTooSlow(TooSlow::Frame))]);
 }
 
 #[test]

@@ -105,6 +105,24 @@ fn what_is_answered_inside_the_connection_is_no_longer_than_what_was_asked() {
 }
 
 #[test]
+fn a_client_reads_on_whatever_it_has_to_send_but_for_pongs() {
+    let small = ConnectionConfig { output_bytes_max: 1_000, ..ConnectionConfig::default() };
+    let mut pair = Pair::new(&small, &ConnectionConfig::default());
+    pair.settle();
+    let connection = &mut pair.client.connection;
+    let request = CallRequest::new(ECHO, vec![0; 100_000]);
+    connection.start_call(request, 0, pair.now).expect("open");
+    assert!(!connection.is_output_full(), "or it would wait for a server that waits for it");
+
+    let pings = encode(control(Kind::Ping, 0, 1), b"").repeat(100);
+    let mut input = Input::new(&pings);
+    assert!(connection.handle_bytes(&mut input, pair.now).is_none());
+    assert!(connection.is_output_full(), "a server could fill its memory with pings");
+    assert!(connection.poll_transmit().is_some());
+    assert!(!connection.is_output_full());
+}
+
+#[test]
 fn frames_of_every_kind_give_their_memory_back() {
     let mut pair = Pair::open();
     let go_away = encode(control(Kind::GoAway, GoAwayReason::DRAINING.0, 0), b"bye");

@@ -23,6 +23,7 @@ enum Op {
     Advance { ms: u16 },
     Drain { client: bool },
     Pause { server: bool, on: bool },
+    Send { server: bool, started: bool },
     Break,
 }
 
@@ -38,6 +39,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u16..40_000).prop_map(|ms| Op::Advance { ms }),
         1 => any::<bool>().prop_map(|client| Op::Drain { client }),
         1 => any::<(bool, bool)>().prop_map(|(server, on)| Op::Pause { server, on }),
+        1 => any::<(bool, bool)>().prop_map(|(server, started)| Op::Send { server, started }),
     ]
 }
 
@@ -144,8 +146,17 @@ fn apply(pair: &mut Pair, oracle: &mut Oracle, op: &Op) {
             let role = if *server { Role::Server } else { Role::Client };
             let connection = &mut pair.side(role).connection;
             match on {
-                true => connection.handle_receive_paused(1 << 20, now),
+                true => connection.handle_receive_paused(),
                 false => connection.handle_receive_resumed(now),
+            }
+        }
+        Op::Send { server, started } => {
+            let now = pair.now;
+            let role = if *server { Role::Server } else { Role::Client };
+            let connection = &mut pair.side(role).connection;
+            match started {
+                true => connection.handle_send_started(1 << 20, now),
+                false => connection.handle_send_ended(now),
             }
         }
         Op::Break => pair.break_wire(),
@@ -231,6 +242,7 @@ fn finish(pair: &mut Pair, oracle: &mut Oracle) {
     let now = pair.now;
     for role in [Role::Client, Role::Server] {
         pair.side(role).connection.handle_receive_resumed(now);
+        pair.side(role).connection.handle_send_ended(now);
     }
     pair.settle();
     while let Some(token) = pair.deferred.keys().next().copied() {

@@ -50,11 +50,20 @@ fn before_the_hello_nothing_is_known_and_nothing_starts() {
 fn a_window_beyond_reason_is_used_within_reason_only() {
     let mut pair = Pair::new(&ConnectionConfig::default(), &ConnectionConfig::default());
     pair.receive(Role::Client, &hello(VERSION_MAX, 1, MAGIC, &[2, 0, 4, 0, 255, 255, 255, 255]));
-    let mut started = 0;
-    while pair.start(CallRequest::new(ECHO, b"")).is_ok() {
-        started += 1;
+    for _ in 0..IN_FLIGHT_CEILING {
+        pair.call(ECHO, b"");
     }
-    assert_eq!(started, IN_FLIGHT_CEILING);
+    let refused = pair.start(CallRequest::new(ECHO, b"")).expect_err("reason has a limit");
+    assert_eq!(refused, StartError::WindowFull);
+}
+
+#[test]
+fn a_server_starts_no_calls_whatever_window_a_client_tells() {
+    let mut pair = Pair::new(&ConnectionConfig::default(), &ConnectionConfig::default());
+    pair.receive(Role::Server, &hello(VERSION_MAX, 1, MAGIC, &[2, 0, 4, 0, 8, 0, 0, 0]));
+    assert!(pair.server.connection.is_open());
+    let refused = pair.server.connection.start_call(CallRequest::new(ECHO, b""), 0, pair.now);
+    assert_eq!(refused, Err(StartError::WindowFull));
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! Writes the seeds of both corpora from the golden frames: `cargo run --example seeds`, in `fuzz/`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const GOLDEN: &str = include_str!("../../tests/wire/golden.txt");
+
+const SERVER: u8 = 1;
+const GREETED: u8 = 2;
+const SCRIPT: u8 = 4;
+const CALLS: u8 = 16;
+
+fn main() -> std::io::Result<()> {
+    let golden = golden();
+    let of = |names: &[&str]| names.iter().flat_map(|name| golden[*name].clone()).collect();
+    let at_server: Vec<u8> = of(&[
+        "request",
+        "request-empty",
+        "ping",
+        "request-deadline",
+        "cancel",
+        "request-metadata",
+        "request-checksum",
+        "pong",
+        "go-away-draining",
+    ]);
+    let at_client: Vec<u8> =
+        of(&["response", "response-empty", "ping", "response-checksum", "pong", "go-away-idle"]);
+
+    for (name, frame) in &golden {
+        write("deframer", name, &[&[0, 0], &frame[..]])?;
+        let modes = match frame[4] {
+            1 => vec![SERVER, 0],
+            2 | 4 => vec![SERVER | GREETED],
+            3 => vec![GREETED | CALLS],
+            _ => vec![SERVER | GREETED, GREETED | CALLS],
+        };
+        for mode in modes {
+            let side = if mode & SERVER != 0 { "server" } else { "client" };
+            write("connection", &format!("{side}-{name}"), &[&[mode, 0, 0], &frame[..]])?;
+        }
+    }
+    write("deframer", "stream", &[&[0, 0], &at_server[..]])?;
+    write("deframer", "stream-in-pieces", &[&[7, 1], &at_client[..]])?;
+    let hello = &golden["hello-client"][..];
+    write("connection", "server-stream", &[&[SERVER, 0, 0], hello, &at_server])?;
+    write("connection", "server-stream-slow", &[&[SERVER, 9, 30], hello, &at_server])?;
+    write("connection", "client-stream", &[&[GREETED | CALLS, 13, 1], &at_client])?;
+    for seed in 1..=4u64 {
+        write("connection", &format!("script-{seed}"), &[&[SCRIPT], &noise(seed)])?;
+    }
+    Ok(())
+}
+
+fn golden() -> BTreeMap<String, Vec<u8>> {
+    let mut frames = BTreeMap::new();
+    let mut name = String::new();
+    for line in GOLDEN.lines().filter(|line| !line.starts_with(['#', 'w'])) {
+        let line = line.split(';').next().expect("split gives at least one part").trim();
+        match line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(new_name) => name = new_name.to_owned(),
+            None => {
+                let frame: &mut Vec<u8> = frames.entry(name.clone()).or_default();
+                let byte = |pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits");
+                frame.extend(line.split_whitespace().map(byte));
+            }
+        }
+    }
+    frames.remove("");
+    frames
+}
+
+/// Bytes that mean some script; the fuzzer makes better ones of them.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..400).map(|_| next()).collect()
+}
+
+fn write(target: &str, name: &str, parts: &[&[u8]]) -> std::io::Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join(name), parts.concat())
+}

@@ -1,0 +1,198 @@
+//! What breaks: peers that die in the middle of a frame, servers that go and come back.
+
+use crate::lab::Lab;
+use crate::peer::{Next, Peer, frame, hello_of_server, request};
+use crate::service::{self, Came, ECHO, HOLD, Probe, call, pattern};
+use catena_engine::wire::frame::{CallId, ResponseHead, control};
+use catena_engine::wire::header::Kind;
+use catena_engine::{CallError, Client, ClientConfig, Status};
+use futures_util::future::join_all;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(30);
+
+pub fn a_client_that_dies_mid_frame_harms_nobody<L: Lab>(lab: &mut L) {
+    let probe = Probe::new();
+    let server = lab.start(service::spec(&probe));
+    let address = lab.address(server);
+    let whole = request(1, ECHO, LONG, &pattern(100_000));
+    let mut other = Peer::greet(lab, address);
+    for cut in [1, 31, 32, 33, 5_000, whole.len() - 1] {
+        let mut peer = Peer::greet(lab, address);
+        peer.send(lab, &request(0, HOLD, LONG, b""));
+        lab.wait_until("it runs", |_| probe.running() == 1);
+        peer.send(lab, &whole[..cut]);
+        drop(peer);
+        lab.wait_until("its work is gone", |_| probe.running() == 0);
+        other.send(lab, &request(0, ECHO, LONG, b"on"));
+        assert_eq!(other.response(lab).1, b"on");
+    }
+}
+
+/// Accepts a client of the engine's and says hello.
+fn accept<L: Lab>(lab: &mut L, listener: &mut L::Listener) -> Peer<L> {
+    let mut peer = Peer::new(lab.accept(listener));
+    peer.send(lab, &hello_of_server(100));
+    assert!(matches!(peer.next(lab), Next::Frame(hello) if hello.header.kind == Kind::Hello));
+    peer
+}
+
+fn response(call: CallId, payload: &[u8]) -> Vec<u8> {
+    let status = Status::OK;
+    let head = ResponseHead { call, status, queue_delay_us: 1, service_us: 1, in_flight: 1 };
+    frame(head.header(), payload)
+}
+
+/// Waits for a request and gives its id.
+fn next_call<L: Lab>(lab: &mut L, peer: &mut Peer<L>) -> CallId {
+    let Next::Frame(request) = peer.next(lab) else { panic!("a request was to come") };
+    assert_eq!(request.header.kind, Kind::Request);
+    CallId(request.header.call)
+}
+
+pub fn a_server_that_dies_mid_answer_is_tried_again<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    for cut in [0, 1, 31, 32, 33, 5_000] {
+        let calls = lab.spawn(move |local| async move {
+            let client = Client::new(&local, address, ClientConfig::default());
+            let first = call(client.call(ECHO, b"")).await;
+            [first, call(client.call(ECHO, b"")).await]
+        });
+        let mut dying = accept(lab, &mut listener);
+        let id = next_call(lab, &mut dying);
+        dying.send(lab, &response(id, &pattern(10_000))[..cut]);
+        lab.pause(Duration::from_millis(5));
+        drop(dying);
+        let mut living = accept(lab, &mut listener);
+        let id = next_call(lab, &mut living);
+        living.send(lab, &response(id, b"whole"));
+        let came = lab.join(calls);
+        assert_eq!(came, [Came::Failed(CallError::ConnectionLost), Came::Ok(b"whole".to_vec())]);
+        living.end(lab);
+    }
+}
+
+/// Sixteen large calls are under way when the server goes; each ends once, in one way or the other.
+pub fn a_server_killed_under_load_fails_what_was_in_flight<L: Lab>(lab: &mut L) {
+    let server = lab.start(service::spec(&Probe::new()));
+    let address = lab.address(server);
+    let calls = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let body = bytes::Bytes::from(pattern(4 << 20));
+        let calls = (0..16).map(async |_| {
+            let mut answered = 0;
+            loop {
+                match client.call(ECHO, body.clone()).await {
+                    Ok(answer) => {
+                        assert!(answer.payload == body);
+                        answered += 1;
+                    }
+                    Err(error) => return (answered, error),
+                }
+            }
+        });
+        let ended = join_all(calls).await;
+        // And then it is there again.
+        (ended, call(client.call(ECHO, b"again").timeout(LONG * 10)).await)
+    });
+    lab.pause(Duration::from_millis(30));
+    lab.kill(server);
+    lab.pause(Duration::from_millis(100));
+    lab.restart(server);
+    let (ended, again) = lab.join(calls);
+    for (_, error) in ended {
+        let lost = matches!(error, CallError::ConnectionLost | CallError::Unreachable { .. });
+        assert!(lost, "{error:?}");
+    }
+    assert_eq!(again, Came::Ok(b"again".to_vec()));
+}
+
+pub fn nobody_there_is_told_at_once_or_at_the_deadline<L: Lab>(lab: &mut L) {
+    let address = lab.nobody();
+    let (at_once, waited, waited_for) = lab.run(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let at_once = call(client.call(ECHO, b"")).await;
+        let began_at = local.now();
+        let waited = call(client.call(ECHO, b"").timeout(Duration::from_millis(150))).await;
+        (at_once, waited, local.now().since(began_at))
+    });
+    let kind = ErrorKind::ConnectionRefused;
+    assert_eq!(at_once, Came::Failed(CallError::Unreachable { address, kind }));
+    assert_eq!(waited, Came::Failed(CallError::ExpiredUnsent));
+    assert!(at_once.is_not_executed() && waited.is_not_executed());
+    assert!(waited_for >= Duration::from_millis(150), "{waited_for:?}");
+}
+
+pub fn a_call_with_a_deadline_waits_for_the_server_to_come_back<L: Lab>(lab: &mut L) {
+    let server = lab.start(service::spec(&Probe::new()));
+    let address = lab.address(server);
+    lab.kill(server);
+    let waiting = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        join_all((0..10u8).map(|n| call(client.call(ECHO, vec![n]).timeout(LONG)))).await
+    });
+    lab.pause(Duration::from_millis(100));
+    lab.restart(server);
+    for (n, came) in (0..10u8).zip(lab.join(waiting)) {
+        assert_eq!(came, Came::Ok(vec![n]));
+    }
+}
+
+/// A server that goes and comes again is found each time, by the same client.
+pub fn a_client_outlives_its_servers<L: Lab>(lab: &mut L) {
+    let server = lab.start(service::spec(&Probe::new()));
+    let address = lab.address(server);
+    let answered = Arc::new(AtomicU64::new(0));
+    let (counted, goes_on) = (answered.clone(), Arc::new(AtomicBool::new(true)));
+    let going_on = goes_on.clone();
+    let calls = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        while going_on.load(SeqCst) {
+            match call(client.call(ECHO, b"").timeout(LONG)).await {
+                Came::Ok(_) => drop(counted.fetch_add(1, SeqCst)),
+                Came::Failed(CallError::ConnectionLost) => {}
+                other => panic!("neither answered nor lost: {other:?}"),
+            }
+            local.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    for _ in 0..3 {
+        let before = answered.load(SeqCst);
+        lab.wait_until("the server is found", |_| answered.load(SeqCst) > before + 5);
+        lab.kill(server);
+        lab.pause(Duration::from_millis(50));
+        lab.restart(server);
+    }
+    goes_on.store(false, SeqCst);
+    lab.join(calls);
+}
+
+/// A server that takes connections and leaves before it has answered anything is no better than one
+/// that refuses them: attempts come at growing intervals, and calls without a deadline fail.
+pub fn a_server_that_always_leaves_is_not_stormed<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    let mut calls = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let hasty = call(client.call(ECHO, b"")).await;
+        let patient = call(client.call(ECHO, b"").timeout(Duration::from_secs(1))).await;
+        [hasty, patient]
+    });
+    let leaving = [hello_of_server(100), frame(control(Kind::GoAway, 0, 0), b"leaving")].concat();
+    let mut left = Vec::new();
+    lab.wait_until("both calls have ended", |lab| {
+        while let Some(socket) = lab.try_accept(&mut listener) {
+            let mut peer = Peer::new(socket);
+            peer.send(lab, &leaving);
+            left.push(peer);
+        }
+        calls.is_over()
+    });
+    // A call may have been on its way when the server said that it leaves.
+    for came in lab.join(calls) {
+        assert!(matches!(came, Came::Failed(_)), "{came:?}");
+    }
+    assert!(left.len() <= 20, "{} connections within a second", left.len());
+}

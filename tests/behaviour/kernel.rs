@@ -1,0 +1,239 @@
+//! The lab on threads and real sockets.
+
+use crate::lab::{Block, Lab, Received, ServerId, Spec};
+use catena_engine::{Cores, DriverChoice, Handle, Server};
+use rustix::net::{self, AddressFamily, SocketType};
+use std::future::Future;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// How long one wait may take. Nothing here takes a second where it works.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Kernel {
+    driver: DriverChoice,
+    servers: Vec<Running>,
+    client: Server,
+    /// Ports on which nobody shall listen.
+    reserved: Vec<OwnedFd>,
+}
+
+struct Running {
+    spec: Spec,
+    address: SocketAddr,
+    shard_addresses: Vec<SocketAddr>,
+    handle: Handle,
+    state: State,
+}
+
+enum State {
+    Serving(Server),
+    Draining(JoinHandle<()>),
+    Ended,
+}
+
+/// Tries a behaviour out on a driver, where this host has it.
+pub fn on(driver: DriverChoice, behaviour: impl Fn(&mut Kernel)) {
+    match Server::builder().driver(driver).cores(Cores::Unpinned(1)).start() {
+        Ok(client) => {
+            behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
+        }
+        Err(refused) => println!("skipped: {refused}"),
+    }
+}
+
+fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
+    let Spec { shards, connection, admission, service } = spec;
+    let block = |time| thread::sleep(time);
+    let started = Server::builder()
+        .driver(driver)
+        .cores(Cores::Unpinned(shards))
+        .listen(address)
+        .connection(connection)
+        .admission(admission)
+        .service(move |local| service(local, &Block(Rc::new(block))))
+        .start();
+    started.expect("the driver is there and the port is free")
+}
+
+impl Lab for Kernel {
+    type Socket = Socket;
+    type Listener = TcpListener;
+    const SENDS_IN_ONE_PIECE: bool = true;
+
+    fn start(&mut self, spec: Spec) -> ServerId {
+        let server = start(self.driver, spec.clone(), (Ipv4Addr::LOCALHOST, 0).into());
+        self.servers.push(Running {
+            spec,
+            address: server.address().expect("it listens"),
+            shard_addresses: server.shard_addresses().to_vec(),
+            handle: server.handle(),
+            state: State::Serving(server),
+        });
+        ServerId(self.servers.len() - 1)
+    }
+
+    fn address(&self, server: ServerId) -> SocketAddr {
+        self.servers[server.0].address
+    }
+
+    fn shard_address(&self, server: ServerId, shard: u16) -> SocketAddr {
+        self.servers[server.0].shard_addresses[usize::from(shard)]
+    }
+
+    fn handle(&self, server: ServerId) -> Handle {
+        self.servers[server.0].handle.clone()
+    }
+
+    fn drain(&mut self, server: ServerId) {
+        let state = &mut self.servers[server.0].state;
+        if let State::Serving(server) = std::mem::replace(state, State::Ended) {
+            let draining = thread::spawn(move || server.drain().expect("the driver is whole"));
+            *state = State::Draining(draining);
+        }
+    }
+
+    fn has_ended(&mut self, server: ServerId) -> bool {
+        match &self.servers[server.0].state {
+            State::Serving(_) => false,
+            State::Draining(thread) => thread.is_finished(),
+            State::Ended => true,
+        }
+    }
+
+    fn kill(&mut self, server: ServerId) {
+        let state = &mut self.servers[server.0].state;
+        if let State::Serving(server) = std::mem::replace(state, State::Ended) {
+            server.stop().expect("the driver is whole");
+        }
+    }
+
+    fn restart(&mut self, server: ServerId) {
+        let running = &mut self.servers[server.0];
+        let server = start(self.driver, running.spec.clone(), running.address);
+        running.shard_addresses = server.shard_addresses().to_vec();
+        running.handle = server.handle();
+        running.state = State::Serving(server);
+    }
+
+    fn client(&self) -> Handle {
+        self.client.handle()
+    }
+
+    fn wait<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut work = pin!(work);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Poll::Ready(value) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return value;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited {PATIENCE:?} for something that did not happen");
+            thread::park_timeout(left);
+        }
+    }
+
+    fn pause(&mut self, time: Duration) {
+        thread::sleep(time);
+    }
+
+    fn nobody(&mut self) -> SocketAddr {
+        // Bound and not listening: refused, and nobody else gets the port meanwhile.
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None);
+        let socket = socket.expect("there are descriptors left");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        net::bind(&socket, &any).expect("loopback has ports");
+        let bound = net::getsockname(&socket).expect("it is bound");
+        self.reserved.push(socket);
+        bound.try_into().expect("an address of the family that was asked for")
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> Socket {
+        Socket::new(TcpStream::connect(address).expect("somebody listens there"))
+    }
+
+    fn listen(&mut self) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        (listener, address)
+    }
+
+    fn accept(&mut self, listener: &mut TcpListener) -> Socket {
+        Socket::new(listener.accept().expect("somebody connects").0)
+    }
+
+    fn try_accept(&mut self, listener: &mut TcpListener) -> Option<Socket> {
+        listener.set_nonblocking(true).expect("it is a socket");
+        let accepted = listener.accept();
+        listener.set_nonblocking(false).expect("it is a socket");
+        Some(Socket::new(accepted.ok()?.0))
+    }
+
+    fn send(&mut self, socket: &mut Socket, bytes: &[u8]) {
+        socket.writer.send(bytes.to_vec()).expect("the writer lives as long as its socket");
+    }
+
+    fn receive(&mut self, socket: &mut Socket) -> Received {
+        let mut bytes = vec![0; 64 << 10];
+        match socket.stream.read(&mut bytes) {
+            Ok(0) => Received::Ended,
+            Ok(count) => {
+                bytes.truncate(count);
+                Received::Bytes(bytes)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("a socket waited in vain")
+            }
+            Err(_) => Received::Reset,
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// A blocking socket whose writes wait on a thread of their own.
+pub struct Socket {
+    stream: TcpStream,
+    writer: mpsc::Sender<Vec<u8>>,
+}
+
+impl Socket {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_nonblocking(false).expect("it is a socket");
+        stream.set_nodelay(true).expect("it is a TCP socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        let mut write_to = stream.try_clone().expect("there are descriptors left");
+        let (writer, to_write) = mpsc::channel::<Vec<u8>>();
+        thread::spawn(move || {
+            while let Ok(bytes) = to_write.recv() {
+                // A peer that is gone is noticed by who reads.
+                if write_to.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        Socket { stream, writer }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The writer's clone would keep the connection open for as long as it waits.
+        drop(self.stream.shutdown(std::net::Shutdown::Both));
+    }
+}

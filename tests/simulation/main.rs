@@ -1,0 +1,14 @@
+//! The simulated driver: is it a network, a disk and a clock that one can believe in, and does a
+//! seed replay?
+
+mod audit;
+mod bare;
+mod crash;
+mod echo;
+mod journal;
+mod network;
+mod replay;
+mod time;
+
+/// How this binary is run, for the command that replays a seed.
+const COMMAND: &str = "cargo test --test simulation";
