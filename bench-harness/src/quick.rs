@@ -75,7 +75,7 @@ fn measure(bench: &Bench, engines: &[Contender]) -> Result<Rows, Failure> {
         row.push("-".to_owned());
         table.push(row);
     }
-    let rate = (many_rps * OPEN_SHARE / 1_000.0).ceil() * 1_000.0;
+    let rate = (many_rps * OPEN_SHARE / 1_000.0).ceil().max(1.0) * 1_000.0;
     let (measured, open) =
         open_loop(bench, best, rate, &mut |tick| show(&progress, "open loop: ", tick))?;
     let name = format!("32 connections, {} /s by the clock", count(rate));
