@@ -178,12 +178,11 @@ impl Serving {
     }
 
     /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
+    /// A shard that takes no more holds up its own messages, and nobody else's.
+    #[inline]
     pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
-        while let Some((shard, message)) = self.outbox.pop_front() {
-            if let Err(message) = mailboxes.send(shard, message) {
-                self.outbox.push_front((shard, message));
-                return;
-            }
+        if !self.outbox.is_empty() {
+            pass_on(&mut self.outbox, mailboxes);
         }
     }
 
@@ -332,6 +331,23 @@ impl Serving {
     }
 }
 
+fn pass_on<T>(outbox: &mut VecDeque<(ShardIndex, T)>, mailboxes: &mut Mailboxes<T>) {
+    // Empty, and no allocation, but for the few turns in which a mailbox is full.
+    let mut full: Vec<ShardIndex> = Vec::new();
+    for _ in 0..outbox.len() {
+        let (shard, message) = outbox.pop_front().expect("as many as were counted");
+        // Behind one that was kept nothing overtakes.
+        let kept = if full.contains(&shard) {
+            Err(message)
+        } else {
+            mailboxes.send(shard, message).inspect_err(|_| full.push(shard))
+        };
+        if let Err(message) = kept {
+            outbox.push_back((shard, message));
+        }
+    }
+}
+
 /// What the caller of a handler that panicked is told.
 const PANICKED: &str = "the handler panicked";
 
@@ -340,5 +356,27 @@ fn shed_text(reason: ShedReason) -> &'static str {
         ShedReason::InFlight => "too many requests in flight on this shard",
         ShedReason::Bytes => "too many payload bytes in flight on this shard",
         ShedReason::QueueDelay => "the queue of this shard is too long for this priority",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::mesh;
+
+    #[test]
+    fn a_full_mailbox_holds_up_only_its_own_messages_and_keeps_their_order() {
+        let mut all = mesh(3, 2);
+        let (one, two) = (ShardIndex(1), ShardIndex(2));
+        let mut outbox =
+            VecDeque::from([(one, 'a'), (one, 'b'), (one, 'c'), (two, 'x'), (one, 'd')]);
+        pass_on(&mut outbox, &mut all[0]);
+        assert_eq!(all[2].poll(), Some('x'), "shard 1 is full, shard 2 is not");
+        assert_eq!(outbox, [(one, 'c'), (one, 'd')]);
+        assert_eq!(all[1].poll(), Some('a'));
+        pass_on(&mut outbox, &mut all[0]);
+        assert_eq!([all[1].poll(), all[1].poll()], [Some('b'), Some('c')]);
+        pass_on(&mut outbox, &mut all[0]);
+        assert_eq!((all[1].poll(), outbox.len()), (Some('d'), 0));
     }
 }
