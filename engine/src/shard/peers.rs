@@ -1,6 +1,6 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
-use super::calls;
+use super::calls::{self, Use};
 use super::serve::Serving;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
@@ -53,6 +53,8 @@ pub(crate) struct Peer {
     wants_linger: bool,
     /// A call has ended or the hello has come: calls that wait may have room now.
     wants_pump: bool,
+    /// What it was good for so far, to a client.
+    used: Use,
     /// What was received and is not read, because the peer does not read its answers.
     backlog: Vec<u8>,
     timer: Option<(TimerId, Instant)>,
@@ -150,6 +152,7 @@ impl Peers {
             is_paused: false,
             wants_linger: false,
             wants_pump: false,
+            used: Use::Nothing,
             backlog: Vec::new(),
             timer: None,
         }));
@@ -486,11 +489,15 @@ impl Peer {
                     calls::answered(&serving.local, token, head, body.to_payload_bytes(lend));
                     self.connection.recycle(body);
                     self.wants_pump = true;
+                    self.used = Use::Answered;
                 }
                 other => self.on_event(other, serving),
             }
         }
-        self.backlog.extend_from_slice(input.rest());
+        // After the end nobody reads the rest.
+        if !self.connection.is_closed() {
+            self.backlog.extend_from_slice(input.rest());
+        }
         self.take_events(serving);
     }
 
@@ -535,7 +542,7 @@ impl Peer {
             Event::PeerLeaves { reason, text } => {
                 tracing::debug!(?reason, text, "a peer says go-away");
                 if let Some(client) = client {
-                    calls::leaving(&serving.local, client, self.socket);
+                    calls::leaving(&serving.local, client, self.socket, self.used);
                 }
             }
             Event::Closed(reason) => {
@@ -546,7 +553,7 @@ impl Peer {
                 }
                 log_close(&reason, self.owner);
                 if let Some(client) = client {
-                    calls::lost(&serving.local, client, self.socket, &reason);
+                    calls::lost(&serving.local, client, self.socket, &reason, self.used);
                 }
             }
             Event::Request { .. } | Event::Response { .. } => {
