@@ -3,7 +3,7 @@
 use crate::lab::Lab;
 use crate::peer::{Next, Peer, frame, hello_of_server, request};
 use crate::service::{self, Came, ECHO, HOLD, Probe, call, pattern};
-use catena_engine::wire::frame::{CallId, ResponseHead};
+use catena_engine::wire::frame::{CallId, ResponseHead, control};
 use catena_engine::wire::header::Kind;
 use catena_engine::{CallError, Client, ClientConfig, Status};
 use futures_util::future::join_all;
@@ -168,4 +168,31 @@ pub fn a_client_outlives_its_servers<L: Lab>(lab: &mut L) {
     }
     goes_on.store(false, SeqCst);
     lab.join(calls);
+}
+
+/// A server that takes connections and leaves before it has answered anything is no better than one
+/// that refuses them: attempts come at growing intervals, and calls without a deadline fail.
+pub fn a_server_that_always_leaves_is_not_stormed<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    let mut calls = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let hasty = call(client.call(ECHO, b"")).await;
+        let patient = call(client.call(ECHO, b"").timeout(Duration::from_secs(1))).await;
+        [hasty, patient]
+    });
+    let leaving = [hello_of_server(100), frame(control(Kind::GoAway, 0, 0), b"leaving")].concat();
+    let mut left = Vec::new();
+    lab.wait_until("both calls have ended", |lab| {
+        while let Some(socket) = lab.try_accept(&mut listener) {
+            let mut peer = Peer::new(socket);
+            peer.send(lab, &leaving);
+            left.push(peer);
+        }
+        calls.is_over()
+    });
+    // A call may have been on its way when the server said that it leaves.
+    for came in lab.join(calls) {
+        assert!(matches!(came, Came::Failed(_)), "{came:?}");
+    }
+    assert!(left.len() <= 20, "{} connections within a second", left.len());
 }

@@ -137,3 +137,17 @@ pub fn a_reader_that_pauses_is_not_taken_for_dead<L: Lab>(lab: &mut L) {
         assert!(slow.response(lab).1 == expected, "answer {n}");
     }
 }
+
+/// An answer that is longer than all buffers on the way is taken as slowly as its caller likes.
+pub fn a_large_answer_may_take_its_time<L: Lab>(lab: &mut L) {
+    let server = lab.start(service::spec(&Probe::new()).connection(|config| {
+        config.frame_timeout = LONG;
+        config.keepalive_interval = Duration::from_millis(300);
+        config.keepalive_timeout = Duration::from_millis(300);
+    }));
+    let address = lab.address(server);
+    let mut slow = Peer::greet(lab, address);
+    slow.send(lab, &request(0, SOURCE, Duration::ZERO, &(48u32 << 20).to_le_bytes()));
+    lab.pause(Duration::from_secs(3));
+    assert!(slow.response(lab).1 == pattern(48 << 20));
+}

@@ -171,6 +171,13 @@ impl Lab for Kernel {
         Socket::new(listener.accept().expect("somebody connects").0)
     }
 
+    fn try_accept(&mut self, listener: &mut TcpListener) -> Option<Socket> {
+        listener.set_nonblocking(true).expect("it is a socket");
+        let accepted = listener.accept();
+        listener.set_nonblocking(false).expect("it is a socket");
+        Some(Socket::new(accepted.ok()?.0))
+    }
+
     fn send(&mut self, socket: &mut Socket, bytes: &[u8]) {
         socket.writer.send(bytes.to_vec()).expect("the writer lives as long as its socket");
     }
@@ -207,6 +214,7 @@ pub struct Socket {
 
 impl Socket {
     fn new(stream: TcpStream) -> Self {
+        stream.set_nonblocking(false).expect("it is a socket");
         stream.set_nodelay(true).expect("it is a TCP socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
         let mut write_to = stream.try_clone().expect("there are descriptors left");

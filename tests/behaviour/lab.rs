@@ -8,12 +8,13 @@ use catena_engine::handle::HandleError;
 use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::{Handle, Local, Router};
-use futures_util::future::{FutureExt, LocalBoxFuture};
+use futures_util::future::{FutureExt, LocalBoxFuture, MaybeDone, maybe_done};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 /// One of the servers of a lab.
@@ -36,8 +37,11 @@ pub struct Spec {
     pub shards: u16,
     pub connection: ConnectionConfig,
     pub admission: AdmissionConfig,
-    pub service: Arc<dyn Fn(&Local, &Block) -> Router + Send + Sync>,
+    pub service: Service,
 }
+
+/// Makes the handlers of one shard.
+pub type Service = Arc<dyn Fn(&Local, &Block) -> Router + Send + Sync>;
 
 impl Spec {
     pub fn new(service: impl Fn(&Local, &Block) -> Router + Send + Sync + 'static) -> Self {
@@ -115,6 +119,8 @@ pub trait Lab: Sized {
     fn connect(&mut self, address: SocketAddr) -> Self::Socket;
     fn listen(&mut self) -> (Self::Listener, SocketAddr);
     fn accept(&mut self, listener: &mut Self::Listener) -> Self::Socket;
+    /// As [`Lab::accept`], but does not wait.
+    fn try_accept(&mut self, listener: &mut Self::Listener) -> Option<Self::Socket>;
     /// Hands bytes over to be sent as fast as the peer takes them, and does not wait for that.
     fn send(&mut self, socket: &mut Self::Socket, bytes: &[u8]);
     /// Waits for bytes, or for the end.
@@ -150,7 +156,7 @@ pub trait Lab: Sized {
 
     /// Waits for a client's end.
     fn join<T>(&mut self, pending: Pending<T>) -> T {
-        self.wait(pending.0).expect("a shard of clients lives as long as its lab")
+        self.wait(pending.into_result()).expect("a shard of clients lives as long as its lab")
     }
 
     /// Waits until something is so.
@@ -170,12 +176,18 @@ pub trait Lab: Sized {
 }
 
 /// A client that runs beside the test.
-pub struct Pending<T>(LocalBoxFuture<'static, Result<T, HandleError>>);
+pub struct Pending<T>(MaybeDone<LocalBoxFuture<'static, Result<T, HandleError>>>);
 
 impl<T> Pending<T> {
+    /// True once it has come to an end.
+    pub fn is_over(&mut self) -> bool {
+        self.0.poll_unpin(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
     /// Its outcome, where the shard may end first.
-    pub async fn into_result(self) -> Result<T, HandleError> {
-        self.0.await
+    pub async fn into_result(mut self) -> Result<T, HandleError> {
+        (&mut self.0).await;
+        Pin::new(&mut self.0).take_output().expect("it is done")
     }
 }
 
@@ -189,9 +201,8 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
-    let mut run = async move { on.run(shard, make).await }.boxed_local();
-    match run.poll_unpin(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => Pending(async move { result }.boxed_local()),
-        Poll::Pending => Pending(run),
-    }
+    let run = async move { on.run(shard, make).await }.boxed_local();
+    let mut pending = Pending(maybe_done(run));
+    pending.is_over();
+    pending
 }

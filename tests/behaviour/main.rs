@@ -75,11 +75,13 @@ behaviours! {
     failures::nobody_there_is_told_at_once_or_at_the_deadline
     failures::a_call_with_a_deadline_waits_for_the_server_to_come_back
     failures::a_client_outlives_its_servers
+    failures::a_server_that_always_leaves_is_not_stormed
     flow::the_window_is_never_exceeded
     flow::a_client_lets_only_so_many_calls_wait
     flow::a_slow_reader_slows_down_nobody_else
     flow::a_reader_that_never_reads_is_given_up
     flow::a_reader_that_pauses_is_not_taken_for_dead
+    flow::a_large_answer_may_take_its_time
     liveness::an_idle_connection_is_left
     liveness::a_client_that_was_left_idle_connects_again
     liveness::a_connection_at_work_is_not_idle
@@ -112,6 +114,7 @@ behaviours! {
     routing::more_than_fits_into_a_mailbox_gets_through
     routing::what_was_handed_over_is_cancelled_there
     routing::what_was_handed_over_ends_at_its_deadline
+    routing::a_busy_shard_holds_up_no_other
     strangers::a_browser_is_sent_away
     strangers::noise_is_sent_away
     strangers::another_version_is_told_so

@@ -1,12 +1,14 @@
 //! Several shards: each is reached directly, and through any other.
 
 use crate::lab::Lab;
-use crate::peer::{Next, Peer, hello_of_client};
-use crate::service::{self, Came, ECHO, HOLD, KEEP, Probe, RELEASE, WHERE, call, came, pattern};
+use crate::peer::{Next, Peer, hello_of_client, request};
+use crate::service::{self, BLOCK, COUNT, Came, ECHO, HOLD, KEEP, Probe, RELEASE, WHERE};
+use crate::service::{call, came, micros_of, pattern};
 use catena_engine::wire::hello::Hello;
 use catena_engine::{CallError, Client, ClientConfig, Route, Status};
-use futures_util::future::join_all;
+use futures_util::future::{Either, FutureExt, join_all, select};
 use std::future::IntoFuture;
+use std::pin::pin;
 use std::time::Duration;
 
 fn shard(number: u16) -> Came {
@@ -102,4 +104,31 @@ pub fn what_was_handed_over_ends_at_its_deadline<L: Lab>(lab: &mut L) {
     let expected = [Came::Failed(CallError::DeadlinePassed), Came::Status(Status::DEADLINE_PASSED)];
     assert!(expected.contains(&came), "{came:?}");
     lab.wait_until("its handler is gone", |_| probe.running() == 0);
+}
+
+/// Shard 1 is busy and its mailbox full; what is for shard 2 passes by.
+pub fn a_busy_shard_holds_up_no_other<L: Lab>(lab: &mut L) {
+    let probe = Probe::new();
+    let server = lab.start(service::spec(&probe).shards(3).connection(|config| {
+        config.in_flight_max = 8_000;
+    }));
+    let mut busy = Peer::greet(lab, lab.shard_address(server, 1));
+    let work = micros_of(Duration::from_secs(3));
+    busy.send(lab, &request(0, BLOCK, Duration::ZERO, &work));
+    lab.wait_until("shard 1 is busy", |_| probe.blocked() > 0);
+    let address = lab.shard_address(server, 0);
+    let (waiting, passing_by, first) = lab.run(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let waiting = (0..4_000).map(|_| client.call(COUNT, b"").route(Route(2)).into_future());
+        let waiting = join_all(waiting.collect::<Vec<_>>()).map(|answers| (answers, 1));
+        let passing_by = (0..100).map(|_| client.call(WHERE, b"").route(Route(3)).into_future());
+        let passing_by = join_all(passing_by.collect::<Vec<_>>()).map(|answers| (answers, 2));
+        match select(pin!(waiting), pin!(passing_by)).await {
+            Either::Left(((waiting, first), passing_by)) => (waiting, passing_by.await.0, first),
+            Either::Right(((passing_by, first), waiting)) => (waiting.await.0, passing_by, first),
+        }
+    });
+    assert_eq!(first, 2, "they did not wait for shard 1");
+    assert!(waiting.into_iter().all(|answer| answer.is_ok()));
+    assert!(passing_by.into_iter().all(|answer| came(answer) == shard(2)));
 }

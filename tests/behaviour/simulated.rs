@@ -3,7 +3,6 @@
 use crate::lab::{Block, Lab, Received, ServerId, Spec};
 use catena_engine::Handle;
 use catena_engine::driver::{Completion, Driver, ListenerId, Output, SendState, SocketId};
-use catena_engine::shard_index::ShardIndex;
 use catena_engine::sim::{
     Crash, Engine, EngineConfig, Fault, SimDriver, World, WorldConfig, each_seed,
 };
@@ -12,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ const PORT: u16 = 7_000;
 pub fn each_world(behaviour: impl Fn(&mut Simulated<'_>)) {
     each_seed("cargo test --test behaviour", 0..8, &WorldConfig::default(), |world| {
         let client = world.start_engine(EngineConfig::default());
-        behaviour(&mut Simulated { world, servers: Vec::new(), client });
+        behaviour(&mut Simulated { world, servers: Vec::new(), client, hosts: Vec::new() });
     });
 }
 
@@ -33,6 +32,8 @@ pub struct Simulated<'w> {
     world: &'w mut World,
     servers: Vec<Engine>,
     client: Engine,
+    /// Hosts of plain sockets.
+    hosts: Vec<Weak<RefCell<BareHost>>>,
 }
 
 /// A bare host with the sockets that were made on it, one or those of one listener.
@@ -126,19 +127,21 @@ impl Lab for Simulated<'_> {
 
     fn wait<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        let mut outcome = None;
-        self.world.run_until(PATIENCE, |_| {
+        let until = self.world.now() + PATIENCE;
+        loop {
             let mut context = Context::from_waker(Waker::noop());
-            if let Poll::Ready(value) = work.as_mut().poll(&mut context) {
-                outcome = Some(value);
+            if let Poll::Ready(outcome) = work.as_mut().poll(&mut context) {
+                return outcome;
             }
-            outcome.is_some()
-        });
-        outcome.expect("waited for something that never happened")
+            let goes_on = self.world.step() && self.world.now() < until;
+            assert!(goes_on, "waited for something that never happens");
+            self.send_on();
+        }
     }
 
     fn pause(&mut self, time: Duration) {
         self.world.run_for(time);
+        self.send_on();
     }
 
     fn nobody(&mut self) -> SocketAddr {
@@ -168,6 +171,13 @@ impl Lab for Simulated<'_> {
         Socket { host, id }
     }
 
+    fn try_accept(&mut self, listener: &mut Listener) -> Option<Socket> {
+        let host = listener.host.clone();
+        host.borrow_mut().look();
+        let id = host.borrow_mut().accepted.pop_front()?;
+        Some(Socket { host, id })
+    }
+
     fn send(&mut self, socket: &mut Socket, bytes: &[u8]) {
         let host = &mut *socket.host.borrow_mut();
         let state = host.sockets.get_mut(&socket.id).expect("the socket is open");
@@ -177,7 +187,7 @@ impl Lab for Simulated<'_> {
 
     fn receive(&mut self, socket: &mut Socket) -> Received {
         let host = &mut *socket.host.borrow_mut();
-        host.until(|host| !host.sockets[&socket.id].received.is_empty());
+        host.read(socket.id);
         let received = &mut host.sockets.get_mut(&socket.id).expect("the socket is open").received;
         received.pop_front().expect("waited for it")
     }
@@ -187,12 +197,20 @@ impl Simulated<'_> {
     fn bare_host(&mut self) -> Host {
         let driver = self.world.bare_host(1).remove(0);
         let (accepted, sockets) = (VecDeque::new(), BTreeMap::new());
-        Rc::new(RefCell::new(BareHost { driver, accepted, sockets }))
+        let host = Rc::new(RefCell::new(BareHost { driver, accepted, sockets }));
+        self.hosts.push(Rc::downgrade(&host));
+        host
     }
 
-    /// What the lab's own client shard holds in memory for its connections.
-    pub fn client_memory_bytes(&self) -> usize {
-        self.client.inspect(ShardIndex(0), |shard| shard.connection_memory_bytes()).unwrap_or(0)
+    /// Where a send has ended and more is to be sent, sends it.
+    fn send_on(&mut self) {
+        self.hosts.retain(|host| host.strong_count() > 0);
+        for host in self.hosts.iter().filter_map(Weak::upgrade) {
+            let host = &mut *host.borrow_mut();
+            if host.sockets.values().any(|socket| !socket.to_send.is_empty()) {
+                host.look();
+            }
+        }
     }
 }
 
@@ -201,9 +219,7 @@ impl BareHost {
     fn until(&mut self, is_so: impl Fn(&BareHost) -> bool) {
         let until = self.driver.now() + PATIENCE;
         loop {
-            while let Some(completion) = self.driver.next_completion() {
-                self.note(completion);
-            }
+            self.take_completions();
             if is_so(self) {
                 return;
             }
@@ -212,15 +228,38 @@ impl BareHost {
         }
     }
 
+    /// Takes note of what has happened.
+    fn look(&mut self) {
+        self.driver.poll().expect("a bare host does not crash");
+        self.take_completions();
+    }
+
+    fn take_completions(&mut self) {
+        while let Some(completion) = self.driver.next_completion() {
+            self.note(completion);
+        }
+    }
+
+    /// Reads until there is something. A socket that is not read from is paused.
+    fn read(&mut self, socket: SocketId) {
+        if self.sockets[&socket].received.is_empty() {
+            self.driver.resume_receive(socket);
+            self.until(|host| !host.sockets[&socket].received.is_empty());
+            self.driver.pause_receive(socket);
+        }
+    }
+
     fn note(&mut self, completion: Completion) {
         match completion {
             Completion::Accepted { socket, .. } => {
+                self.driver.pause_receive(socket);
                 let state = SocketState { connected: true, ..SocketState::default() };
                 self.sockets.insert(socket, state);
                 self.accepted.push_back(socket);
             }
             Completion::Connected { socket, result } => {
                 result.expect("somebody listens there");
+                self.driver.pause_receive(socket);
                 self.sockets.get_mut(&socket).expect("it was made here").connected = true;
             }
             Completion::Received { socket, chunk } => {

@@ -129,7 +129,7 @@ pub fn a_client_leaves_a_server_that_is_none<L: Lab>(lab: &mut L) {
 pub fn a_client_leaves_a_server_that_asks_it<L: Lab>(lab: &mut L) {
     let asking = [hello_bytes(&hello(10)), request(0, ECHO, LONG, b"")].concat();
     let (came, mut stranger, _) = call_of_client(lab, &asking);
-    assert_eq!(came, Came::Failed(CallError::ConnectionLost));
+    assert!(matches!(came, Came::Failed(_)), "{came:?}");
     assert_eq!(stranger.go_away(lab).0, GoAwayReason::PROTOCOL_ERROR);
 }
 

@@ -196,37 +196,10 @@ pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
 }
 
 /// The server leaves: what is in flight ends on this connection, what comes takes another.
-pub(crate) fn leaving(local: &Local, client_key: ClientKey, socket: SocketId, used: Use) {
-    let mut clients = local.state().clients.borrow_mut();
-    if let Some(client) = clients.get_mut(client_key)
-        && client.link == Link::Up(socket)
-    {
-        reconnect(local, client_key, client, used);
-    }
-}
-
-/// What a connection was good for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Use {
-    /// A call was answered on it.
-    Answered,
-    Nothing,
-}
-
-/// Another connection takes the place of one that was open. At once, but if that was of no use, and
-/// neither was the one before, as after an attempt that failed: a server that takes connections and
-/// serves none would otherwise be stormed.
-fn reconnect(local: &Local, client_key: ClientKey, client: &mut ClientState, used: Use) {
-    if used == Use::Answered {
-        client.failures = 0;
-    }
-    match client.failures {
-        0 => {
-            client.failures = 1;
-            client.link = Link::Down;
-            local.push(Command::Connect(client_key));
-        }
-        _ => back_off(local, client_key, client),
+pub(crate) fn leaving(local: &Local, client_key: ClientKey, socket: SocketId, has_answered: bool) {
+    let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
+    if link == Some(Link::Up(socket)) {
+        gone(local, client_key, io::ErrorKind::ConnectionAborted, has_answered);
     }
 }
 
@@ -236,24 +209,38 @@ pub(crate) fn lost(
     client_key: ClientKey,
     socket: SocketId,
     reason: &CloseReason,
-    used: Use,
+    has_answered: bool,
 ) {
+    let kind = match reason {
+        CloseReason::Lost(kind) => *kind,
+        CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
+        CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::ConnectionAborted,
+    };
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     match link {
         Some(Link::Up(current)) if current == socket => {
-            let client = &mut local.state().clients.borrow_mut()[client_key];
-            reconnect(local, client_key, client, used);
+            gone(local, client_key, kind, has_answered);
         }
         Some(Link::Connecting(current)) if current == socket => {
-            let kind = match reason {
-                CloseReason::Lost(kind) => *kind,
-                CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
-                CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
-                _ => io::ErrorKind::ConnectionAborted,
-            };
             attempt_failed(local, client_key, kind);
         }
         _ => {}
+    }
+}
+
+/// A connection on which calls could be started takes no more. One that has answered something was
+/// good, and the next is made at once; any other was no better than none, or a server that takes
+/// connections and leaves would be called again as fast as the network can.
+fn gone(local: &Local, client_key: ClientKey, kind: io::ErrorKind, has_answered: bool) {
+    if !has_answered {
+        return attempt_failed(local, client_key, kind);
+    }
+    let client = &mut local.state().clients.borrow_mut()[client_key];
+    client.link = Link::Down;
+    client.failures = 0;
+    if !client.waiting.is_empty() {
+        local.push(Command::Connect(client_key));
     }
 }
 
@@ -262,9 +249,13 @@ fn attempt_failed(local: &Local, client_key: ClientKey, kind: io::ErrorKind) {
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let Some(client) = clients.get_mut(client_key) else { return };
-    back_off(local, client_key, client);
+    client.failures = client.failures.saturating_add(1);
+    client.link = Link::BackingOff;
+    let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
+    let at = local.now() + pause;
+    state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
     let ClientState { address, waiting, waiting_in_vain, .. } = client;
-    tracing::debug!(%address, %kind, "no connection; waiting before the next attempt");
+    tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();
     let calls = state.calls.borrow();
     waiting.retain(|key| {
@@ -283,16 +274,6 @@ fn attempt_failed(local: &Local, client_key: ClientKey, kind: io::ErrorKind) {
     for key in failed {
         end(state, key, Err(error.clone()));
     }
-}
-
-/// A pause before the next attempt, longer with each that fails.
-fn back_off(local: &Local, client_key: ClientKey, client: &mut ClientState) {
-    let state = local.state();
-    client.failures = client.failures.saturating_add(1);
-    client.link = Link::BackingOff;
-    let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
-    let at = local.now() + pause;
-    state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
 }
 
 /// The pause after a failed attempt is over.

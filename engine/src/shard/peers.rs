@@ -1,6 +1,6 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
-use super::calls::{self, Use};
+use super::calls;
 use super::serve::Serving;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
@@ -51,10 +51,10 @@ pub(crate) struct Peer {
     is_paused: bool,
     /// It ended with a word of ours that the peer should have a chance to read.
     wants_linger: bool,
+    /// It has answered a call.
+    has_answered: bool,
     /// A call has ended or the hello has come: calls that wait may have room now.
     wants_pump: bool,
-    /// What it was good for so far, to a client.
-    used: Use,
     /// What was received and is not read, because the peer does not read its answers.
     backlog: Vec<u8>,
     timer: Option<(TimerId, Instant)>,
@@ -151,8 +151,8 @@ impl Peers {
             is_sending: false,
             is_paused: false,
             wants_linger: false,
+            has_answered: false,
             wants_pump: false,
-            used: Use::Nothing,
             backlog: Vec::new(),
             timer: None,
         }));
@@ -435,7 +435,13 @@ impl Peers {
                 self.remove(socket, local);
             } else if peer.stage == Stage::Open {
                 peer.stage = Stage::Lingering;
+                peer.backlog = Vec::new();
+                peer.set_timer(None, local);
                 peer.set_timer(Some(local.now() + LINGER), local);
+                if std::mem::take(&mut peer.is_paused) {
+                    // What is left unread when the socket is closed would destroy the last bytes.
+                    driver.resume_receive(socket);
+                }
             }
             return;
         }
@@ -488,8 +494,8 @@ impl Peer {
                 Event::Response { token, head, body } => {
                     calls::answered(&serving.local, token, head, body.to_payload_bytes(lend));
                     self.connection.recycle(body);
+                    self.has_answered = true;
                     self.wants_pump = true;
-                    self.used = Use::Answered;
                 }
                 other => self.on_event(other, serving),
             }
@@ -542,7 +548,7 @@ impl Peer {
             Event::PeerLeaves { reason, text } => {
                 tracing::debug!(?reason, text, "a peer says go-away");
                 if let Some(client) = client {
-                    calls::leaving(&serving.local, client, self.socket, self.used);
+                    calls::leaving(&serving.local, client, self.socket, self.has_answered);
                 }
             }
             Event::Closed(reason) => {
@@ -553,7 +559,8 @@ impl Peer {
                 }
                 log_close(&reason, self.owner);
                 if let Some(client) = client {
-                    calls::lost(&serving.local, client, self.socket, &reason, self.used);
+                    let has_answered = self.has_answered;
+                    calls::lost(&serving.local, client, self.socket, &reason, has_answered);
                 }
             }
             Event::Request { .. } | Event::Response { .. } => {

@@ -34,8 +34,8 @@ pub(crate) struct Serving {
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
-    /// Messages for other shards, in order; sent at the end of the turn.
-    outbox: VecDeque<(ShardIndex, ShardMessage)>,
+    /// Messages for other shards; sent at the end of the turn.
+    outbox: Outbox,
     /// Requests that other shards handed over, by their key for it.
     handed_over: BTreeMap<(ShardIndex, u64), DeferredKey>,
 }
@@ -59,7 +59,7 @@ impl Serving {
             metrics: ShardMetrics::new(),
             rng,
             waited_before: Duration::ZERO,
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             handed_over: BTreeMap::new(),
         }
     }
@@ -123,7 +123,7 @@ impl Serving {
             answer = Some((self.bare_head(&head, Status::INTERNAL, now), text));
         }
         if let Some((head, payload)) = answer {
-            self.outbox.push_back((from, ShardMessage::Response { key, head, payload }));
+            self.outbox.push(from, ShardMessage::Response { key, head, payload });
         }
     }
 
@@ -144,7 +144,7 @@ impl Serving {
         }
         if let Some(shard) = deferred.handed_to {
             let from = self.local.shard();
-            self.outbox.push_back((shard, ShardMessage::Drop { from, key: key.to_token() }));
+            self.outbox.push(shard, ShardMessage::Drop { from, key: key.to_token() });
         }
         deferred.drop_task();
     }
@@ -167,27 +167,24 @@ impl Serving {
         head: ResponseHead,
         payload: Bytes,
     ) {
-        self.outbox.push_back((shard, ShardMessage::Response { key, head, payload }));
+        self.outbox.push(shard, ShardMessage::Response { key, head, payload });
     }
 
     /// Sends a message to each other shard.
     pub(crate) fn tell_others(&mut self, message: impl Fn() -> ShardMessage) {
         let own = self.local.shard();
-        let all = (0..self.local.shard_count()).map(ShardIndex);
-        self.outbox.extend(all.filter(|shard| *shard != own).map(|shard| (shard, message())));
-    }
-
-    /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
-    /// A shard that takes no more holds up its own messages, and nobody else's.
-    #[inline]
-    pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
-        if !self.outbox.is_empty() {
-            pass_on(&mut self.outbox, mailboxes);
+        for shard in (0..self.local.shard_count()).map(ShardIndex).filter(|shard| *shard != own) {
+            self.outbox.push(shard, message());
         }
     }
 
+    /// Gives the messages to the mailboxes, as many as they take; the rest waits for the next turn.
+    pub(crate) fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
+        self.outbox.pass_on(mailboxes);
+    }
+
     pub(crate) fn has_messages_to_pass_on(&self) -> bool {
-        !self.outbox.is_empty()
+        self.outbox.count > 0
     }
 
     /// Admits, dispatches, answers. `None`: the handler panicked before it answered.
@@ -317,7 +314,7 @@ impl Serving {
             metadata: Bytes::copy_from_slice(request.metadata().as_bytes()),
         });
         self.metrics.handed_over.increment();
-        self.outbox.push_back((shard, message));
+        self.outbox.push(shard, message);
     }
 
     fn bare_head(&self, head: &RequestHead, status: Status, now: Instant) -> ResponseHead {
@@ -331,19 +328,36 @@ impl Serving {
     }
 }
 
-fn pass_on<T>(outbox: &mut VecDeque<(ShardIndex, T)>, mailboxes: &mut Mailboxes<T>) {
-    // Empty, and no allocation, but for the few turns in which a mailbox is full.
-    let mut full: Vec<ShardIndex> = Vec::new();
-    for _ in 0..outbox.len() {
-        let (shard, message) = outbox.pop_front().expect("as many as were counted");
-        // Behind one that was kept nothing overtakes.
-        let kept = if full.contains(&shard) {
-            Err(message)
-        } else {
-            mailboxes.send(shard, message).inspect_err(|_| full.push(shard))
-        };
-        if let Err(message) = kept {
-            outbox.push_back((shard, message));
+/// Messages for other shards: in order for each, and none waits behind one for a shard whose mailbox
+/// is full.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// By shard; as long as the highest number that was written to.
+    queues: Vec<VecDeque<ShardMessage>>,
+    count: usize,
+}
+
+impl Outbox {
+    fn push(&mut self, to: ShardIndex, message: ShardMessage) {
+        if self.queues.len() <= to.index() {
+            self.queues.resize_with(to.index() + 1, VecDeque::new);
+        }
+        self.queues[to.index()].push_back(message);
+        self.count += 1;
+    }
+
+    fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
+        if self.count == 0 {
+            return;
+        }
+        for (to, queue) in (0..).map(ShardIndex).zip(&mut self.queues) {
+            while let Some(message) = queue.pop_front() {
+                if let Err(message) = mailboxes.send(to, message) {
+                    queue.push_front(message);
+                    break;
+                }
+                self.count -= 1;
+            }
         }
     }
 }
@@ -356,27 +370,5 @@ fn shed_text(reason: ShedReason) -> &'static str {
         ShedReason::InFlight => "too many requests in flight on this shard",
         ShedReason::Bytes => "too many payload bytes in flight on this shard",
         ShedReason::QueueDelay => "the queue of this shard is too long for this priority",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mailbox::mesh;
-
-    #[test]
-    fn a_full_mailbox_holds_up_only_its_own_messages_and_keeps_their_order() {
-        let mut all = mesh(3, 2);
-        let (one, two) = (ShardIndex(1), ShardIndex(2));
-        let mut outbox =
-            VecDeque::from([(one, 'a'), (one, 'b'), (one, 'c'), (two, 'x'), (one, 'd')]);
-        pass_on(&mut outbox, &mut all[0]);
-        assert_eq!(all[2].poll(), Some('x'), "shard 1 is full, shard 2 is not");
-        assert_eq!(outbox, [(one, 'c'), (one, 'd')]);
-        assert_eq!(all[1].poll(), Some('a'));
-        pass_on(&mut outbox, &mut all[0]);
-        assert_eq!([all[1].poll(), all[1].poll()], [Some('b'), Some('c')]);
-        pass_on(&mut outbox, &mut all[0]);
-        assert_eq!((all[1].poll(), outbox.len()), (Some('d'), 0));
     }
 }

@@ -37,8 +37,11 @@ pub struct EngineConfig {
     /// The limits of each shard.
     pub admission: AdmissionConfig,
     /// Called once on each shard, at every start of the process, to make that shard's own handlers.
-    pub service: Rc<dyn Fn(&Local, &Hook) -> Router>,
+    pub service: Service,
 }
+
+/// Makes the handlers of one shard; the hook lets them consume the world's time.
+pub type Service = Rc<dyn Fn(&Local, &Hook) -> Router>;
 
 impl Default for EngineConfig {
     fn default() -> Self {

@@ -1,0 +1,290 @@
+//! The command line.
+
+use crate::method::Method;
+use crate::schedule::Arrival;
+use crate::units::{parse_bytes, parse_count, parse_count_or_zero, parse_duration, parse_rate};
+use catena_engine::reactor::turn::PollMode;
+use catena_engine::server::{Cores, DriverChoice};
+use catena_engine::time::Duration;
+use clap::{Args, Parser, Subcommand};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The port of a server that was told none.
+pub const PORT_DEFAULT: u16 = 7_400;
+
+/// A load generator and its server, for Catena.
+///
+/// Start with `catena-bench quick`. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Parser, Debug)]
+#[command(name = "catena-bench", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// A first look, in half a minute: starts servers, loads them, explains the figures.
+    Quick(QuickArgs),
+    /// Loads a server that runs already.
+    Run(RunArgs),
+    /// Runs a server to load: echo, sink, source, spin, sleep.
+    Serve(ServeArgs),
+    /// Compares the engine with bare echo servers, side by side: what does an RPC cost over a byte pipe?
+    Floor(FloorArgs),
+    /// A bare echo server, for `floor`.
+    #[command(hide = true)]
+    Bare(BareArgs),
+}
+
+/// `serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Port to listen on; 0 lets the system pick one.
+    #[arg(long, short, default_value_t = PORT_DEFAULT)]
+    pub port: u16,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Cores to run on, one shard each: all, or a list like 0,2-3.
+    #[arg(long, default_value = "all")]
+    pub cores: Cores,
+    /// auto (io_uring, or epoll where it is refused), uring, or epoll.
+    #[arg(long, default_value = "auto")]
+    pub driver: DriverChoice,
+    /// When there is nothing to do: adaptive (spin a little, then sleep), always (spin), never (sleep).
+    #[arg(long, default_value = "adaptive")]
+    pub poll: PollMode,
+    /// Connections of each shard, at most.
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = parse_count)]
+    pub max_connections: u32,
+    /// Requests in flight on each connection, at most.
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = parse_count)]
+    pub max_in_flight: u32,
+    /// Requests in flight on each shard, at most; more are shed.
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = parse_count)]
+    pub max_requests: u32,
+    /// Requests are shed while they wait for longer than this [default: 5ms].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub queue_delay_target: Option<Duration>,
+    /// End when standard input ends.
+    #[arg(long, hide = true)]
+    pub until_stdin_ends: bool,
+}
+
+/// `run`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Without -R the loop is closed: every connection keeps -n requests in flight, and a server that stalls
+is asked less. With -R it is open: requests come when the schedule says so, whatever the server does,
+and response time counts from the intended instant, as a user's would.
+
+  catena-bench run catena://127.0.0.1:7400 -c 32 -n 16 -d 10s
+  catena-bench run catena://127.0.0.1:7400 -c 32 -R 50k --method sleep:200")]
+pub struct RunArgs {
+    /// catena://HOST:PORT
+    pub target: TargetUrl,
+    /// Connections.
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = parse_count)]
+    pub connections: u32,
+    /// Requests in flight on each connection, at most [default: 1, or 128 with -R].
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_count)]
+    pub depth: Option<u32>,
+    /// Payload in bytes.
+    #[arg(short, long, value_name = "BYTES", default_value = "32", value_parser = parse_bytes)]
+    pub size: u32,
+    /// How long to measure.
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Requests a second, like 1500, 200k, 0.5: an open loop.
+    #[arg(short = 'R', long, value_name = "RATE", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// How an open loop's requests are spread: poisson (independent users), or const (a metronome).
+    #[arg(long, default_value = "poisson", requires = "rate")]
+    pub arrival: Arrival,
+    /// echo, sink, source or source:BYTES, spin:MICROS, sleep:MICROS, or any other method's name.
+    #[arg(long, short, default_value = "echo")]
+    pub method: Method,
+    /// Writes the report as JSON to a file, or to standard output (-).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Of the generator: auto (io_uring, or epoll where it is refused), uring, or epoll.
+    #[arg(long, default_value = "auto")]
+    pub driver: DriverChoice,
+    /// Of the generator, when it has nothing to do: adaptive, always (spin), never (sleep).
+    #[arg(long, default_value = "adaptive")]
+    pub poll: PollMode,
+    /// Threads of the generator [default: as many as --cores names, or 1].
+    #[arg(short, long, value_name = "N", value_parser = parse_count)]
+    pub threads: Option<u32>,
+    /// Cores of the generator, a list like 1,3 [default: the last ones that may be used].
+    #[arg(long)]
+    pub cores: Option<Cores>,
+    /// Seed of the schedule.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Load that is not measured, first [default: a tenth of the duration, 1 s at most].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub warmup: Option<Duration>,
+    /// How long to wait for each answer; told to the server as the deadline.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Connections that are opened beside and do nothing.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_count_or_zero)]
+    pub idle: u32,
+}
+
+/// Which cores two processes on this machine run on.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct SeatArgs {
+    /// Core of the server [default: the first that may be used].
+    #[arg(long, value_name = "CORE")]
+    pub server_core: Option<usize>,
+    /// Core of the load generator [default: another one].
+    #[arg(long, value_name = "CORE")]
+    pub load_core: Option<usize>,
+}
+
+/// `floor`
+#[derive(Args, Debug)]
+pub struct FloorArgs {
+    /// Writes the report as JSON to a file, or to standard output (-).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// How often each row is measured; figures are medians.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count)]
+    pub rounds: u32,
+    /// How long each row is measured in each round.
+    #[arg(long, value_name = "TIME", default_value = "1.5s", value_parser = parse_duration)]
+    pub secs: Duration,
+    /// Load before that, not measured.
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    pub warmup: Duration,
+    /// Payload in bytes.
+    #[arg(short, long, value_name = "BYTES", default_value = "32", value_parser = parse_bytes)]
+    pub size: u32,
+    /// Idle connections of the last rows; 0 leaves these rows out.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count_or_zero)]
+    pub idle: u32,
+    /// How the load generator waits while the servers' CPU time is taken: adaptive, always, never.
+    #[arg(long, default_value = "adaptive")]
+    pub load_poll: PollMode,
+    /// Of the load generator: auto, uring, or epoll.
+    #[arg(long, default_value = "auto")]
+    pub load_driver: DriverChoice,
+    /// The cores.
+    #[command(flatten)]
+    pub seats: SeatArgs,
+}
+
+/// `quick`
+#[derive(Args, Debug)]
+pub struct QuickArgs {
+    /// How long each row is measured.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub secs: Duration,
+    /// The cores.
+    #[command(flatten)]
+    pub seats: SeatArgs,
+}
+
+/// `bare`
+#[derive(Args, Debug)]
+pub struct BareArgs {
+    /// uring or epoll.
+    #[arg(long)]
+    pub driver: DriverChoice,
+    /// always: spin. Otherwise sleep.
+    #[arg(long, default_value = "never")]
+    pub poll: PollMode,
+    /// Core to run on.
+    #[arg(long)]
+    pub core: Option<usize>,
+}
+
+/// `catena://HOST:PORT`, resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TargetUrl {
+    /// As it was given.
+    pub text: String,
+    /// The first address of the host.
+    pub address: SocketAddr,
+}
+
+impl FromStr for TargetUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = format!("say catena://HOST:PORT, like catena://127.0.0.1:{PORT_DEFAULT}");
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(format!("no scheme; {example}"));
+        };
+        if scheme != "catena" {
+            return Err(format!("{scheme}:// is not spoken here; {example}"));
+        }
+        let place = rest.strip_suffix('/').unwrap_or(rest);
+        let has_port = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let place = if has_port { place.to_owned() } else { format!("{place}:{PORT_DEFAULT}") };
+        let mut addresses = place
+            .to_socket_addrs()
+            .map_err(|error| format!("{place:?} cannot be resolved: {error}; {example}"))?;
+        let address = addresses.next().ok_or_else(|| format!("{place:?} has no address"))?;
+        Ok(TargetUrl { text: text.to_owned(), address })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run_args(line: &str) -> Result<RunArgs, clap::Error> {
+        let words = ["catena-bench", "run"].into_iter().chain(line.split(' '));
+        Cli::try_parse_from(words).map(|cli| match cli.verb {
+            Verb::Run(args) => args,
+            other => panic!("{other:?} is not run"),
+        })
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_is_read_as_the_help_says() {
+        let args =
+            run_args("catena://127.0.0.1:7 -c 1k -n 16 -s 4k -d 500ms -R 1.5k --arrival const")
+                .expect("it is in the help");
+        assert_eq!((args.connections, args.depth, args.size), (1_000, Some(16), 4_096));
+        assert_eq!((args.duration, args.rate), (Duration::from_millis(500), Some(1_500.0)));
+        assert_eq!((args.arrival, args.method), (Arrival::Const, Method::Echo));
+        assert_eq!(args.target.address, "127.0.0.1:7".parse().expect("an address"));
+        let args =
+            run_args("catena://127.0.0.1 --method sleep:2ms -t 2 --cores 0,1").expect("fine");
+        assert_eq!(args.target.address.port(), PORT_DEFAULT);
+        assert_eq!((args.rate, args.method), (None, Method::Sleep(2_000)));
+        assert_eq!(args.cores, Some(Cores::List(vec![0, 1])));
+    }
+
+    #[test]
+    fn wrong_usage_is_code_2_and_says_what_is_right() {
+        for (line, hint) in [
+            ("127.0.0.1:7", "catena://HOST:PORT"),
+            ("redis://127.0.0.1:7", "catena://HOST:PORT"),
+            ("catena://127.0.0.1:7 -R none", "like 1500"),
+            ("catena://127.0.0.1:7 -c 0", "positive"),
+            ("catena://127.0.0.1:7 --arrival const", "--rate"),
+            ("catena://127.0.0.1:7 --method spin", "spin:100"),
+            ("catena://127.0.0.1:7 --poll maybe", "adaptive"),
+        ] {
+            let error = run_args(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(hint), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `serve`: an engine with methods that are good to measure.
+//!
+//! | method | payload | does |
+//! |---|---|---|
+//! | echo | anything | sends it back |
+//! | sink | anything | answers with nothing |
+//! | source | u32, little-endian: bytes | answers with so many |
+//! | spin | u32, little-endian: µs | keeps its core busy for so long; the whole shard waits |
+//! | sleep | u32, little-endian: µs | answers after so long; nobody else waits |
+
+use crate::Failure;
+use crate::cli::ServeArgs;
+use crate::method::{ECHO, SINK, SLEEP, SOURCE, SPIN};
+use catena_engine::config::ConnectionConfig;
+use catena_engine::rpc::admission::AdmissionConfig;
+use catena_engine::service::{Failure as Refusal, OwnedRequest};
+use catena_engine::time::Duration;
+use catena_engine::{Answered, Reply, Request, Router, Server, Status};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc::{Sender, channel};
+
+/// The most bytes that `source` answers with: what fits into a frame of any client's defaults.
+const SOURCE_BYTES_MAX: u32 = 16 << 20;
+/// The longest time that `spin` keeps a core busy.
+const SPIN_MAX: Duration = Duration::from_secs(1);
+
+/// The line that tells where the server is, for programs that started it.
+pub const LISTENING_ON: &str = "listening on ";
+
+/// Serves until it is told to end.
+pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    let (end, ended) = channel();
+    end_on_signal(end.clone())?;
+    if args.until_stdin_ends {
+        end_with_stdin(end);
+    }
+    let defaults = AdmissionConfig::default();
+    let admission = AdmissionConfig {
+        in_flight_max: args.max_requests,
+        queue_delay_target: args.queue_delay_target.unwrap_or(defaults.queue_delay_target),
+        ..defaults
+    };
+    let connection =
+        ConnectionConfig { in_flight_max: args.max_in_flight, ..ConnectionConfig::default() };
+    let server = Server::builder()
+        .listen(SocketAddr::new(args.host, args.port))
+        .cores(args.cores.clone())
+        .driver(args.driver)
+        .poll(args.poll)
+        .connections_max(args.max_connections)
+        .connection(connection)
+        .admission(admission)
+        .service(|_shard| methods())
+        .start()?;
+    for note in server.notes() {
+        eprintln!("note: {note}");
+    }
+    let address = server.address().expect("it was told to listen");
+    announce(server.description(), address)?;
+    // The senders live as long as their threads, which end with the process.
+    let _told = ended.recv();
+    eprintln!("draining; once more ends at once");
+    Ok(server.drain()?)
+}
+
+/// Prints what a starter waits for.
+pub fn announce(lines: &[String], address: SocketAddr) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "{LISTENING_ON}{address}")?;
+    Ok(out.flush()?)
+}
+
+/// Ends the wait with the first signal, the process with the second.
+fn end_on_signal(end: Sender<()>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut pending = signals.forever();
+        if pending.next().is_some() {
+            let _gone = end.send(());
+        }
+        if pending.next().is_some() {
+            std::process::exit(1);
+        }
+    })?;
+    Ok(())
+}
+
+/// Ends the wait when whoever started this process closes its end of the pipe, or is gone.
+fn end_with_stdin(end: Sender<()>) {
+    std::thread::spawn(move || {
+        wait_for_end_of_stdin();
+        let _gone = end.send(());
+    });
+}
+
+/// Returns when standard input has ended.
+pub fn wait_for_end_of_stdin() {
+    // What comes is of no interest, and an error is an end as well.
+    let mut bytes = [0; 64];
+    while matches!(std::io::stdin().read(&mut bytes), Ok(1..)) {}
+}
+
+fn methods() -> Router {
+    Router::new()
+        .method(ECHO, |request, reply| reply.ok(request.payload()))
+        .method(SINK, |_, reply| reply.ok(b""))
+        .method(SOURCE, source)
+        .method(SPIN, spin)
+        .method_async(SLEEP, sleep)
+}
+
+fn source(request: Request<'_>, reply: Reply<'_>) -> Answered {
+    match word(request.payload()) {
+        Some(count) if count <= SOURCE_BYTES_MAX => reply.write(|writer| {
+            writer.fill(0, count as usize);
+            Status::OK
+        }),
+        Some(_) => reply.fail(Status::MALFORMED, "source gives 16 MiB at most"),
+        None => reply.fail(Status::MALFORMED, "source takes 4 bytes: how many to answer with"),
+    }
+}
+
+fn spin(request: Request<'_>, reply: Reply<'_>) -> Answered {
+    let length = word(request.payload()).map(|micros| Duration::from_micros(micros.into()));
+    match length {
+        Some(length) if length <= SPIN_MAX => {
+            let began_at = std::time::Instant::now();
+            while began_at.elapsed() < length {
+                std::hint::spin_loop();
+            }
+            reply.ok(b"")
+        }
+        Some(_) => reply.fail(Status::MALFORMED, "spin takes a second at most"),
+        None => reply.fail(Status::MALFORMED, "spin takes 4 bytes: microseconds"),
+    }
+}
+
+async fn sleep(request: OwnedRequest) -> Result<&'static [u8; 0], Refusal> {
+    let Some(micros) = word(&request.payload) else {
+        return Err(Refusal::new(Status::MALFORMED, "sleep takes 4 bytes: microseconds"));
+    };
+    request.local.sleep(Duration::from_micros(micros.into())).await;
+    Ok(b"")
+}
+
+fn word(payload: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(payload.try_into().ok()?))
+}
