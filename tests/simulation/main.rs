@@ -3,6 +3,7 @@
 
 mod audit;
 mod bare;
+mod clients;
 mod crash;
 mod echo;
 mod journal;
