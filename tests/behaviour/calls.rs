@@ -115,11 +115,12 @@ pub fn bodies_of_16_mib_go_both_ways<L: Lab>(lab: &mut L) {
 /// More at a time than both sides buffer, on one connection. Were a client to stop reading while it
 /// has something to send, both would wait for the other for ever.
 pub fn large_bodies_and_small_calls_share_a_connection<L: Lab>(lab: &mut L) {
-    let server = lab.start(service::spec(&Probe::new()));
+    let spec = service::spec(&Probe::new());
+    let server = lab.start(spec.connection(|config| config.output_bytes_max = 64 << 10));
     let address = lab.address(server);
     let (large, small) = lab.run(move |local| async move {
         let client = Client::new(&local, address, ClientConfig::default());
-        let body = Bytes::from(pattern(LARGE / 8));
+        let body = Bytes::from(pattern(L::SOCKET_BYTES_MAX / 4));
         let large = (0..4).map(async |task| {
             let mut right = 0;
             for round in 0..5 {

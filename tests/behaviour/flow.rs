@@ -61,18 +61,20 @@ pub fn a_client_lets_only_so_many_calls_wait<L: Lab>(lab: &mut L) {
     assert_eq!(came.iter().filter(|came| **came == ok).count(), 3, "{came:?}");
 }
 
-const ANSWER_BYTES: u32 = 16 << 10;
-const ANSWERS: u32 = 4_000;
+const ANSWER_BYTES: usize = 16 << 10;
 
-fn sources() -> Vec<u8> {
-    let sources = (0..ANSWERS).map(|n| {
-        let slot = n % 1_000;
-        request(slot, SOURCE, Duration::ZERO, &ANSWER_BYTES.to_le_bytes())
-    });
-    sources.collect::<Vec<_>>().concat()
+/// So many answers are several times what fits into all buffers on the way.
+const fn answers<L: Lab>() -> usize {
+    6 * L::SOCKET_BYTES_MAX / ANSWER_BYTES
 }
 
-/// A peer that asks for 64 MiB and reads nothing is read from no more, while others are served as
+fn sources<L: Lab>() -> Vec<u8> {
+    let payload = (ANSWER_BYTES as u32).to_le_bytes();
+    let source = |n| request(n as u32 % 1_000, SOURCE, Duration::ZERO, &payload);
+    (0..answers::<L>()).flat_map(source).collect()
+}
+
+/// A peer that asks for much and reads nothing is read from no more, while others are served as
 /// ever; and it has its answers once it reads.
 pub fn a_slow_reader_slows_down_nobody_else<L: Lab>(lab: &mut L) {
     let probe = Probe::new();
@@ -82,7 +84,7 @@ pub fn a_slow_reader_slows_down_nobody_else<L: Lab>(lab: &mut L) {
     }));
     let address = lab.address(server);
     let mut slow = Peer::greet(lab, address);
-    slow.send(lab, &sources());
+    slow.send(lab, &sources::<L>());
     lab.wait_until("it is being served", |_| probe.executed() > 0);
     let others = lab.run(move |local| async move {
         let client = Client::new(&local, address, ClientConfig::default());
@@ -94,15 +96,13 @@ pub fn a_slow_reader_slows_down_nobody_else<L: Lab>(lab: &mut L) {
         true
     });
     assert!(others);
-    // What the sockets of both ends take is the kernel's to say, some 10 MiB; the rest is bounded.
-    let executed = probe.executed();
-    assert!(executed < u64::from(ANSWERS) / 2, "{executed} answers for who does not read");
-    for _ in 0..ANSWERS {
+    let (all, executed) = (answers::<L>(), probe.executed() as usize);
+    assert!(executed < all / 2, "{executed} of {all} answers for who does not read");
+    for _ in 0..all {
         let (head, payload) = slow.response(lab);
-        assert_eq!(head.status, Status::OK);
-        assert_eq!(payload.len(), ANSWER_BYTES as usize);
+        assert_eq!((head.status, payload.len()), (Status::OK, ANSWER_BYTES));
     }
-    assert_eq!(probe.executed(), u64::from(ANSWERS));
+    assert_eq!(probe.executed() as usize, all);
 }
 
 pub fn a_reader_that_never_reads_is_given_up<L: Lab>(lab: &mut L) {
@@ -114,7 +114,7 @@ pub fn a_reader_that_never_reads_is_given_up<L: Lab>(lab: &mut L) {
     let address = lab.address(server);
     let mut slow = Peer::greet(lab, address);
     slow.send(lab, &request(1_000, HOLD, LONG, b""));
-    slow.send(lab, &sources());
+    slow.send(lab, &sources::<L>());
     lab.wait_until("it is being served", |_| probe.running() == 1 && probe.executed() > 1);
     lab.wait_until("its work is dropped with it", |_| probe.running() == 0);
     slow.end(lab);
@@ -130,10 +130,10 @@ pub fn a_reader_that_pauses_is_not_taken_for_dead<L: Lab>(lab: &mut L) {
     }));
     let address = lab.address(server);
     let mut slow = Peer::greet(lab, address);
-    slow.send(lab, &sources());
+    slow.send(lab, &sources::<L>());
     lab.pause(Duration::from_secs(3));
-    let expected = pattern(ANSWER_BYTES as usize);
-    for n in 0..ANSWERS {
+    let expected = pattern(ANSWER_BYTES);
+    for n in 0..answers::<L>() {
         assert!(slow.response(lab).1 == expected, "answer {n}");
     }
 }
@@ -141,13 +141,15 @@ pub fn a_reader_that_pauses_is_not_taken_for_dead<L: Lab>(lab: &mut L) {
 /// An answer that is longer than all buffers on the way is taken as slowly as its caller likes.
 pub fn a_large_answer_may_take_its_time<L: Lab>(lab: &mut L) {
     let server = lab.start(service::spec(&Probe::new()).connection(|config| {
+        config.frame_bytes_max = 64 << 20;
         config.frame_timeout = LONG;
         config.keepalive_interval = Duration::from_millis(300);
         config.keepalive_timeout = Duration::from_millis(300);
     }));
     let address = lab.address(server);
     let mut slow = Peer::greet(lab, address);
-    slow.send(lab, &request(0, SOURCE, Duration::ZERO, &(48u32 << 20).to_le_bytes()));
+    let large = 3 * L::SOCKET_BYTES_MAX;
+    slow.send(lab, &request(0, SOURCE, Duration::ZERO, &(large as u32).to_le_bytes()));
     lab.pause(Duration::from_secs(3));
-    assert!(slow.response(lab).1 == pattern(48 << 20));
+    assert!(slow.response(lab).1 == pattern(large));
 }

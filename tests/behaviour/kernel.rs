@@ -68,6 +68,9 @@ impl Lab for Kernel {
     type Socket = Socket;
     type Listener = TcpListener;
     const SENDS_IN_ONE_PIECE: bool = true;
+    // The third values of net.ipv4.tcp_wmem and tcp_rmem: 4 and 6 MiB unless somebody has raised them.
+    const SOCKET_BYTES_MAX: usize = 10 << 20;
+    const A_WHILE: Duration = Duration::from_secs(3);
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let server = start(self.driver, spec.clone(), (Ipv4Addr::LOCALHOST, 0).into());

@@ -89,6 +89,10 @@ pub trait Lab: Sized {
     type Listener;
     /// A small send arrives as it was sent.
     const SENDS_IN_ONE_PIECE: bool;
+    /// What the sockets of both ends hold together, at most, for who sends and for who does not read.
+    const SOCKET_BYTES_MAX: usize;
+    /// Longer than anything takes that works.
+    const A_WHILE: Duration;
 
     /// Starts a server on a port of its own.
     fn start(&mut self, spec: Spec) -> ServerId;

@@ -106,20 +106,20 @@ pub fn what_was_handed_over_ends_at_its_deadline<L: Lab>(lab: &mut L) {
     lab.wait_until("its handler is gone", |_| probe.running() == 0);
 }
 
-/// Shard 1 is busy and its mailbox full; what is for shard 2 passes by.
+/// Shard 1 is busy and its mailbox overfull; what is for shard 2 passes by.
 pub fn a_busy_shard_holds_up_no_other<L: Lab>(lab: &mut L) {
     let probe = Probe::new();
     let server = lab.start(service::spec(&probe).shards(3).connection(|config| {
         config.in_flight_max = 8_000;
     }));
     let mut busy = Peer::greet(lab, lab.shard_address(server, 1));
-    let work = micros_of(Duration::from_secs(3));
+    let work = micros_of(L::A_WHILE);
     busy.send(lab, &request(0, BLOCK, Duration::ZERO, &work));
     lab.wait_until("shard 1 is busy", |_| probe.blocked() > 0);
     let address = lab.shard_address(server, 0);
     let (waiting, passing_by, first) = lab.run(move |local| async move {
         let client = Client::new(&local, address, ClientConfig::default());
-        let waiting = (0..4_000).map(|_| client.call(COUNT, b"").route(Route(2)).into_future());
+        let waiting = (0..2_000).map(|_| client.call(COUNT, b"").route(Route(2)).into_future());
         let waiting = join_all(waiting.collect::<Vec<_>>()).map(|answers| (answers, 1));
         let passing_by = (0..100).map(|_| client.call(WHERE, b"").route(Route(3)).into_future());
         let passing_by = join_all(passing_by.collect::<Vec<_>>()).map(|answers| (answers, 2));

@@ -75,6 +75,8 @@ impl Lab for Simulated<'_> {
     type Socket = Socket;
     type Listener = Listener;
     const SENDS_IN_ONE_PIECE: bool = false;
+    const SOCKET_BYTES_MAX: usize = 512 << 10;
+    const A_WHILE: Duration = Duration::from_millis(200);
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let Spec { shards, connection, admission, service } = spec;
