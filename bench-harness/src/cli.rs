@@ -79,9 +79,10 @@ pub struct ServeArgs {
 /// `run`
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Without -R the loop is closed: every connection keeps -n requests in flight, and a server that stalls
-is asked less. With -R it is open: requests come when the schedule says so, whatever the server does,
-and response time counts from the intended instant, as a user's would.
+Without -R the loop is closed: every connection keeps -n requests in flight, and a server
+that stalls is asked less. With -R it is open: requests come when the schedule says so,
+whatever the server does, and response time counts from the intended instant, as a user's
+would.
 
   catena-bench run catena://127.0.0.1:7400 -c 32 -n 16 -d 10s
   catena-bench run catena://127.0.0.1:7400 -c 32 -R 50k --method sleep:200")]
@@ -171,7 +172,7 @@ pub struct FloorArgs {
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count_or_zero)]
     pub idle: u32,
     /// How the load generator waits while the servers' CPU time is taken: adaptive, always, never.
-    #[arg(long, default_value = "adaptive")]
+    #[arg(long, default_value = "never")]
     pub load_poll: PollMode,
     /// Of the load generator: auto, uring, or epoll.
     #[arg(long, default_value = "auto")]

@@ -153,6 +153,16 @@ fn complaints(asleep: &Rounds, spinning: &Rounds) -> Vec<String> {
             complaints.push(format!("WARNING: {contender} at {shape}: {errors} requests failed."));
         }
     }
+    let rows = asleep.rows();
+    let spent = rows.iter().filter(|row| row.median.client_busy_share >= 0.95);
+    let spent: Vec<_> = spent.map(|row| format!("{} {}", row.server, row.shape())).collect();
+    if !spent.is_empty() {
+        complaints.push(format!(
+            "The load generator was as busy as it can be in these rows, so their servers could be \
+             asked for more: {}. What a request costs them is not touched by that.",
+            spent.join(", ")
+        ));
+    }
     // One core that is wanted by others now and then does not spoil a median.
     let disturbed =
         |rounds: &Rounds| rounds.rows().iter().any(|row| row.median.waited_share > 0.05);

@@ -52,7 +52,7 @@ fn measure(bench: &Bench, engines: &[Contender]) -> Result<Rows, Failure> {
     let progress = progress(100);
     let mut table = Vec::new();
     let mut many_rps = 0.0;
-    let polls = Polls { server: PollMode::Never, load: PollMode::Adaptive };
+    let polls = Polls { server: PollMode::Never, load: PollMode::Never };
     for engine in engines {
         for shape in [ONE, MANY, DEEP] {
             let name = format!("{engine} {shape}: ");
@@ -75,7 +75,7 @@ fn measure(bench: &Bench, engines: &[Contender]) -> Result<Rows, Failure> {
         row.push("-".to_owned());
         table.push(row);
     }
-    let rate = (many_rps * OPEN_SHARE / 1_000.0).ceil() * 1_000.0;
+    let rate = (many_rps * OPEN_SHARE / 1_000.0).ceil().max(1.0) * 1_000.0;
     let (measured, open) =
         open_loop(bench, best, rate, &mut |tick| show(&progress, "open loop: ", tick))?;
     let name = format!("32 connections, {} /s by the clock", count(rate));
@@ -127,12 +127,13 @@ fn text(manifest: &Manifest, bench: &Bench, rows: &Rows) -> String {
         format!("Server on core {server}, load generator on core {load}."),
     ];
     lines.extend(manifest.host.lines());
-    lines.push(match &manifest.host.io_uring_refused {
+    let driver = match &manifest.host.io_uring_refused {
         None => {
             "Driver: io_uring works here, so servers choose it; epoll is the fallback.".to_owned()
         }
-        Some(reason) => format!("Driver: epoll only. {reason}"),
-    });
+        Some(reason) => format!("Driver: epoll only; {reason}."),
+    };
+    lines.push(wrapped(&driver).trim_end().to_owned());
     lines.extend(note.clone());
     let headers = [
         "load: connections x requests in flight",

@@ -62,7 +62,6 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     announce(server.description(), address)?;
     // The senders live as long as their threads, which end with the process.
     let _told = ended.recv();
-    eprintln!("draining; once more ends at once");
     Ok(server.drain()?)
 }
 
@@ -82,6 +81,7 @@ fn end_on_signal(end: Sender<()>) -> Result<(), Failure> {
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut pending = signals.forever();
         if pending.next().is_some() {
+            eprintln!("draining; once more ends at once");
             let _gone = end.send(());
         }
         if pending.next().is_some() {

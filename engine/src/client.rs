@@ -226,8 +226,14 @@ impl Drop for Call {
         if let Some(timer) = call.timer {
             state.timers.borrow_mut().cancel(timer);
         }
-        if let CallProgress::Sent { socket, call } = call.progress {
-            client.0.local.push(Command::CancelCall { socket, call });
+        match call.progress {
+            CallProgress::Sent { socket, call } => {
+                client.0.local.push(Command::CancelCall { socket, call });
+            }
+            CallProgress::Waiting => {
+                state.clients.borrow_mut()[client.0.key].waiting_in_vain += 1;
+            }
+            CallProgress::New | CallProgress::Ended(_) => {}
         }
     }
 }
@@ -339,7 +345,7 @@ impl Client {
         let key = state.calls.borrow_mut().insert(CallState {
             client: self.0.key,
             request: Some(request),
-            progress: CallProgress::Waiting,
+            progress: CallProgress::New,
             timer: None,
             waker: None,
         });
@@ -374,17 +380,27 @@ pub(crate) struct CallState {
 
 #[derive(Debug)]
 pub(crate) enum CallProgress {
+    /// The shard has not looked at it yet.
+    New,
+    /// In its client's queue.
     Waiting,
-    Sent { socket: SocketId, call: CallId },
+    Sent {
+        socket: SocketId,
+        call: CallId,
+    },
     Ended(Result<Answer, CallError>),
 }
 
 impl CallState {
-    pub(crate) fn end(&mut self, result: Result<Answer, CallError>) {
+    /// Notes how it ended; who waits for that is to be woken.
+    pub(crate) fn end(&mut self, result: Result<Answer, CallError>) -> Option<Waker> {
         self.progress = CallProgress::Ended(result);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.waker.take()
+    }
+
+    /// True until it is sent, or has ended.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.request.is_some()
     }
 }
 
@@ -412,7 +428,9 @@ pub(crate) struct ClientState {
     pub(crate) link: Link,
     /// Calls that wait for the connection or for room in the window, oldest first.
     pub(crate) waiting: VecDeque<CallKey>,
-    /// Attempts to connect that failed in a row.
+    /// How many of these have ended in the meantime: dropped, or past their deadline.
+    pub(crate) waiting_in_vain: usize,
+    /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     pub(crate) failures: u32,
 }
 
@@ -430,7 +448,14 @@ pub(crate) enum Link {
 
 impl ClientState {
     fn new(address: SocketAddr, config: ClientConfig) -> Self {
-        ClientState { address, config, link: Link::Down, waiting: VecDeque::new(), failures: 0 }
+        ClientState {
+            address,
+            config,
+            link: Link::Down,
+            waiting: VecDeque::new(),
+            waiting_in_vain: 0,
+            failures: 0,
+        }
     }
 }
 

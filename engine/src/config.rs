@@ -34,6 +34,20 @@ pub struct ConnectionConfig {
     pub drain_timeout: Duration,
     /// Bytes of answers waiting for one peer above which nothing more is read from it. Default 1 MiB.
     pub output_bytes_max: usize,
+    /// What is broken on purpose, so that the simulation can show that it would see it.
+    #[cfg(feature = "sim")]
+    pub broken: Broken,
+}
+
+/// A rule of the engine that is switched off. For the simulation's own tests alone.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Broken {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A client takes an answer for the call that is in the slot now, whichever it was meant for.
+    Generations,
 }
 
 impl Default for ConnectionConfig {
@@ -49,6 +63,8 @@ impl Default for ConnectionConfig {
             frame_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             output_bytes_max: 1 << 20,
+            #[cfg(feature = "sim")]
+            broken: Broken::Nothing,
         }
     }
 }

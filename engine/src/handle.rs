@@ -18,6 +18,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Calls that may wait on their way from one [`RemoteClient`] to its shard.
 const WAITING_MAX: usize = 16 * 1_024;
@@ -99,18 +100,20 @@ impl Handle {
         address: SocketAddr,
         config: ClientConfig,
     ) -> Result<RemoteClient, HandleError> {
-        let (sender, mut receiver) = mpsc::channel::<RemoteCall>(WAITING_MAX);
+        let (client, mut receiver) = RemoteClient::new(address);
+        let waiting = client.waiting.clone();
         self.push(shard, move |local| {
             let client = Client::new(local, address, config);
             let tasks = local.clone();
             let serve = async move {
                 while let Some(call) = receiver.next().await {
+                    waiting.fetch_sub(1, Ordering::Relaxed);
                     tasks.spawn(call.run(client.clone())).detach();
                 }
             };
             local.spawn(serve).detach();
         })?;
-        Ok(RemoteClient { sender, address })
+        Ok(client)
     }
 
     /// Runs a closure on the shard and asks for no result.
@@ -140,7 +143,10 @@ impl Handle {
 /// A client on a shard, to be called from any thread. Clones share its connection.
 #[derive(Clone, Debug)]
 pub struct RemoteClient {
-    sender: mpsc::Sender<RemoteCall>,
+    /// Unbounded itself: a bounded one gives each clone of a sender a place of its own.
+    sender: mpsc::UnboundedSender<RemoteCall>,
+    /// Calls in the channel.
+    waiting: Arc<AtomicUsize>,
     address: SocketAddr,
 }
 
@@ -178,6 +184,11 @@ impl fmt::Display for RemoteCallError {
 impl std::error::Error for RemoteCallError {}
 
 impl RemoteClient {
+    fn new(address: SocketAddr) -> (RemoteClient, mpsc::UnboundedReceiver<RemoteCall>) {
+        let (sender, receiver) = mpsc::unbounded();
+        (RemoteClient { sender, waiting: Arc::default(), address }, receiver)
+    }
+
     /// The server's address.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -195,10 +206,13 @@ impl RemoteClient {
     ) -> Result<Answer, RemoteCallError> {
         let (result, receiver) = oneshot::channel();
         let call = RemoteCall { method, payload: payload.into(), options, result };
-        self.sender.clone().try_send(call).map_err(|error| {
-            let full = error.is_full();
-            RemoteCallError::Handle(if full { HandleError::Full } else { HandleError::Stopped })
-        })?;
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(RemoteCallError::Handle(HandleError::Full));
+        }
+        self.sender
+            .unbounded_send(call)
+            .map_err(|_| RemoteCallError::Handle(HandleError::Stopped))?;
         match receiver.await {
             Ok(result) => result.map_err(RemoteCallError::Call),
             Err(oneshot::Canceled) => Err(RemoteCallError::Handle(HandleError::Stopped)),
@@ -231,5 +245,33 @@ impl RemoteCall {
             Either::Right(((), _call)) => return,
         };
         drop(result.send(ended));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn only_so_many_calls_wait_for_a_shard_that_is_busy() {
+        let (client, mut receiver) = RemoteClient::new(([127, 0, 0, 1], 1).into());
+        let method = MethodId::of("anything");
+        let calls = (0..WAITING_MAX + 3).map(|n| {
+            // Each from a caller of its own.
+            let client = client.clone();
+            let mut call =
+                async move { client.call(method, "", CallOptions::default()).await }.boxed();
+            let ended = call.as_mut().now_or_never();
+            (n, call, ended)
+        });
+        for (n, _call, ended) in calls {
+            let full = Some(Err(RemoteCallError::Handle(HandleError::Full)));
+            let expected = if n < WAITING_MAX { None } else { full };
+            assert!(ended.map(|ended| ended.map(drop)) == expected, "call {n}");
+        }
+        receiver.close();
+        let stopped = client.call(method, "", CallOptions::default()).now_or_never();
+        assert!(matches!(stopped, Some(Err(RemoteCallError::Handle(_)))));
     }
 }

@@ -71,8 +71,6 @@ pub(crate) struct State {
     sleeps: RefCell<SlotMap<SleepKey, Sleeper>>,
     /// Every future that runs on this shard, by what wakes it.
     tasks: RefCell<SlotMap<TaskKey, Waker>>,
-    /// The shard has ended: futures are dropped at their next turn.
-    is_over: Cell<bool>,
     file_ops: RefCell<SlotMap<FileOpKey, FileOp>>,
     pub(crate) runnables: Arc<RunQueue>,
     pub(crate) rng: RefCell<Rng>,
@@ -195,7 +193,7 @@ impl Local {
             local: self.clone(),
             deadline: self.deadline(),
             task: None,
-            future: Some(Box::pin(future)),
+            future: Box::pin(future),
         };
         let (runnable, task) = Builder::new()
             .propagate_panic(true)
@@ -275,7 +273,6 @@ impl Local {
             timers: RefCell::new(Timers::with_capacity(0)),
             sleeps: RefCell::default(),
             tasks: RefCell::default(),
-            is_over: Cell::new(false),
             file_ops: RefCell::default(),
             runnables: Arc::default(),
             rng: RefCell::new(rng),
@@ -311,11 +308,16 @@ impl Local {
     /// this, a future that waits for another thread would keep itself and its shard alive for ever,
     /// and whoever waits for its result waiting.
     pub(crate) fn end(&self) {
-        self.0.is_over.set(true);
         let wakers: Vec<Waker> = self.0.tasks.borrow().values().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
-        while let Some(runnable) = self.0.runnables.queue.pop() {
-            runnable.run();
+        loop {
+            match self.0.runnables.queue.pop() {
+                Some(runnable) => drop(runnable),
+                None if self.0.tasks.borrow().is_empty() => break,
+                // Another thread has woken a future and is about to queue it. It can only be dropped
+                // here, for it is not `Send`.
+                None => std::thread::yield_now(),
+            }
         }
         let deferred: Vec<_> = self.0.deferred.borrow_mut().drain().collect();
         drop(deferred);
@@ -324,10 +326,8 @@ impl Local {
     /// Runs `code` on behalf of a request with this deadline.
     #[inline]
     pub(crate) fn on_behalf<R>(&self, deadline: Option<Instant>, code: impl FnOnce() -> R) -> R {
-        let outer = self.0.deadline.replace(deadline);
-        let result = code();
-        self.0.deadline.set(outer);
-        result
+        let _restore = Restore { cell: &self.0.deadline, outer: self.0.deadline.replace(deadline) };
+        code()
     }
 
     pub(crate) fn defer(
@@ -455,6 +455,19 @@ impl Deferred {
     }
 }
 
+/// Puts the deadline of what ran before back, also when `code` has panicked: whatever runs next would
+/// inherit that of a request that is over.
+struct Restore<'a> {
+    cell: &'a Cell<Option<Instant>>,
+    outer: Option<Instant>,
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        self.cell.set(self.outer);
+    }
+}
+
 struct Forget<'a> {
     local: &'a Local,
     key: FileOpKey,
@@ -478,7 +491,7 @@ struct OnShard<F: ?Sized> {
     local: Local,
     deadline: Option<Instant>,
     task: Option<TaskKey>,
-    future: Option<Pin<Box<F>>>,
+    future: Pin<Box<F>>,
 }
 
 impl<F: Future + ?Sized> Future for OnShard<F> {
@@ -486,15 +499,10 @@ impl<F: Future + ?Sized> Future for OnShard<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let OnShard { local, deadline, task, future } = &mut *self;
-        if local.0.is_over.get() {
-            *future = None;
-        }
-        // Nobody is left to whom the result of an ended shard would matter.
-        let Some(running) = future else { return Poll::Pending };
         if task.is_none() {
             *task = Some(local.0.tasks.borrow_mut().insert(context.waker().clone()));
         }
-        local.on_behalf(*deadline, || running.as_mut().poll(context))
+        local.on_behalf(*deadline, || future.as_mut().poll(context))
     }
 }
 
@@ -546,5 +554,24 @@ impl Drop for Sleep {
         if let Some(sleeper) = sleeper {
             state.timers.borrow_mut().cancel(sleeper.timer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_shard_outlives_its_end() {
+        let local = Local::new(ShardIndex(0), 1, Rng::from_seed(1), Instant::ZERO);
+        let state = Rc::downgrade(&local.0);
+        local.spawn(std::future::pending::<()>()).detach();
+        let sleeping = local.clone();
+        local.spawn(async move { sleeping.sleep(Duration::from_secs(1)).await }).detach();
+        local.run_futures();
+        local.spawn(std::future::pending::<()>()).detach();
+        local.end();
+        drop(local);
+        assert_eq!(state.strong_count(), 0, "a shard that restarts would leak each time");
     }
 }

@@ -170,6 +170,11 @@ impl Shard {
         self.peers.len()
     }
 
+    /// Requests accepted and not answered.
+    pub fn in_flight(&self) -> u32 {
+        self.serving.admission.in_flight()
+    }
+
     /// Memory in bytes that the connections hold.
     pub fn connection_memory_bytes(&self) -> usize {
         self.peers.memory_bytes()

@@ -1,10 +1,12 @@
 //! The simulated driver: is it a network, a disk and a clock that one can believe in, and does a
-//! seed replay?
+//! seed replay? And the engine on it, unchanged, whatever goes wrong.
 
 mod audit;
 mod bare;
+mod clients;
 mod crash;
 mod echo;
+mod engine;
 mod journal;
 mod network;
 mod replay;

@@ -74,6 +74,13 @@ pub struct FloorReport {
     pub notes: Vec<String>,
 }
 
+impl Row {
+    /// Its load.
+    pub fn shape(&self) -> Shape {
+        Shape { conns: self.conns, depth: self.depth }
+    }
+}
+
 impl FloorReport {
     /// For people.
     pub fn text(&self) -> String {
@@ -88,7 +95,7 @@ impl FloorReport {
         let common = ["load", "rate, /s", "p50, us", "p99, us", "load busy, %"];
         let mut headers = vec!["server sleeps when idle"];
         headers.extend(common);
-        headers.push("server CPU, us/request");
+        headers.extend(["server busy, %", "server CPU, us/request"]);
         text.push_str(&table(&headers, &cells(&self.rows)));
         if !self.spin_rows.is_empty() {
             // What a server spends that is never idle says nothing.
@@ -150,11 +157,12 @@ fn cells(rows: &[Row]) -> Vec<Vec<String>> {
             row.median;
         vec![
             row.server.clone(),
-            Shape { conns: row.conns, depth: row.depth }.to_string(),
+            row.shape().to_string(),
             count(rps.round()),
             micros(p50_us),
             micros(p99_us),
             format!("{:.0}", client_busy_share * 100.0),
+            format!("{:.0}", rps * server_cpu_us_per_request / 1e4),
             format!("{server_cpu_us_per_request:.3}"),
         ]
     };

@@ -179,7 +179,7 @@ fn a_server_drains_when_it_is_told_to_end() {
 
 #[test]
 fn floor_measures_all_rows_and_ratios() {
-    let short = ["--rounds", "1", "--secs", "60ms", "--warmup", "10ms", "--idle", "50"];
+    let short = ["--rounds", "1", "--secs", "100ms", "--warmup", "10ms", "--idle", "50"];
     let output = bench(&[&["floor", "--json", "-"], &short[..]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
@@ -203,7 +203,7 @@ fn floor_measures_all_rows_and_ratios() {
 
 #[test]
 fn quick_prints_a_table_and_explains_it() {
-    let output = bench(&["quick", "--secs", "60ms"]);
+    let output = bench(&["quick", "--secs", "100ms"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
     for words in ["requests/s", "epoll", "32 connections x 16", "by the clock", "How to read it"] {

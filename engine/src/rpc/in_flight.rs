@@ -88,6 +88,13 @@ impl<T> InFlight<T> {
         self.slots.get(slot as usize).is_some_and(|slot| slot.value.is_some())
     }
 
+    /// The call that is in flight in this slot, if there is one.
+    #[cfg(feature = "sim")]
+    pub fn in_slot(&self, slot: u32) -> Option<CallId> {
+        let generation = self.slots.get(slot as usize)?.generation;
+        self.is_busy(slot).then(|| CallId::new(slot, generation))
+    }
+
     /// Ends a call. `None`: it is not in flight (any more).
     #[inline]
     pub fn end(&mut self, call: CallId) -> Option<T> {

@@ -8,7 +8,9 @@
 //! ```
 
 use super::peers::Peers;
-use crate::client::{Answer, CallError, CallKey, CallProgress, ClientKey, ClientState, Link};
+use crate::client::{
+    Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
+};
 use crate::driver::{Driver, SocketId};
 use crate::local::{Command, Local, State, TimerKey};
 use crate::rpc::connection::{CallFailure, CallRequest, Connection};
@@ -28,13 +30,15 @@ pub(crate) fn start<D: Driver>(peers: &mut Peers, driver: &mut D, local: &Local,
     let link = state.clients.borrow()[client_key].link;
     match link {
         Link::Up(socket) => {
-            let Some(peer) = peers.get_mut(socket) else { return };
-            pump(local, client_key, socket, &mut peer.connection);
-            peers.mark_dirty(socket);
+            if let Some(peer) = peers.get_mut(socket) {
+                pump(local, client_key, socket, &mut peer.connection);
+                peers.mark_dirty(socket);
+            }
         }
         Link::Down => connect(peers, driver, local, client_key),
         Link::Connecting(_) | Link::BackingOff => {}
     }
+    watch(state, key);
 }
 
 /// Puts a call behind those that wait; false: there are too many, it has failed.
@@ -42,17 +46,25 @@ fn enqueue(local: &Local, client_key: ClientKey, key: CallKey) -> bool {
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let client = &mut clients[client_key];
-    if client.waiting.len() >= client.config.waiting_max {
+    if client.waiting.len() - client.waiting_in_vain >= client.config.waiting_max {
         drop(clients);
         end(state, key, Err(CallError::TooManyWaiting));
         return false;
     }
+    // Not before most have ended: so a call costs a look or two, however long the queue is.
+    if client.waiting_in_vain > client.waiting.len() / 2 {
+        let calls = state.calls.borrow();
+        client.waiting.retain(|key| calls.get(*key).is_some_and(CallState::is_waiting));
+        client.waiting_in_vain = 0;
+    }
     client.waiting.push_back(key);
+    if let Some(call) = state.calls.borrow_mut().get_mut(key) {
+        call.progress = CallProgress::Waiting;
+    }
     true
 }
 
-/// Starts the calls that wait, as many as the window takes. The rest gets a timer each for its
-/// deadline.
+/// Starts the calls that wait, as many as the window takes.
 pub(crate) fn pump(
     local: &Local,
     client_key: ClientKey,
@@ -65,21 +77,32 @@ pub(crate) fn pump(
     if client.link != Link::Up(socket) {
         return;
     }
+    let mut failed = Vec::new();
     while let Some(key) = client.waiting.front().copied() {
         match start_on(local, socket, connection, key) {
-            Ok(()) => {}
+            Ok(Started::Sent) => {}
+            Ok(Started::Ended) => client.waiting_in_vain -= 1,
             Err(StartError::WindowFull) => break,
             Err(StartError::Leaving | StartError::NotOpen) => {
                 client.link = Link::Down;
                 local.push(Command::Connect(client_key));
                 break;
             }
-            Err(error) => end(state, key, Err(error.into())),
+            Err(error) => failed.push((key, error)),
         }
         client.waiting.pop_front();
     }
     drop(clients);
-    watch_waiting(state, client_key);
+    for (key, error) in failed {
+        end(state, key, Err(error.into()));
+    }
+}
+
+/// What became of a call whose turn it was.
+enum Started {
+    Sent,
+    /// Dropped, or expired, while it waited.
+    Ended,
 }
 
 /// Sends one call.
@@ -88,12 +111,11 @@ fn start_on(
     socket: SocketId,
     connection: &mut Connection,
     key: CallKey,
-) -> Result<(), StartError> {
+) -> Result<Started, StartError> {
     let state = local.state();
     let mut calls = state.calls.borrow_mut();
-    // Dropped, or expired, while it waited.
-    let Some(call) = calls.get_mut(key) else { return Ok(()) };
-    let Some(request) = &call.request else { return Ok(()) };
+    let Some(call) = calls.get_mut(key) else { return Ok(Started::Ended) };
+    let Some(request) = &call.request else { return Ok(Started::Ended) };
     let metadata = request.metadata.as_ref().map_or(&[][..], |buf| buf.as_metadata().as_bytes());
     let call_request = CallRequest {
         method: request.method,
@@ -110,34 +132,28 @@ fn start_on(
     if let Some(timer) = call.timer.take() {
         state.timers.borrow_mut().cancel(timer);
     }
-    Ok(())
+    Ok(Started::Sent)
 }
 
-/// Sees to it that calls which wait end at their deadline.
-fn watch_waiting(state: &State, client_key: ClientKey) {
-    let clients = state.clients.borrow();
+/// Sees to it that a call which could not be sent at once ends at its deadline, whatever it waits
+/// for.
+fn watch(state: &State, key: CallKey) {
     let mut calls = state.calls.borrow_mut();
-    // Newest first: once one is watched, the older ones are.
-    for key in clients[client_key].waiting.iter().rev() {
-        let Some(call) = calls.get_mut(*key) else { continue };
-        let deadline = call.request.as_ref().and_then(|request| request.deadline);
-        if call.timer.is_some() {
-            break;
-        }
-        if let Some(deadline) = deadline {
-            let timer = state.timers.borrow_mut().insert(deadline, TimerKey::Call(*key));
-            call.timer = Some(timer);
-        }
+    let Some(call) = calls.get_mut(key) else { return };
+    if let Some(deadline) = call.request.as_ref().and_then(|request| request.deadline) {
+        let timer = state.timers.borrow_mut().insert(deadline, TimerKey::Call(key));
+        call.timer = Some(timer);
     }
 }
 
 /// The deadline of a call that waits has passed.
 pub(crate) fn expire_waiting(local: &Local, key: CallKey) {
-    if let Some(call) = local.state().calls.borrow_mut().get_mut(key) {
-        call.timer = None;
-        call.request = None;
-        call.end(Err(CallError::ExpiredUnsent));
+    let state = local.state();
+    let Some(client_key) = state.calls.borrow().get(key).map(|call| call.client) else { return };
+    if let Some(client) = state.clients.borrow_mut().get_mut(client_key) {
+        client.waiting_in_vain += 1;
     }
+    end(state, key, Err(CallError::ExpiredUnsent));
 }
 
 /// Connects, if somebody waits for it.
@@ -153,10 +169,7 @@ pub(crate) fn connect<D: Driver>(
     if client.link != Link::Down {
         return;
     }
-    let calls = state.calls.borrow();
-    client.waiting.retain(|key| calls.get(*key).is_some_and(|call| call.request.is_some()));
-    drop(calls);
-    if client.waiting.is_empty() {
+    if client.waiting.len() == client.waiting_in_vain {
         return;
     }
     match driver.connect(client.address) {
@@ -164,8 +177,6 @@ pub(crate) fn connect<D: Driver>(
             client.link = Link::Connecting(socket);
             let config = client.config.connection.clone();
             peers.insert_connecting(socket, client_key, config, local.now());
-            drop(clients);
-            watch_waiting(state, client_key);
         }
         Err(error) => {
             drop(clients);
@@ -243,20 +254,26 @@ fn attempt_failed(local: &Local, client_key: ClientKey, kind: io::ErrorKind) {
     let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
     let at = local.now() + pause;
     state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
-    let ClientState { address, waiting, .. } = client;
+    let ClientState { address, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
-    let mut calls = state.calls.borrow_mut();
+    let mut failed = Vec::new();
+    let calls = state.calls.borrow();
     waiting.retain(|key| {
-        let Some(call) = calls.get_mut(*key) else { return false };
-        let has_deadline = call.request.as_ref().is_some_and(|request| request.deadline.is_some());
+        let Some(request) = calls.get(*key).and_then(|call| call.request.as_ref()) else {
+            return false;
+        };
+        let has_deadline = request.deadline.is_some();
         if !has_deadline {
-            call.request = None;
-            call.end(Err(CallError::Unreachable { address: *address, kind }));
+            failed.push(*key);
         }
         has_deadline
     });
+    *waiting_in_vain = 0;
+    let error = CallError::Unreachable { address: *address, kind };
     drop((calls, clients));
-    watch_waiting(state, client_key);
+    for key in failed {
+        end(state, key, Err(error.clone()));
+    }
 }
 
 /// The pause after a failed attempt is over.
@@ -298,11 +315,15 @@ pub(crate) fn failed(local: &Local, token: u64, failure: CallFailure) {
 }
 
 fn end(state: &State, key: CallKey, result: Result<Answer, CallError>) {
-    if let Some(call) = state.calls.borrow_mut().get_mut(key) {
-        call.request = None;
-        call.end(result);
-        if let Some(timer) = call.timer.take() {
-            state.timers.borrow_mut().cancel(timer);
-        }
+    let mut calls = state.calls.borrow_mut();
+    let Some(call) = calls.get_mut(key) else { return };
+    if let Some(timer) = call.timer.take() {
+        state.timers.borrow_mut().cancel(timer);
+    }
+    let left = (call.request.take(), call.end(result));
+    // A waker is foreign code, and so may be what drops with the request: neither meets a borrow.
+    drop(calls);
+    if let (_request, Some(waker)) = left {
+        waker.wake();
     }
 }

@@ -500,7 +500,10 @@ impl Peer {
                 other => self.on_event(other, serving),
             }
         }
-        self.backlog.extend_from_slice(input.rest());
+        // After the end nobody reads the rest.
+        if !self.connection.is_closed() {
+            self.backlog.extend_from_slice(input.rest());
+        }
         self.take_events(serving);
     }
 

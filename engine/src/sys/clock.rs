@@ -116,7 +116,14 @@ impl State {
             return if is_step { State { rate: 0, trusted_ticks: 0, ..state } } else { state };
         }
         if nanos >= LEARN_NS {
-            rate = rate_of(nanos, ticks);
+            let seen = rate_of(nanos, ticks);
+            if rate != 0 && !is_close(seen, rate) {
+                // One of the readings is wrong: the thread was held up between counter and clock, or
+                // one of the two has stepped.
+                let state = State { synced: reading, learning: reading, rate: 0, trusted_ticks: 0 };
+                return state;
+            }
+            rate = seen;
             trusted_ticks = ((u128::from(SYNC_NS) << RATE_BITS) / u128::from(rate.max(1))) as u64;
         }
         State { synced: reading, learning, rate, trusted_ticks }
@@ -219,6 +226,19 @@ mod tests {
         let state = learned();
         assert_eq!(state.rate, 1 << (RATE_BITS - 1), "half a nanosecond a tick");
         assert_eq!(state.trusted_ticks, 2 * SYNC_NS);
+    }
+
+    #[test]
+    fn a_rate_that_changes_is_not_believed() {
+        let state = learned();
+        // 5 ms pass between the two halves of a reading.
+        let late = Reading { ticks: state.synced.ticks + 4_000_000, nanos: 7_000_000 };
+        let torn = Reading { nanos: state.synced.nanos + late.nanos, ..late };
+        let after = state.after(torn);
+        assert_eq!((after.rate, after.trusted_ticks), (0, 0));
+        // The counter is days ahead all at once: it would stand for minutes.
+        let ahead = Reading { ticks: 1 << 48, nanos: state.synced.nanos + 2_000_000 };
+        assert_eq!(state.after(ahead).trusted_ticks, 0);
     }
 
     #[test]

@@ -120,8 +120,9 @@ impl UringDriver {
             let Some(socket) = self.sockets.get_mut(id) else { continue };
             if socket.receive == Receive::Waiting {
                 socket.receive = Receive::Idle;
+                // One that does not want to receive takes no buffer from those behind it.
+                room -= u16::from(!socket.paused);
                 self.receive_on(id);
-                room -= 1;
             }
         }
     }

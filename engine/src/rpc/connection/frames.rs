@@ -73,6 +73,8 @@ impl Connection {
     #[inline]
     fn on_response<'a>(&mut self, header: &Header, body: Body<'a>) -> Option<Event<'a>> {
         let head = ResponseHead::from_header(header);
+        #[cfg(feature = "sim")]
+        let head = self.break_generation(head);
         let Some(token) = self.calls.end_and_free(head.call) else {
             // Cancelled or expired here while the answer was on its way.
             self.deframer.recycle(body);
@@ -80,6 +82,16 @@ impl Connection {
         };
         self.end_if_done();
         Some(Event::Response { token, head, body })
+    }
+
+    /// See [`Broken::Generations`](crate::config::Broken::Generations).
+    #[cfg(feature = "sim")]
+    fn break_generation(&self, head: ResponseHead) -> ResponseHead {
+        if self.config.broken != crate::config::Broken::Generations {
+            return head;
+        }
+        let call = self.calls.in_slot(head.call.slot()).unwrap_or(head.call);
+        ResponseHead { call, ..head }
     }
 
     fn on_cancel(&mut self, call: CallId) -> Option<Event<'static>> {

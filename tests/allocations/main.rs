@@ -1,0 +1,158 @@
+//! A request in steady state allocates nothing: counted, on both kernel drivers.
+//!
+//! The shard runs by hand on the test's own thread, whose allocations are counted; the client has a
+//! thread of its own. Its requests are pipelined, and cut at odd places, so that frames straddle
+//! receives.
+
+use catena_engine::config::ConnectionConfig;
+use catena_engine::driver::Driver;
+use catena_engine::mailbox::mesh;
+use catena_engine::reactor::epoll::{EpollConfig, EpollDriver};
+use catena_engine::reactor::uring::{UringConfig, UringDriver};
+use catena_engine::rpc::admission::AdmissionConfig;
+use catena_engine::rpc::connection::{Connection, Role};
+use catena_engine::shard::{Shard, ShardConfig};
+use catena_engine::shard_index::ShardIndex;
+use catena_engine::time::{Duration, Instant};
+use catena_engine::wire::frame::{CallId, MethodId, Priority, RequestHead, Route};
+use catena_engine::wire::framer::{Framer, Payload};
+use catena_engine::wire::hello::ShardMap;
+use catena_engine::wire::output::Output;
+use catena_engine::{Router, Status};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+const DEPTH: u32 = 16;
+const WARM_UP: u64 = 20_000;
+const COUNTED: u64 = 20_000;
+const PAYLOAD: [u8; 32] = [7; 32];
+
+#[test]
+fn nothing_is_allocated_on_epoll() {
+    let driver = EpollDriver::new(&EpollConfig::default()).expect("epoll is there");
+    let counted = count(driver, |request, reply| reply.ok(request.payload()));
+    assert_eq!(counted, 0, "allocations in {COUNTED} requests");
+}
+
+#[test]
+fn nothing_is_allocated_on_uring() {
+    match UringDriver::new(&UringConfig::default()) {
+        Ok(driver) => {
+            let counted = count(driver, |request, reply| reply.ok(request.payload()));
+            assert_eq!(counted, 0, "allocations in {COUNTED} requests");
+        }
+        Err(error) => println!("skipped: {error}"),
+    }
+}
+
+#[test]
+fn an_answer_written_in_place_allocates_nothing() {
+    let driver = EpollDriver::new(&EpollConfig::default()).expect("epoll is there");
+    let counted = count(driver, |request, reply| {
+        reply.write(|out| {
+            out.extend(request.payload());
+            Status::OK
+        })
+    });
+    assert_eq!(counted, 0, "allocations in {COUNTED} requests");
+}
+
+/// The counter can count: a handler that keeps its payload allocates for each request.
+#[test]
+fn a_kept_payload_is_counted() {
+    let driver = EpollDriver::new(&EpollConfig::default()).expect("epoll is there");
+    let counted = count(driver, |request, reply| reply.ok(request.to_payload_bytes()));
+    assert!(counted >= COUNTED, "{counted} allocations in {COUNTED} requests");
+}
+
+/// Allocations of the shard's thread while it serves [`COUNTED`] requests, after a warm-up.
+fn count<D: Driver>(
+    mut driver: D,
+    handler: impl FnMut(catena_engine::Request<'_>, catena_engine::Reply<'_>) -> catena_engine::Answered
+    + 'static,
+) -> u64 {
+    let config = ShardConfig {
+        index: ShardIndex(0),
+        count: 1,
+        connection: Arc::new(ConnectionConfig::default()),
+        admission: AdmissionConfig::default(),
+        seed: 1,
+    };
+    let mailboxes = mesh(1, 64).pop().expect("one shard");
+    let router = |_: &_| Router::new().method("echo", handler);
+    let mut shard = Shard::new(config, &driver, mailboxes, Arc::default(), router);
+    let any_port = "127.0.0.1:0".parse().expect("an address");
+    let address = shard.listen(&mut driver, any_port).expect("loopback can be listened on");
+    let client = start_client(address);
+    serve(&mut shard, &mut driver, WARM_UP);
+    let counted = allocation_counter::measure(|| {
+        serve(&mut shard, &mut driver, WARM_UP + COUNTED);
+    });
+    drop(shard);
+    drop(driver);
+    client.join().expect("the client ends when its server does");
+    counted.count_total
+}
+
+/// Turns until so many requests have been served since start.
+fn serve<D: Driver>(shard: &mut Shard, driver: &mut D, until: u64) {
+    let metrics = shard.metrics();
+    while metrics.requests.value() < until {
+        let next = shard.turn(driver);
+        match next.busy {
+            true => drop(driver.poll().expect("the driver works")),
+            false => {
+                let soon = driver.now() + Duration::from_millis(100);
+                driver
+                    .park(Some(next.until.map_or(soon, |until| until.min(soon))))
+                    .expect("it parks");
+            }
+        }
+    }
+}
+
+/// Keeps [`DEPTH`] requests in flight until its server is gone.
+fn start_client(address: SocketAddr) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("the shard listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        let mut hello =
+            Connection::new(Role::Client, Arc::default(), &ShardMap::default(), Instant::ZERO);
+        let hello = hello.poll_transmit().expect("a client begins with its hello").to_vec();
+        let requests = requests();
+        let (first, second) = requests.split_at(requests.len() / 2 + 13);
+        let mut answers = vec![0u8; requests.len()];
+        let mut greet = || -> std::io::Result<()> {
+            stream.write_all(&hello)?;
+            let mut header = [0u8; 32];
+            stream.read_exact(&mut header)?;
+            let frame_bytes = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+            stream.read_exact(&mut vec![0u8; frame_bytes as usize - header.len()])?;
+            loop {
+                stream.write_all(first)?;
+                stream.write_all(second)?;
+                stream.read_exact(&mut answers)?;
+            }
+        };
+        // Ends with an error when the server is gone, as it must.
+        drop(greet());
+    })
+}
+
+fn requests() -> Vec<u8> {
+    let mut output = Output::default();
+    for slot in 0..DEPTH {
+        let head = RequestHead {
+            call: CallId::new(slot, 1),
+            method: MethodId::of("echo"),
+            priority: Priority::NORMAL,
+            time_left_us: 1_000_000,
+            route: Route::ANY,
+            repeat: false,
+        };
+        Framer::default().push(&mut output, head.header(), &[], Payload::Copied(&PAYLOAD));
+    }
+    output.to_vec()
+}
