@@ -5,6 +5,7 @@ use crate::dispatch::Router;
 use crate::handle::Handle;
 use crate::local::Local;
 use crate::metrics::{MetricsSnapshot, ShardMetrics};
+use crate::reactor::descriptors;
 use crate::reactor::start::{self, ShardPlan, Started};
 use crate::reactor::turn::PollMode;
 use crate::rpc::admission::AdmissionConfig;
@@ -401,7 +402,9 @@ impl fmt::Display for StartError {
                 io::ErrorKind::AddrNotAvailable => {
                     write!(f, "cannot listen on {address}: this machine has no such address")
                 }
-                _ => write!(f, "cannot listen on {address}: {error}"),
+                _ => {
+                    write!(f, "cannot listen on {address}: {error}{}", descriptors::advice(error))
+                }
             },
             StartError::Driver { driver, reason } => write!(f, "driver {driver}: {reason}"),
             StartError::Thread(error) => write!(f, "cannot start or pin a thread: {error}"),

@@ -149,8 +149,13 @@ impl Shard {
         address: SocketAddr,
     ) -> std::io::Result<SocketAddr> {
         let (listener, bound) = driver.listen(address)?;
-        self.listeners.push(listener);
+        self.add_listener(listener);
         Ok(bound)
+    }
+
+    /// Serves those who come to `listener`, which the driver has already.
+    pub(crate) fn add_listener(&mut self, listener: ListenerId) {
+        self.listeners.push(listener);
     }
 
     /// Says how the shards are reached: by peers, who are told `map`, and by this shard, which wakes

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod descriptors;
 pub mod epoll;
+pub(crate) mod listen;
 pub(crate) mod start;
 pub mod turn;
 pub mod uring;

@@ -1,9 +1,11 @@
-//! From a plan to running shards: pin, make the driver on its own thread, listen, then run.
+//! From a plan to running shards: listen, pin, make each driver on its own thread, then run.
 //!
-//! Two rounds: every shard first gets ready and reports (its address, its driver), and only when all
-//! of them are ready they are told where the others listen, and run. So either all serve or none.
+//! Two rounds: every shard first gets ready and reports (its driver, its bed), and only when all of
+//! them are ready they are told of each other, and run. So either all serve or none.
 
+use super::descriptors;
 use super::epoll::{EpollConfig, EpollDriver};
+use super::listen::{KernelDriver, listen};
 use super::turn;
 use super::uring::{UringConfig, UringDriver};
 use crate::driver::{Driver, Parker};
@@ -14,11 +16,12 @@ use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
 use crate::shard::message::{Inbox, ShardMessage};
 use crate::shard::{Shard, ShardConfig};
 use crate::shard_index::ShardIndex;
-use crate::sys::{clock, socket};
+use crate::sys::clock;
 use crate::wire::hello::ShardMap;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -93,7 +96,6 @@ fn available_cores() -> io::Result<Vec<usize>> {
 
 /// What a shard reports when it is ready.
 struct Ready {
-    shard_address: Option<SocketAddr>,
     description: String,
     notes: Vec<String>,
     parker: Arc<Parker>,
@@ -102,7 +104,6 @@ struct Ready {
 
 /// What all shards are told when all are ready.
 struct Go {
-    shard_ports: Vec<u16>,
     parkers: Vec<Arc<Parker>>,
 }
 
@@ -110,150 +111,187 @@ struct Go {
 struct ShardStart {
     plan: ShardPlan,
     builder: Arc<ServerBuilder>,
-    address: Option<SocketAddr>,
-    mailboxes: Option<Mailboxes<ShardMessage>>,
-    ready: Sender<Result<Ready, StartError>>,
-    go: Receiver<Go>,
+    shard_ports: Vec<u16>,
+    sockets: Vec<OwnedFd>,
+    mailboxes: Mailboxes<ShardMessage>,
+}
+
+/// A thread that gets its shard ready, and waits.
+struct Starting {
+    thread: JoinHandle<io::Result<()>>,
+    ready: Receiver<Result<Ready, StartError>>,
+    go: Sender<Go>,
 }
 
 /// Starts all shards, or none.
 pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Started, StartError> {
-    let address = builder.listen.map(claim_address).transpose()?;
-    let builder = Arc::new(builder);
     let count = u16::try_from(plans.len()).expect("shards are counted in a u16 by their plans");
-    let mut threads = Vec::new();
-    let mut waiting = Vec::new();
-    for (plan, mailboxes) in plans.into_iter().zip(mesh(count, MAILBOX_MESSAGES_MAX)) {
-        let mailboxes = Some(mailboxes);
-        let (ready, readiness) = channel();
-        let (go_sender, go) = channel();
-        let name = format!("catena-{}", plan.index.0);
-        let start = ShardStart { plan, builder: builder.clone(), address, mailboxes, ready, go };
-        let thread = std::thread::Builder::new().name(name).spawn(move || run_shard(start));
-        threads.push(thread.map_err(StartError::Thread)?);
-        waiting.push((readiness, go_sender));
-    }
-    // An error drops the senders of "go", which ends the shards that are ready.
-    let mut all_ready = Vec::new();
-    for (readiness, _) in &waiting {
-        all_ready.push(readiness.recv().map_err(|_| StartError::ShardEnded)??);
-    }
-    let shard_addresses: Vec<_> =
-        all_ready.iter().filter_map(|ready| ready.shard_address).collect();
-    for (_, go) in &waiting {
-        let shard_ports = shard_addresses.iter().map(SocketAddr::port).collect();
-        let parkers = all_ready.iter().map(|ready| ready.parker.clone()).collect();
-        go.send(Go { shard_ports, parkers }).map_err(|_| StartError::ShardEnded)?;
-    }
-    let mut notes: Vec<String> = all_ready.iter().flat_map(|ready| ready.notes.clone()).collect();
-    notes.dedup();
+    let listening = builder.listen.map(|address| listen(address, count, builder.shard_ports));
+    let mut listening = listening.transpose()?;
+    let address = listening.as_ref().map(|listening| listening.address);
+    let shard_addresses =
+        listening.as_mut().map_or_else(Vec::new, |all| std::mem::take(&mut all.shard_addresses));
+    let shard_ports: Vec<u16> = shard_addresses.iter().map(SocketAddr::port).collect();
+    let mut sockets = listening.map_or_else(Vec::new, |listening| listening.sockets).into_iter();
+    let builder = Arc::new(builder);
+    let starts =
+        plans.into_iter().zip(mesh(count, MAILBOX_MESSAGES_MAX)).map(|(plan, mailboxes)| {
+            let sockets = sockets.next().unwrap_or_default();
+            let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
+            ShardStart { plan, builder, shard_ports, sockets, mailboxes }
+        });
+    let mut starting = Vec::new();
+    let all_ready = match get_ready(starts, &mut starting) {
+        Ok(all_ready) => all_ready,
+        Err(error) => {
+            abandon(starting);
+            return Err(error);
+        }
+    };
+    let parkers: Vec<_> = all_ready.iter().map(|ready| ready.parker.clone()).collect();
     let metrics = all_ready.iter().map(|ready| ready.metrics.clone()).collect();
+    let (_, lowered) = descriptors::sockets_max(builder.connections_max);
+    let of_shards = all_ready.iter().flat_map(|ready| ready.notes.clone());
+    let mut notes: Vec<String> = lowered.into_iter().chain(of_shards).collect();
+    notes.dedup();
     let description = all_ready.into_iter().map(|ready| ready.description).collect();
+    let threads = starting.into_iter().map(|Starting { thread, go, .. }| {
+        go.send(Go { parkers: parkers.clone() }).expect("a shard that is ready waits for this");
+        thread
+    });
+    let threads = threads.collect();
     Ok(Started { address, shard_addresses, description, notes, metrics, threads })
 }
 
-/// Finds out, before any shard starts, whether the address can be had, and picks the port if the
-/// system is to choose. The shards share the port by `SO_REUSEPORT`, with which a second server on
-/// the same port would not be noticed; this look is made without it.
-fn claim_address(address: SocketAddr) -> Result<SocketAddr, StartError> {
-    let (_closed_again, bound) = socket::listen_socket(address, false, 1)
-        .map_err(|error| StartError::Listen { address, error })?;
-    Ok(bound)
+/// Lets all shards get ready beside each other, and waits for them.
+fn get_ready(
+    starts: impl Iterator<Item = ShardStart>,
+    starting: &mut Vec<Starting>,
+) -> Result<Vec<Ready>, StartError> {
+    for start in starts {
+        let (ready_sender, ready) = channel();
+        let (go, go_receiver) = channel();
+        let thread = std::thread::Builder::new().name(format!("catena-{}", start.plan.index.0));
+        let thread = thread.spawn(move || run_shard(start, &ready_sender, &go_receiver));
+        starting.push(Starting { thread: thread.map_err(StartError::Thread)?, ready, go });
+    }
+    let outcomes = starting.iter().map(|starting| starting.ready.recv());
+    outcomes.map(|outcome| outcome.map_err(|_| StartError::ShardEnded)?).collect()
+}
+
+/// One shard cannot start: the others end, and are waited for, so that nothing runs any more.
+fn abandon(starting: Vec<Starting>) {
+    for Starting { thread, go, .. } in starting {
+        drop(go);
+        // What it ended with, be it a panic, is what made the start fail, or follows from it.
+        drop(thread.join());
+    }
 }
 
 /// A shard's thread: get ready, report, run.
-fn run_shard(start: ShardStart) -> io::Result<()> {
+fn run_shard(
+    start: ShardStart,
+    ready: &Sender<Result<Ready, StartError>>,
+    go: &Receiver<Go>,
+) -> io::Result<()> {
+    let report = Report { ready, go };
     if let Some(core) = start.plan.core {
         let mut only = CpuSet::new();
         only.set(core);
         if let Err(error) = sched_setaffinity(None, &only) {
-            return report(&start, Err(StartError::Thread(error.into())));
+            return report.failed(StartError::Thread(error.into()));
         }
     }
     let choice = start.builder.driver;
-    if choice != DriverChoice::Epoll {
-        let config =
-            UringConfig { sockets_max: start.builder.connections_max, ..Default::default() };
-        match UringDriver::new(&config) {
-            Ok(driver) => return run_on(start, driver, Vec::new()),
-            Err(error) if choice == DriverChoice::Uring => {
-                let reason = error.to_string();
-                return report(&start, Err(StartError::Driver { driver: choice, reason }));
-            }
-            Err(error) => {
-                let note = format!("io_uring cannot be used ({error}); running on epoll");
-                tracing::warn!("{note}");
-                return run_on_epoll(start, vec![note]);
-            }
+    if choice == DriverChoice::Epoll {
+        return run_on_epoll(start, &report, Vec::new());
+    }
+    let config = UringConfig { sockets_max: start.builder.connections_max, ..Default::default() };
+    match UringDriver::new(&config) {
+        Ok(driver) => run_on(start, &report, driver, Vec::new()),
+        Err(error) if choice == DriverChoice::Uring => {
+            let reason = error.to_string();
+            report.failed(StartError::Driver { driver: choice, reason })
+        }
+        Err(error) => {
+            let note = format!("io_uring cannot be used ({error}); running on epoll");
+            tracing::warn!("{note}");
+            run_on_epoll(start, &report, vec![note])
         }
     }
-    run_on_epoll(start, Vec::new())
 }
 
-fn run_on_epoll(start: ShardStart, notes: Vec<String>) -> io::Result<()> {
+fn run_on_epoll(start: ShardStart, report: &Report<'_>, notes: Vec<String>) -> io::Result<()> {
     let config = EpollConfig { sockets_max: start.builder.connections_max, ..Default::default() };
     match EpollDriver::new(&config) {
-        Ok(driver) => run_on(start, driver, notes),
+        Ok(driver) => run_on(start, report, driver, notes),
         Err(error) => {
             let (driver, reason) = (DriverChoice::Epoll, error.to_string());
-            report(&start, Err(StartError::Driver { driver, reason }))
+            report.failed(StartError::Driver { driver, reason })
         }
     }
 }
 
-fn report(start: &ShardStart, result: Result<Ready, StartError>) -> io::Result<()> {
-    // The starter may have given up already because of another shard.
-    drop(start.ready.send(result));
-    Ok(())
+/// A shard's line to whoever starts it.
+struct Report<'a> {
+    ready: &'a Sender<Result<Ready, StartError>>,
+    go: &'a Receiver<Go>,
 }
 
-fn run_on<D: Driver>(mut start: ShardStart, mut driver: D, notes: Vec<String>) -> io::Result<()> {
-    let mailboxes = start.mailboxes.take().expect("a shard is started once");
-    let mut shard = make_shard(&start, &driver, mailboxes);
-    let shard_address = match listen(&start, &mut shard, &mut driver) {
-        Ok(shard_address) => shard_address,
-        Err(error) => return report(&start, Err(error)),
+impl Report<'_> {
+    fn failed(&self, error: StartError) -> io::Result<()> {
+        // The starter may have given up already because of another shard.
+        drop(self.ready.send(Err(error)));
+        Ok(())
+    }
+
+    /// Says that the shard is ready, and waits until all are. `None`: one is not.
+    fn ready(&self, ready: Ready) -> Option<Go> {
+        drop(self.ready.send(Ok(ready)));
+        self.go.recv().ok()
+    }
+}
+
+fn run_on<D: KernelDriver>(
+    start: ShardStart,
+    report: &Report<'_>,
+    mut driver: D,
+    notes: Vec<String>,
+) -> io::Result<()> {
+    let ShardStart { plan, builder, shard_ports, sockets, mailboxes } = start;
+    let mut shard = make_shard(&plan, &builder, &driver, mailboxes);
+    for socket in sockets {
+        match driver.listen_on(socket) {
+            Ok(listener) => shard.add_listener(listener),
+            Err(error) => {
+                let address = builder.listen.expect("there are sockets only where it listens");
+                return report.failed(StartError::Listen { address, error });
+            }
+        }
+    }
+    let place = plan.core.map_or("unpinned".to_owned(), |core| format!("core {core}"));
+    let description = format!("shard {} on {place}: {}", plan.index.0, driver.describe());
+    let (parker, metrics) = (driver.parker(), shard.metrics());
+    let Some(go) = report.ready(Ready { description, notes, parker, metrics }) else {
+        return Ok(());
     };
-    let place = start.plan.core.map_or("unpinned".to_owned(), |core| format!("core {core}"));
-    let description = format!("shard {} on {place}: {}", start.plan.index.0, driver.describe());
-    let parker = driver.parker();
-    let metrics = shard.metrics();
-    report(&start, Ok(Ready { shard_address, description, notes, parker, metrics }))?;
-    let Ok(go) = start.go.recv() else { return Ok(()) };
-    shard.set_peers(ShardMap { here: start.plan.index.0, ports: go.shard_ports }, go.parkers);
-    turn::run(&mut shard, &mut driver, start.builder.poll)
+    shard.set_peers(ShardMap { here: plan.index.0, ports: shard_ports }, go.parkers);
+    turn::run(&mut shard, &mut driver, builder.poll)
 }
 
 fn make_shard<D: Driver>(
-    start: &ShardStart,
+    plan: &ShardPlan,
+    builder: &ServerBuilder,
     driver: &D,
     mailboxes: Mailboxes<ShardMessage>,
 ) -> Shard {
-    let ShardPlan { index, count, .. } = start.plan;
-    let seed = start.builder.seed.unwrap_or_else(|| clock::now().as_nanos());
+    let seed = builder.seed.unwrap_or_else(|| clock::now().as_nanos());
     let config = ShardConfig {
-        index,
-        count,
-        connection: Arc::new(start.builder.connection.clone()),
-        admission: start.builder.admission,
-        seed: seed.wrapping_add(u64::from(index.0)),
+        index: plan.index,
+        count: plan.count,
+        connection: Arc::new(builder.connection.clone()),
+        admission: builder.admission,
+        seed: seed.wrapping_add(u64::from(plan.index.0)),
     };
-    let inbox = start.plan.inbox.clone();
-    Shard::new(config, driver, mailboxes, inbox, |local| (start.builder.service)(local))
-}
-
-/// Listens on the shared port and on one of the shard's own; returns the latter.
-fn listen<D: Driver>(
-    start: &ShardStart,
-    shard: &mut Shard,
-    driver: &mut D,
-) -> Result<Option<SocketAddr>, StartError> {
-    let Some(address) = start.address else { return Ok(None) };
-    let failed = |address| move |error| StartError::Listen { address, error };
-    shard.listen(driver, address).map_err(failed(address))?;
-    if !start.builder.shard_ports {
-        return Ok(None);
-    }
-    let own = SocketAddr::new(address.ip(), 0);
-    shard.listen(driver, own).map_err(failed(own)).map(Some)
+    Shard::new(config, driver, mailboxes, plan.inbox.clone(), |local| (builder.service)(local))
 }

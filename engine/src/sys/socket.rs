@@ -29,6 +29,15 @@ pub fn listen_socket(
     Ok((socket, bound))
 }
 
+/// Lets further sockets listen on the address of `listener`, which was alone there until now. Those
+/// ask for it with `reuse_port`; whoever does not is still refused.
+///
+/// # Errors
+/// As `setsockopt` reports them.
+pub fn share_address(listener: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_reuseport(listener, true)?)
+}
+
 /// A socket of `address`'s family, ready to be connected to it.
 ///
 /// # Errors
@@ -77,6 +86,18 @@ mod tests {
         let (_first, address) = listen_socket(loopback(), true, 8).expect("loopback listens");
         listen_socket(address, true, 8).expect("shared on both sides");
         let alone = listen_socket(address, false, 8).expect_err("taken");
+        assert_eq!(alone.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn who_was_alone_on_a_port_can_share_it_later() {
+        let (first, address) = listen_socket(loopback(), false, 8).expect("loopback listens");
+        let early = listen_socket(address, true, 8).expect_err("it is alone");
+        assert_eq!(early.kind(), io::ErrorKind::AddrInUse);
+        share_address(&first).expect("it is a TCP socket");
+        let (_second, same) = listen_socket(address, true, 8).expect("it is shared now");
+        assert_eq!(same, address);
+        let alone = listen_socket(address, false, 8).expect_err("shared, but not with everybody");
         assert_eq!(alone.kind(), io::ErrorKind::AddrInUse);
     }
 

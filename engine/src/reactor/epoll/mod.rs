@@ -24,6 +24,8 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 
+use super::descriptors;
+use super::listen::KernelDriver;
 use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
     Output, Parker, SendState, SocketId,
@@ -55,6 +57,8 @@ const ACCEPTS_PER_ROUND: u32 = 64;
 /// See the module page.
 pub struct EpollDriver {
     config: EpollConfig,
+    /// What the starter should know.
+    note: Option<String>,
     poller: Poller,
     sockets: Sockets,
     listeners: Listeners,
@@ -111,9 +115,11 @@ impl EpollDriver {
         let wake = move || {
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
         };
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         Ok(EpollDriver {
             poller,
-            sockets: Sockets::new(config.sockets_max),
+            sockets: Sockets::new(sockets_max),
+            note,
             listeners: Listeners::default(),
             files: Files::default(),
             chunks: Chunks::new(config.receive_chunk_bytes as usize, config.chunks_max as usize),
@@ -126,7 +132,7 @@ impl EpollDriver {
             counters: DriverCounters::default(),
             lend_copies: Cell::new(0),
             clock: clock::Clock::default(),
-            config: config.clone(),
+            config: EpollConfig { sockets_max, ..config.clone() },
         })
     }
 
@@ -375,10 +381,7 @@ impl Driver for EpollDriver {
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<(ListenerId, SocketAddr)> {
         let (fd, bound) = sys_socket::listen_socket(address, true, self.config.backlog)?;
-        let id = self.listeners.next_id();
-        self.poller.add(&fd, Token::Listener(id), EDGE_IN)?;
-        self.listeners.insert(fd);
-        Ok((id, bound))
+        Ok((self.listen_on(fd)?, bound))
     }
 
     fn stop_listening(&mut self, listener: ListenerId) {
@@ -527,7 +530,11 @@ impl Driver for EpollDriver {
     }
 
     fn describe(&self) -> String {
-        "epoll (edge-triggered; files on a helper thread)".into()
+        let mut text = "epoll (edge-triggered; files on a helper thread)".to_owned();
+        if let Some(note) = &self.note {
+            text += &format!("; {note}");
+        }
+        text
     }
 
     fn counters(&self) -> DriverCounters {
@@ -536,6 +543,15 @@ impl Driver for EpollDriver {
             lend_copies: self.lend_copies.get(),
             ..self.counters
         }
+    }
+}
+
+impl KernelDriver for EpollDriver {
+    fn listen_on(&mut self, fd: OwnedFd) -> io::Result<ListenerId> {
+        let id = self.listeners.next_id();
+        self.poller.add(&fd, Token::Listener(id), EDGE_IN)?;
+        self.listeners.insert(fd);
+        Ok(id)
     }
 }
 
@@ -552,5 +568,6 @@ impl std::fmt::Debug for EpollDriver {
 
 /// An error of the kernel's with what was being tried.
 fn explain(what: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("epoll driver: {what}: {error}"))
+    let advice = descriptors::advice(error);
+    io::Error::new(error.kind(), format!("epoll driver: {what}: {error}{advice}"))
 }

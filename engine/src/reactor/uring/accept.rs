@@ -36,6 +36,10 @@ impl UringDriver {
         address: SocketAddr,
     ) -> io::Result<(ListenerId, SocketAddr)> {
         let (descriptor, bound) = socket::listen_socket(address, true, limits::LISTEN_BACKLOG)?;
+        Ok((self.accept_on(descriptor), bound))
+    }
+
+    pub(super) fn accept_on(&mut self, descriptor: OwnedFd) -> ListenerId {
         let id = ListenerId(u32::try_from(self.listeners.len()).expect("few listeners"));
         self.listeners.push(Listener {
             descriptor: Some(descriptor),
@@ -45,7 +49,7 @@ impl UringDriver {
             retry_at: None,
         });
         self.arm_accept(id);
-        Ok((id, bound))
+        id
     }
 
     pub(super) fn stop_listener(&mut self, id: ListenerId) {

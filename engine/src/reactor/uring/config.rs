@@ -1,6 +1,7 @@
 //! What an operator may choose, and what may be missing.
 
 use crate::limits;
+use crate::reactor::descriptors;
 use std::fmt;
 use std::io;
 
@@ -231,7 +232,9 @@ impl fmt::Display for UringError {
                 "this kernel has io_uring, but no {missing}: use Linux 5.19 or later (6.1 or \
                  later for speed), or the epoll driver"
             ),
-            UringError::Failed { step, error } => write!(f, "{step} failed: {error}"),
+            UringError::Failed { step, error } => {
+                write!(f, "{step} failed: {error}{}", descriptors::advice(error))
+            }
         }
     }
 }

@@ -38,11 +38,12 @@ mod wake;
 
 pub use config::{Features, UringConfig, UringError};
 
+use super::descriptors;
+use super::listen::KernelDriver;
 use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
     Output, Parker, SendState, SocketId,
 };
-use crate::limits;
 use crate::sys::pool::Pool;
 use crate::sys::ring::{Reaped, Ring, Wait};
 use crate::sys::{clock, socket as sys_socket};
@@ -100,7 +101,7 @@ impl UringDriver {
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
             .map_err(|error| UringError::new("mapping the receive buffers", error))?;
         probe::provide(&mut ring, pool)?;
-        let (sockets_max, note) = sockets_max(config.sockets_max);
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         let mut driver = UringDriver {
             ring,
             features,
@@ -360,25 +361,15 @@ impl Driver for UringDriver {
     }
 }
 
+impl KernelDriver for UringDriver {
+    fn listen_on(&mut self, socket: OwnedFd) -> io::Result<ListenerId> {
+        Ok(self.accept_on(socket))
+    }
+}
+
 impl Drop for UringDriver {
     fn drop(&mut self) {
         // Nobody is to send a message to a ring that nobody looks at.
         self.parker.withdraw();
     }
-}
-
-/// The most sockets that the limit on file descriptors leaves room for, and a note if that is fewer
-/// than `wanted`.
-fn sockets_max(wanted: u32) -> (u32, Option<String>) {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let room =
-        limit.map_or(u64::MAX, |limit| limit.saturating_sub(limits::DESCRIPTORS_RESERVED).max(1));
-    if u64::from(wanted) <= room {
-        return (wanted, None);
-    }
-    let limit = limit.unwrap_or(u64::MAX);
-    let note = format!(
-        "{room} sockets instead of {wanted}: the process may open {limit} files (ulimit -n)"
-    );
-    (room as u32, Some(note))
 }
