@@ -50,6 +50,11 @@ pub fn on(driver: DriverChoice, behaviour: impl Fn(&mut Kernel)) {
     }
 }
 
+/// True where this host does not have the driver.
+pub fn is_refused(driver: DriverChoice) -> bool {
+    Server::builder().driver(driver).cores(Cores::Unpinned(1)).start().is_err()
+}
+
 fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
     let Spec { shards, connection, admission, service } = spec;
     let block = |time| thread::sleep(time);

@@ -16,6 +16,7 @@ mod peer;
 mod routing;
 mod service;
 mod simulated;
+mod start;
 mod strangers;
 
 use catena_engine::DriverChoice;
