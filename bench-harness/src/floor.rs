@@ -24,8 +24,6 @@ const SHAPES: [Shape; 3] =
     [Shape { conns: 1, depth: 1 }, Shape { conns: 32, depth: 1 }, Shape { conns: 32, depth: 16 }];
 /// The load of the idle rows.
 const BUSY: Shape = Shape { conns: 32, depth: 1 };
-/// Rounds of the idle rows, at most: opening that many connections takes its time.
-const IDLE_ROUNDS_MAX: u32 = 3;
 /// Descriptors for everything but idle connections, in either process.
 const DESCRIPTORS_RESERVED: u64 = 512;
 
@@ -45,7 +43,7 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
     };
     let spins = bench.seats.are_apart();
     let rows = contenders.len() * SHAPES.len() + if spins { contenders.len() } else { 0 };
-    let idle_rounds = if args.idle > 0 { args.rounds.min(IDLE_ROUNDS_MAX) } else { 0 };
+    let idle_rounds = if args.idle > 0 { args.rounds } else { 0 };
     let progress = progress(rows as u64 * u64::from(args.rounds) + u64::from(2 * idle_rounds));
 
     let mut asleep = Rounds::default();
@@ -117,22 +115,29 @@ fn idle_row(
         ));
     }
     let (mut alone, mut beside, mut memory) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=rounds {
+    for round in 0..rounds {
         let server = bench.start(contender, PollMode::Never)?;
         let plan = bench.plan(contender, &server, BUSY, Pace::Closed, args.load_poll);
         let measure = |what: &str| -> Result<f64, Failure> {
-            progress.set_message(format!("round {round}: {BUSY} {what}"));
+            progress.set_message(format!("round {}: {BUSY} {what}", round + 1));
             let measured = load::run(&plan, &mut |_| progress.tick())?;
             progress.inc(1);
             Ok(Cell::of(&measured)?.rps)
         };
-        alone.push(measure("alone")?);
+        // They take turns at being first, as rows do.
+        let alone_first = round % 2 == 0;
+        if alone_first {
+            alone.push(measure("alone")?);
+        }
         let before = host::process_memory_bytes(server.pid())?;
         let idlers = Idlers::start(&plan, connections)?;
         let grown = host::process_memory_bytes(server.pid())?.saturating_sub(before);
         memory.push(grown as f64 / f64::from(connections));
         beside.push(measure("beside idle ones")?);
         drop(idlers);
+        if !alone_first {
+            alone.push(measure("alone")?);
+        }
     }
     let ratios = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone);
     Ok(IdleRow {
