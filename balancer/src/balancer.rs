@@ -1,0 +1,414 @@
+//! One core's balancer: the way of a call from candidates to outcome.
+//!
+//! ```text
+//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record, policy, health
+//!                             ▲                                                            │
+//!                             └── digests, standings ◄── tick: merge, review, rotate ◄─────┘
+//! ```
+//!
+//! Pure: it makes no call, reads no clock and draws from the generator that it is handed. What makes the
+//! calls (the client, the proxy, the tower layer, the simulator) tells it of their starts and ends, and
+//! calls [`Balancer::tick`] when that asks for it.
+
+use crate::budget::{Budget, BudgetConfig};
+use crate::endpoint::{Endpoint, Outcome, Slot};
+use crate::evidence::{Digest, SharedEvidence};
+use crate::health::{Change, Health, HealthConfig, Observed, Standing};
+use crate::histogram::{Counts, LATENCY_MAX};
+use crate::policy::{Candidates, Policy, Verdict, Why};
+use catena_engine::rng::Rng;
+use catena_engine::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How often digests are refreshed: half the 10 to 100 ms within which decisions should see what was.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
+/// Endpoints whose digests one tick refreshes: some 100 µs of work. Of more, each waits its turn.
+const REFRESHES_PER_TICK_MAX: usize = 64;
+/// No merge sooner after the last one than this, whichever core made it.
+const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Half a window lasts until so many latencies are in it …
+const HALF_WINDOW_COUNT: u64 = 500;
+/// … but no shorter and no longer than this. A window of 1,000 calls, as far as these allow.
+const HALF_WINDOW_MIN: Duration = Duration::from_millis(50);
+const HALF_WINDOW_MAX: Duration = Duration::from_secs(5);
+
+/// How a balancer behaves.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct BalancerConfig {
+    /// Ejection and return.
+    pub health: HealthConfig,
+    /// Retries and hedges.
+    pub budget: BudgetConfig,
+    /// When a second copy of a call is sent.
+    pub hedge: HedgeConfig,
+}
+
+/// When a second copy of a call is sent.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct HedgeConfig {
+    /// No sooner than this. Default 1 ms: twice what timers of a sleeping machine are late by.
+    pub delay_min: Duration,
+    /// Calls in the window of the endpoint that holds the call from which on its p95 is believed.
+    pub evidence_min: u64,
+}
+
+impl Default for HedgeConfig {
+    fn default() -> Self {
+        HedgeConfig { delay_min: Duration::from_millis(1), evidence_min: 30 }
+    }
+}
+
+/// One endpoint to balance over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its name, which is its identity: `host:port`, say.
+    pub name: Arc<str>,
+    /// Its share relative to the others' under equal conditions, at least 1.
+    pub weight: u32,
+}
+
+/// A call under way, as the balancer knows it. Hand it back with [`Balancer::end`].
+#[derive(Debug)]
+#[must_use = "a ticket that is not handed back is a call in flight for ever"]
+pub struct Ticket {
+    slot: Slot,
+    started: Instant,
+    is_trial: bool,
+}
+
+impl Ticket {
+    /// Where the call goes.
+    #[inline]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// True if it is the one call that tries whether an ejected endpoint has recovered.
+    pub fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+}
+
+/// What happened to the set of endpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The slot stands for this endpoint from now on.
+    Joined(Slot, Arc<str>),
+    /// The endpoint gets no more calls; those under way end in their own time.
+    Draining(Slot),
+    /// Its last call has ended; the slot is free.
+    Left(Slot),
+    /// Its health has changed.
+    Health(Change),
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Balancer {
+    endpoints: Vec<Option<Endpoint>>,
+    by_name: HashMap<Arc<str>, Slot>,
+    rotations: Vec<Rotation>,
+    policy: Box<dyn Policy>,
+    health: Health,
+    budget: Budget,
+    config: BalancerConfig,
+    shared: Arc<SharedEvidence>,
+    core: usize,
+    why: Why,
+    /// The eligible ones without those that a call must not go to; here for its memory.
+    narrowed: Vec<Slot>,
+    counts: Counts,
+    /// The slot at which the next refresh goes on.
+    refresh_next: usize,
+    events: Vec<Event>,
+}
+
+/// How far an endpoint's window is, on this core.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rotation {
+    began: Instant,
+    recorded: u64,
+    is_draining: bool,
+}
+
+impl Balancer {
+    /// A balancer without endpoints on core number `core` of those that share the evidence.
+    ///
+    /// # Panics
+    /// If there is no such core.
+    pub fn new(
+        config: BalancerConfig,
+        policy: Box<dyn Policy>,
+        shared: Arc<SharedEvidence>,
+        core: usize,
+        now: Instant,
+    ) -> Self {
+        assert!(core < shared.cores(), "core {core} of {}", shared.cores());
+        Balancer {
+            endpoints: Vec::new(),
+            by_name: HashMap::new(),
+            rotations: Vec::new(),
+            policy,
+            health: Health::new(config.health, now),
+            budget: Budget::new(config.budget, now),
+            config,
+            shared,
+            core,
+            why: Why::default(),
+            narrowed: Vec::new(),
+            counts: Counts::default(),
+            refresh_next: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// The endpoints from now on. Those that are not among them any more get no further call.
+    pub fn set_members(&mut self, members: &[Member], now: Instant) {
+        let is_first = self.by_name.is_empty();
+        let leaving: Vec<Slot> = self
+            .by_name
+            .iter()
+            .filter(|(name, _)| !members.iter().any(|member| member.name == **name))
+            .map(|(_, slot)| *slot)
+            .collect();
+        for slot in leaving {
+            self.drain(slot);
+        }
+        for member in members {
+            match self.by_name.get(&member.name) {
+                Some(&slot) => self.endpoint_mut(slot).weight = member.weight.max(1),
+                None => self.join(member, is_first, now),
+            }
+        }
+    }
+
+    /// Where a call should go, other than to `avoid`. `None`: there is nowhere.
+    #[inline]
+    pub fn start(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Ticket> {
+        self.why.clear();
+        if avoid.is_empty()
+            && let Some(slot) = self.health.begin_trial(now)
+        {
+            self.why.verdict = Verdict::Trial;
+            return Some(self.begin(slot, true, now));
+        }
+        let mut slot = self.pick(avoid, now, rng)?;
+        let due = self.health.due_share(slot);
+        if due < 1.0 && !rng.chance(due) {
+            let passed_over = slot;
+            if let Some(other) = self.pick(&[avoid, &[passed_over]].concat(), now, rng) {
+                slot = other;
+                self.why.verdict = Verdict::SlowStart;
+            }
+        }
+        Some(self.begin(slot, false, now))
+    }
+
+    /// A call has ended.
+    #[inline]
+    pub fn end(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant, rng: &mut Rng) {
+        let Ticket { slot, started, is_trial } = ticket;
+        let latency = now.since(started);
+        let core = self.core;
+        let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
+        let cost = cost_of(outcome, latency, endpoint);
+        endpoint.end(started, cost, core);
+        if let Outcome::Answered(load) = outcome {
+            endpoint.heard_at = now;
+            endpoint.reported = load.map(|load| (load, now)).or(endpoint.reported);
+            self.health.heard(slot, now);
+        }
+        self.rotations[slot as usize].recorded += u64::from(cost.is_some());
+        self.policy.ended(slot, outcome, cost, now);
+        let observed = Observed {
+            failed: outcome.is_failure(),
+            latency,
+            abandoned: *outcome == Outcome::Abandoned,
+            trial: is_trial,
+        };
+        let change = self.health.ended(slot, &observed, now, rng);
+        self.events.extend(change.map(Event::Health));
+        if self.rotations[slot as usize].is_draining {
+            self.leave_if_done(slot);
+        }
+    }
+
+    /// Refreshes digests, rotates windows, reviews health. Returns when it wants to be called again.
+    pub fn tick(&mut self, now: Instant, rng: &mut Rng) -> Instant {
+        for _ in 0..self.endpoints.len().min(REFRESHES_PER_TICK_MAX) {
+            let slot = self.refresh_next % self.endpoints.len();
+            self.refresh_next = slot + 1;
+            self.refresh(slot, now);
+        }
+        let endpoints = self.endpoints.iter().enumerate();
+        let digests = endpoints
+            .filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?.digest)));
+        let changes = self.health.review(digests, now, rng);
+        self.events.extend(changes.into_iter().map(Event::Health));
+        now + REFRESH_INTERVAL
+    }
+
+    /// Takes out what happened to the set of endpoints since it was last asked.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Why the last call went where it went.
+    pub fn why(&self) -> &Why {
+        &self.why
+    }
+
+    /// The record of an endpoint.
+    pub fn endpoint(&self, slot: Slot) -> Option<&Endpoint> {
+        self.endpoints.get(slot as usize)?.as_ref()
+    }
+
+    /// Where an endpoint stands; `None` if it leaves or is gone.
+    pub fn standing(&self, slot: Slot) -> Option<Standing> {
+        self.health.standing(slot)
+    }
+
+    /// All endpoints, those that leave included.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Slot, &Endpoint)> {
+        let endpoints = self.endpoints.iter().enumerate();
+        endpoints.filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?)))
+    }
+
+    /// True while calls go to all because most look ill.
+    pub fn is_panicking(&self) -> bool {
+        self.health.is_panicking()
+    }
+
+    /// An endpoint gave a sign of life other than an answer.
+    pub fn heard(&mut self, slot: Slot, now: Instant) {
+        self.health.heard(slot, now);
+    }
+
+    /// A first call begins: it pays into the budget of retries and hedges.
+    #[inline]
+    pub fn count_first_call(&mut self) {
+        self.budget.first_call();
+    }
+
+    /// Takes a retry out of the budget; false: there is none left.
+    pub fn take_retry(&mut self, now: Instant) -> bool {
+        self.budget.take_retry(now)
+    }
+
+    /// Takes a hedge out of the budget; false: there is none left.
+    pub fn take_hedge(&mut self, now: Instant) -> bool {
+        self.budget.take_hedge(now)
+    }
+
+    /// After how long a second copy of a call should be sent: when it has taken longer than 95 of 100
+    /// calls to the endpoint that holds it. `None`: too little is known of that endpoint.
+    pub fn hedge_delay(&self, ticket: &Ticket) -> Option<Duration> {
+        let digest = self.endpoint(ticket.slot)?.digest;
+        let HedgeConfig { delay_min, evidence_min } = self.config.hedge;
+        (digest.count >= evidence_min).then(|| digest.p95.max(delay_min))
+    }
+}
+
+impl Balancer {
+    fn pick(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Slot> {
+        let mut eligible = self.health.eligible();
+        if !avoid.is_empty() {
+            self.narrowed.clear();
+            self.narrowed.extend(eligible.iter().filter(|slot| !avoid.contains(slot)));
+            eligible = &self.narrowed;
+        }
+        match eligible {
+            [] => None,
+            _ => {
+                let candidates = Candidates { endpoints: &self.endpoints, eligible };
+                Some(self.policy.pick(&candidates, now, rng, &mut self.why))
+            }
+        }
+    }
+
+    #[inline]
+    fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
+        self.endpoint_mut(slot).start(now);
+        self.policy.started(slot, now);
+        Ticket { slot, started: now, is_trial }
+    }
+
+    fn endpoint_mut(&mut self, slot: Slot) -> &mut Endpoint {
+        self.endpoints[slot as usize].as_mut().expect("a slot of an endpoint")
+    }
+
+    fn join(&mut self, member: &Member, is_first: bool, now: Instant) {
+        let vacant = self.endpoints.iter().position(Option::is_none);
+        let index = vacant.unwrap_or(self.endpoints.len());
+        if index == self.endpoints.len() {
+            self.endpoints.push(None);
+            self.rotations.push(Rotation::default());
+        }
+        let slot = index as Slot;
+        let evidence = self.shared.of(&member.name);
+        let name = member.name.clone();
+        let endpoint = Endpoint::new(name.clone(), member.weight.max(1), evidence, now);
+        self.endpoints[index] = Some(endpoint);
+        self.rotations[index] = Rotation { began: now, ..Rotation::default() };
+        self.by_name.insert(name.clone(), slot);
+        self.policy.joined(slot, now);
+        self.health.joined(slot, is_first, now);
+        self.events.push(Event::Joined(slot, name));
+    }
+
+    fn drain(&mut self, slot: Slot) {
+        let name = self.endpoint_mut(slot).name.clone();
+        self.by_name.remove(&name);
+        self.health.left(slot);
+        self.rotations[slot as usize].is_draining = true;
+        self.events.push(Event::Draining(slot));
+        self.leave_if_done(slot);
+    }
+
+    fn leave_if_done(&mut self, slot: Slot) {
+        if self.endpoint_mut(slot).in_flight == 0 {
+            self.endpoints[slot as usize] = None;
+            self.events.push(Event::Left(slot));
+        }
+    }
+
+    /// Rotates this core's part of an endpoint's window when it is full or old. Merges all parts if
+    /// nobody has of late; the others take what one has merged.
+    fn refresh(&mut self, slot: usize, now: Instant) {
+        let Some(endpoint) = &mut self.endpoints[slot] else { return };
+        let rotation = &mut self.rotations[slot];
+        let age = now.since(rotation.began);
+        let is_full = rotation.recorded >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
+        if is_full || age >= HALF_WINDOW_MAX {
+            endpoint.evidence.recorder(self.core).rotate();
+            *rotation = Rotation { began: now, recorded: 0, ..*rotation };
+        }
+        if endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
+            self.counts.clear();
+            endpoint.evidence.read(&mut self.counts);
+            endpoint.evidence.publish(&Digest::of(&self.counts));
+        }
+        endpoint.digest = endpoint.evidence.digest();
+    }
+}
+
+/// What a call counts as: its latency, or more if it failed, so that failing fast attracts nobody.
+#[inline]
+fn cost_of(outcome: &Outcome, latency: Duration, endpoint: &Endpoint) -> Option<Duration> {
+    let estimate = || endpoint.recent().unwrap_or(endpoint.digest.p50);
+    match outcome {
+        Outcome::Answered(_) => Some(latency),
+        Outcome::Failed { timeout } => {
+            Some((*timeout).max(estimate() * 2).max(latency).min(LATENCY_MAX))
+        }
+        Outcome::TimedOut => Some(latency.max(estimate() * 2).min(LATENCY_MAX)),
+        // It was at least as slow as this; worth knowing only if that is slow.
+        Outcome::Abandoned => (latency > endpoint.digest.p50).then_some(latency),
+    }
+}

@@ -1,0 +1,522 @@
+//! Which endpoints calls may go to: ejection, the way back, and what is done when most look ill.
+//!
+//! ```text
+//!            5 failures in a row, too many failures, far slower than its peers, silent
+//!   Live ───────────────────────────────────────────────────────────────────────────► Ejected
+//!    ▲                                                                               │  back-off, doubling
+//!    │ enough answers                        a trial failed ┌───────────────────────┐│  with each time
+//!    │                                                      ▼                       │▼
+//!   Returning ◄──────────────── answered, as fast as others ──────────────────────── Trial: one call
+//! ```
+//!
+//! - An endpoint is ejected **by latency** when several calls in a row were far beyond the p99 of its
+//!   peers, or its median is far beyond theirs. Its peers' numbers are medians over the peers, not those
+//!   of a merged histogram: that would hold the slow one's own calls, and half of nothing is a peer's.
+//! - At most a share of all is ejected. When more than half are out, or would be if they could, the
+//!   reason is doubted: in this **panic** calls may go to all.
+//! - Pure: time and randomness are arguments.
+
+mod phi;
+
+pub use phi::PhiAccrual;
+
+use crate::endpoint::Slot;
+use crate::evidence::Digest;
+use catena_engine::rng::Rng;
+use catena_engine::time::{Duration, Instant};
+
+/// When endpoints are ejected, and how they come back.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct HealthConfig {
+    /// Failures in a row that eject. Default 5, as Finagle's and Envoy's.
+    pub failures_in_row: u32,
+    /// Ejects when the share of failures is by so much above the median of the peers' shares … Default
+    /// 0.2.
+    pub failure_share_above_peers: f64,
+    /// … among at least so many calls since the last look. Default 50.
+    pub failure_share_calls_min: u32,
+    /// How often shares of failures are looked at. Default 1 s.
+    pub review_interval: Duration,
+    /// Calls in a row, each slower than [`HealthConfig::slow_factor`] × the peers' p99, that eject.
+    /// Default 5. With healthy peers one call in 100 is slower than even 1 × p99.
+    pub slow_in_row: u32,
+    /// How much slower than its peers is too slow: against their p99 for single calls, against their
+    /// median for the median. Default 3: a server of half the speed is given less, not ejected.
+    pub slow_factor: f64,
+    /// Calls in a window from which on its digest is believed. Default 30.
+    pub evidence_min: u64,
+    /// The most that are ejected at a time, as a share of all; one of two or more always may be. Default
+    /// 0.5.
+    pub ejected_share_max: f64,
+    /// The first pause before a trial; doubles with each time. Default 1 s.
+    pub pause_min: Duration,
+    /// The longest pause. Default 30 s.
+    pub pause_max: Duration,
+    /// Answers after which a newcomer or returner counts in full. Default 100.
+    pub slow_start_answers: u32,
+    /// The share of its part that a newcomer gets at once. Default 0.1.
+    pub slow_start_share_min: f64,
+    /// Silence that ejects, see [`PhiAccrual::phi`]. Default 8.
+    pub phi_max: f64,
+    /// How often a silent endpoint is expected to give a sign of life; `None`: silence means nothing.
+    /// Default `None`: whoever sends heartbeats says how often.
+    pub heartbeat_interval: Option<Duration>,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        HealthConfig {
+            failures_in_row: 5,
+            failure_share_above_peers: 0.2,
+            failure_share_calls_min: 50,
+            review_interval: Duration::from_secs(1),
+            slow_in_row: 5,
+            slow_factor: 3.0,
+            evidence_min: 30,
+            ejected_share_max: 0.5,
+            pause_min: Duration::from_secs(1),
+            pause_max: Duration::from_secs(30),
+            slow_start_answers: 100,
+            slow_start_share_min: 0.1,
+            phi_max: 8.0,
+            heartbeat_interval: None,
+        }
+    }
+}
+
+/// Why an endpoint is out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cause {
+    /// So many calls in a row failed.
+    FailuresInRow,
+    /// It fails more often than its peers.
+    FailureShare,
+    /// It is far slower than its peers.
+    Slow,
+    /// It gives no sign of life.
+    Silent,
+    /// The trial call failed, or was as slow as before.
+    TrialFailed,
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Standing {
+    /// In full use.
+    Live,
+    /// New, or back: it gets less than its part until so many answers have come.
+    Returning {
+        /// Answers so far.
+        answers: u32,
+    },
+    /// Not called until then.
+    Ejected {
+        /// When it may be tried.
+        until: Instant,
+        /// Why it is out.
+        cause: Cause,
+    },
+    /// One call is under way to see how it is.
+    Trial,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// It is called no more.
+    Ejected(Slot, Cause),
+    /// The trial went well.
+    Returned(Slot),
+}
+
+/// How a call went, as far as health is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Observed {
+    /// It failed, or took longer than its caller's patience.
+    pub failed: bool,
+    /// How long it took, or has taken so far when its caller lost interest.
+    pub latency: Duration,
+    /// Nothing is known but that it took at least that long.
+    pub abandoned: bool,
+    /// It was the trial.
+    pub trial: bool,
+}
+
+/// The health of all endpoints of one balancer.
+#[derive(Debug)]
+pub struct Health {
+    config: HealthConfig,
+    members: Vec<Option<Member>>,
+    count: usize,
+    /// Ejected, or on trial.
+    out: usize,
+    /// Not ejected only because too many were out already.
+    suspects: usize,
+    /// Slots that calls may go to, ascending.
+    eligible: Vec<Slot>,
+    is_stale: bool,
+    is_panicking: bool,
+    /// The earliest end of a pause; `None`: nobody is out.
+    trial_at: Option<Instant>,
+    peers: Peers,
+    reviewed_at: Instant,
+}
+
+#[derive(Debug)]
+struct Member {
+    standing: Standing,
+    /// It would be out if not too many were; until it does well again.
+    is_suspect: bool,
+    /// Times it was ejected without a good while in between.
+    times: u32,
+    returned_at: Instant,
+    failures_in_row: u32,
+    slow_in_row: u32,
+    /// Since the last review.
+    calls: u32,
+    failures: u32,
+    heartbeats: Option<PhiAccrual>,
+}
+
+/// What is usual among the endpoints of which enough is known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peers {
+    p50: Duration,
+    p99: Duration,
+    /// How many these are; 0: nothing is known.
+    count: usize,
+}
+
+impl Health {
+    /// The health of nobody yet.
+    pub fn new(config: HealthConfig, now: Instant) -> Self {
+        Health {
+            config,
+            members: Vec::new(),
+            count: 0,
+            out: 0,
+            suspects: 0,
+            eligible: Vec::new(),
+            is_stale: false,
+            is_panicking: false,
+            trial_at: None,
+            peers: Peers::default(),
+            reviewed_at: now,
+        }
+    }
+
+    /// An endpoint has come. Those that are there from the start have nobody to come slowly after.
+    pub fn joined(&mut self, slot: Slot, is_first: bool, now: Instant) {
+        let index = slot as usize;
+        if self.members.len() <= index {
+            self.members.resize_with(index + 1, || None);
+        }
+        let standing = if is_first { Standing::Live } else { Standing::Returning { answers: 0 } };
+        let heartbeats =
+            self.config.heartbeat_interval.map(|interval| PhiAccrual::new(interval, now));
+        self.members[index] = Some(Member {
+            standing,
+            is_suspect: false,
+            times: 0,
+            returned_at: now,
+            failures_in_row: 0,
+            slow_in_row: 0,
+            calls: 0,
+            failures: 0,
+            heartbeats,
+        });
+        self.count += 1;
+        self.is_stale = true;
+    }
+
+    /// An endpoint goes: it is not called any more.
+    pub fn left(&mut self, slot: Slot) {
+        let Some(member) = self.members[slot as usize].take() else { return };
+        self.count -= 1;
+        self.out -= usize::from(member.is_out());
+        self.suspects -= usize::from(member.is_suspect);
+        self.is_stale = true;
+        self.note_pauses();
+    }
+
+    /// Where it stands; `None` if it has left.
+    pub fn standing(&self, slot: Slot) -> Option<Standing> {
+        Some(self.members.get(slot as usize)?.as_ref()?.standing)
+    }
+
+    /// True while calls go to all because most are out.
+    pub fn is_panicking(&self) -> bool {
+        self.is_panicking
+    }
+
+    /// The slots that calls may go to, ascending; none only if there are no endpoints.
+    #[inline]
+    pub fn eligible(&mut self) -> &[Slot] {
+        if self.is_stale {
+            self.refresh();
+        }
+        &self.eligible
+    }
+
+    /// The share of its part that an endpoint gets, up to 1.
+    #[inline]
+    pub fn due_share(&self, slot: Slot) -> f64 {
+        match self.members[slot as usize].as_ref().map(|member| member.standing) {
+            Some(Standing::Returning { answers }) => {
+                let share = f64::from(answers) / f64::from(self.config.slow_start_answers);
+                share.clamp(self.config.slow_start_share_min, 1.0)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// An ejected endpoint whose pause is over, for the one call that tries it.
+    #[inline]
+    pub fn begin_trial(&mut self, now: Instant) -> Option<Slot> {
+        if self.trial_at.is_none_or(|at| now < at) {
+            return None;
+        }
+        let due = |member: &Member| matches!(member.standing, Standing::Ejected { until, .. } if until <= now);
+        let slot = self.members.iter().position(|member| member.as_ref().is_some_and(due));
+        if let Some(slot) = slot {
+            self.member(slot as Slot).standing = Standing::Trial;
+        }
+        self.note_pauses();
+        slot.map(|slot| slot as Slot)
+    }
+
+    /// An endpoint gave a sign of life.
+    pub fn heard(&mut self, slot: Slot, now: Instant) {
+        if let Some(Some(member)) = self.members.get_mut(slot as usize)
+            && let Some(heartbeats) = &mut member.heartbeats
+        {
+            heartbeats.heard(now);
+        }
+    }
+
+    /// A call has ended.
+    #[inline]
+    pub fn ended(
+        &mut self,
+        slot: Slot,
+        observed: &Observed,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Change> {
+        let is_slow = self.is_slow(observed.latency);
+        let needed = self.config.slow_start_answers;
+        let member = self.members.get_mut(slot as usize)?.as_mut()?;
+        if observed.trial {
+            return self.end_trial(slot, observed, is_slow, now, rng);
+        }
+        if observed.abandoned && !is_slow {
+            return None;
+        }
+        member.calls += 1;
+        if observed.failed {
+            member.failures += 1;
+            member.failures_in_row += 1;
+        } else {
+            member.failures_in_row = 0;
+        }
+        member.slow_in_row = if is_slow { member.slow_in_row + 1 } else { 0 };
+        if let Standing::Returning { answers } = &mut member.standing
+            && !observed.failed
+            && !is_slow
+        {
+            *answers += 1;
+            if *answers >= needed {
+                member.standing = Standing::Live;
+            }
+        }
+        if !observed.failed && !is_slow && std::mem::take(&mut member.is_suspect) {
+            self.suspects -= 1;
+            self.is_stale = true;
+        }
+        if member.failures_in_row >= self.config.failures_in_row {
+            return self.eject(slot, Cause::FailuresInRow, now, rng);
+        }
+        if member.slow_in_row >= self.config.slow_in_row {
+            return self.eject(slot, Cause::Slow, now, rng);
+        }
+        None
+    }
+
+    /// Looks at what no single call shows: medians against the peers', shares of failures, silence.
+    /// `digests` are those of all members, by slot.
+    pub fn review(
+        &mut self,
+        digests: impl Iterator<Item = (Slot, Digest)> + Clone,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.peers = self.compare(digests.clone());
+        let slow = |digest: &Digest, health: &Health| {
+            health.knows_peers()
+                && digest.count >= health.config.evidence_min
+                && digest.p50 > health.peers.p50.mul_f64(health.config.slow_factor)
+                && digest.p50 > health.peers.p99
+        };
+        for (slot, digest) in digests {
+            // The window of one that has just returned still holds what it was ejected for.
+            if slow(&digest, self) && self.standing(slot) == Some(Standing::Live) {
+                changes.extend(self.eject(slot, Cause::Slow, now, rng));
+            }
+        }
+        for slot in 0..self.members.len() as Slot {
+            let Some(member) = &self.members[slot as usize] else { continue };
+            let silent = member
+                .heartbeats
+                .as_ref()
+                .is_some_and(|heartbeats| heartbeats.phi(now) > self.config.phi_max);
+            if silent && self.is_in_use(slot) {
+                changes.extend(self.eject(slot, Cause::Silent, now, rng));
+            }
+        }
+        if now.since(self.reviewed_at) >= self.config.review_interval {
+            self.reviewed_at = now;
+            changes.extend(self.review_failures(now, rng));
+        }
+        changes
+    }
+}
+
+impl Health {
+    fn member(&mut self, slot: Slot) -> &mut Member {
+        self.members[slot as usize].as_mut().expect("a slot of a member")
+    }
+
+    fn is_in_use(&self, slot: Slot) -> bool {
+        matches!(self.standing(slot), Some(Standing::Live | Standing::Returning { .. }))
+    }
+
+    fn knows_peers(&self) -> bool {
+        self.peers.count >= 2
+    }
+
+    #[inline]
+    fn is_slow(&self, latency: Duration) -> bool {
+        self.knows_peers() && latency > self.peers.p99.mul_f64(self.config.slow_factor)
+    }
+
+    /// Medians over the endpoints of which enough is known.
+    fn compare(&self, digests: impl Iterator<Item = (Slot, Digest)>) -> Peers {
+        let known = digests.filter(|(_, digest)| digest.count >= self.config.evidence_min);
+        let (mut p50s, mut p99s): (Vec<Duration>, Vec<Duration>) =
+            known.map(|(_, digest)| (digest.p50, digest.p99)).unzip();
+        p50s.sort_unstable();
+        p99s.sort_unstable();
+        // The lower median: two slow ones of four are measured by the two that are not.
+        let median = |values: &[Duration]| {
+            values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+        };
+        Peers { p50: median(&p50s), p99: median(&p99s), count: p50s.len() }
+    }
+
+    fn review_failures(&mut self, now: Instant, rng: &mut Rng) -> Vec<Change> {
+        let min = self.config.failure_share_calls_min;
+        let mut shares: Vec<(f64, Slot)> = Vec::new();
+        for (slot, member) in self.members.iter_mut().enumerate() {
+            let Some(member) = member else { continue };
+            if member.calls >= min {
+                let share = f64::from(member.failures) / f64::from(member.calls);
+                shares.push((share, slot as Slot));
+                (member.calls, member.failures) = (0, 0);
+            }
+        }
+        shares.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let Some(&(median, _)) = shares.get(shares.len().saturating_sub(1) / 2) else {
+            return Vec::new();
+        };
+        let bound = median + self.config.failure_share_above_peers;
+        let above = shares.into_iter().filter(|(share, _)| *share > bound);
+        above
+            .filter_map(|(_, slot)| {
+                self.is_in_use(slot).then(|| self.eject(slot, Cause::FailureShare, now, rng))?
+            })
+            .collect()
+    }
+
+    fn end_trial(
+        &mut self,
+        slot: Slot,
+        observed: &Observed,
+        is_slow: bool,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Change> {
+        if self.standing(slot) != Some(Standing::Trial) {
+            return None;
+        }
+        if observed.failed || observed.abandoned || is_slow {
+            self.out -= 1;
+            return self.eject(slot, Cause::TrialFailed, now, rng);
+        }
+        let member = self.member(slot);
+        member.standing = Standing::Returning { answers: 1 };
+        member.returned_at = now;
+        (member.failures_in_row, member.slow_in_row) = (0, 0);
+        (member.calls, member.failures) = (0, 0);
+        self.out -= 1;
+        self.is_stale = true;
+        Some(Change::Returned(slot))
+    }
+
+    /// Ejects, if not too many are out already.
+    fn eject(&mut self, slot: Slot, cause: Cause, now: Instant, rng: &mut Rng) -> Option<Change> {
+        let config = self.config;
+        let room = ((self.count as f64 * config.ejected_share_max) as usize).max(1);
+        let is_trial = self.standing(slot) == Some(Standing::Trial);
+        let is_full = !is_trial && (self.out >= room || self.count < 2);
+        let member = self.member(slot);
+        (member.failures_in_row, member.slow_in_row) = (0, 0);
+        let was_suspect = std::mem::replace(&mut member.is_suspect, is_full);
+        if is_full {
+            self.suspects += usize::from(!was_suspect);
+            self.is_stale = true;
+            return None;
+        }
+        self.suspects -= usize::from(was_suspect);
+        let member = self.member(slot);
+        // Well for longer than the longest pause: what was is forgotten.
+        if !is_trial && now.since(member.returned_at) > config.pause_max {
+            member.times = 0;
+        }
+        let doubled = config.pause_min * 2u32.saturating_pow(member.times.min(16));
+        let pause = doubled.min(config.pause_max);
+        let until = now + rng.between(pause / 2, pause);
+        member.times += 1;
+        member.standing = Standing::Ejected { until, cause };
+        self.out += 1;
+        self.is_stale = true;
+        self.note_pauses();
+        Some(Change::Ejected(slot, cause))
+    }
+
+    fn note_pauses(&mut self) {
+        let ends = self.members.iter().flatten().filter_map(|member| match member.standing {
+            Standing::Ejected { until, .. } => Some(until),
+            _ => None,
+        });
+        self.trial_at = ends.min();
+    }
+
+    fn refresh(&mut self) {
+        self.is_stale = false;
+        // More than half look ill: then it is rather we who are, or all of them.
+        self.is_panicking = (self.out + self.suspects) * 2 > self.count;
+        let panics = self.is_panicking;
+        let eligible = |member: &Member| panics || !member.is_out();
+        let members = self.members.iter().enumerate();
+        let slots = members.filter(|(_, member)| member.as_ref().is_some_and(eligible));
+        self.eligible.clear();
+        self.eligible.extend(slots.map(|(slot, _)| slot as Slot));
+    }
+}
+
+impl Member {
+    fn is_out(&self) -> bool {
+        matches!(self.standing, Standing::Ejected { .. } | Standing::Trial)
+    }
+}

@@ -1,0 +1,12 @@
+//! Catena's balancer: which of several servers gets a call, and what happens when one is slow, fails,
+//! drains or comes back.
+
+#![forbid(unsafe_code)]
+
+pub mod balancer;
+pub mod budget;
+pub mod endpoint;
+pub mod evidence;
+pub mod health;
+pub mod histogram;
+pub mod policy;

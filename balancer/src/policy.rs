@@ -1,0 +1,254 @@
+//! How one endpoint is chosen among those that a call may go to.
+//!
+//! A policy is pure: time and randomness are arguments, what it knows comes from the endpoints' records
+//! and from the starts and ends of calls that it is told of. The same code runs in clients, in the
+//! proxy, and in the simulator.
+//!
+//! | policy | chooses | after |
+//! |---|---|---|
+//! | [`random`] | anyone | |
+//! | [`round_robin`] | the next one; by weight, smoothly | nginx |
+//! | [`least_loaded`] | of d, the one with the fewest calls in flight | Mitzenmacher 1996 |
+//! | [`peak_ewma`] | of d, the one with the least decayed peak latency × calls in flight | Finagle |
+
+pub mod least_loaded;
+pub mod peak_ewma;
+pub mod random;
+pub mod round_robin;
+
+use crate::endpoint::{Endpoint, Outcome, Slot};
+use catena_engine::rng::Rng;
+use catena_engine::time::{Duration, Instant};
+use std::fmt;
+
+/// The most candidates that are compared one by one when all are; see anchors on the floor of d = 2.
+pub const COMPARE_ALL_MAX: usize = 8;
+
+/// Chooses endpoints.
+pub trait Policy: fmt::Debug + Send {
+    /// The one to call, out of `candidates`, which are never none. What it looked at goes into `why`.
+    fn pick(
+        &mut self,
+        candidates: &Candidates<'_>,
+        now: Instant,
+        rng: &mut Rng,
+        why: &mut Why,
+    ) -> Slot;
+
+    /// A call to `slot` begins.
+    fn started(&mut self, _slot: Slot, _now: Instant) {}
+
+    /// A call to `slot` has ended. `cost` is what it counts as: its latency, or more if it failed;
+    /// `None` if nothing can be said.
+    fn ended(&mut self, _slot: Slot, _outcome: &Outcome, _cost: Option<Duration>, _now: Instant) {}
+
+    /// `slot` stands for a new endpoint from now on: forget the former.
+    fn joined(&mut self, _slot: Slot, _now: Instant) {}
+}
+
+/// The endpoints that a call may go to.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'a> {
+    pub(crate) endpoints: &'a [Option<Endpoint>],
+    pub(crate) eligible: &'a [Slot],
+}
+
+impl<'a> Candidates<'a> {
+    /// Their slots; at least one.
+    #[inline]
+    pub fn slots(&self) -> &'a [Slot] {
+        self.eligible
+    }
+
+    /// The record of one of them.
+    #[inline]
+    pub fn endpoint(&self, slot: Slot) -> &'a Endpoint {
+        self.endpoints[slot as usize].as_ref().expect("an eligible slot is taken")
+    }
+
+    /// `count` different ones drawn at random, or all if there are no more than that or no more than
+    /// [`COMPARE_ALL_MAX`] and `count` is [`Sample::ALL_WHEN_FEW`]'s.
+    #[inline]
+    pub(crate) fn sample(&self, sample: Sample, rng: &mut Rng) -> Drawn {
+        let all = self.eligible;
+        if all.len() <= sample.all_up_to.max(sample.count) {
+            return Drawn::of(all);
+        }
+        let mut drawn = Drawn::of(&[]);
+        for _ in 0..sample.count {
+            // Floyd's way: each further draw is from one more, and a repetition stands for the last.
+            let bound = all.len() - sample.count + drawn.count + 1;
+            let slot = all[rng.below(bound as u64) as usize];
+            let is_new = !drawn.slots().contains(&slot);
+            drawn.push(if is_new { slot } else { all[bound - 1] });
+        }
+        drawn
+    }
+}
+
+/// How many candidates are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// So many, drawn at random; at most [`COMPARE_ALL_MAX`].
+    count: usize,
+    /// All, if there are no more than this.
+    all_up_to: usize,
+}
+
+impl Sample {
+    /// `count` of them, however few there are.
+    ///
+    /// # Panics
+    /// If `count` is 0 or above [`COMPARE_ALL_MAX`].
+    pub fn of(count: usize) -> Self {
+        assert!((1..=COMPARE_ALL_MAX).contains(&count), "between 1 and 8 are compared");
+        Sample { count, all_up_to: 0 }
+    }
+
+    /// `count` of many, and all of few.
+    ///
+    /// # Panics
+    /// As [`Sample::of`].
+    pub fn all_of_few_or(count: usize) -> Self {
+        Sample { all_up_to: COMPARE_ALL_MAX, ..Sample::of(count) }
+    }
+}
+
+/// What was drawn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drawn {
+    slots: [Slot; COMPARE_ALL_MAX],
+    count: usize,
+}
+
+impl Drawn {
+    fn of(slots: &[Slot]) -> Self {
+        let mut drawn = Drawn { slots: [0; COMPARE_ALL_MAX], count: slots.len() };
+        drawn.slots[..slots.len()].copy_from_slice(slots);
+        drawn
+    }
+
+    fn push(&mut self, slot: Slot) {
+        self.slots[self.count] = slot;
+        self.count += 1;
+    }
+
+    #[inline]
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots[..self.count]
+    }
+}
+
+/// Why an endpoint was chosen: who was compared, what each would have cost, what decided.
+#[derive(Clone, Debug, Default)]
+pub struct Why {
+    considered: [(Slot, f64); COMPARE_ALL_MAX],
+    count: usize,
+    /// What decided.
+    pub verdict: Verdict,
+}
+
+impl Why {
+    /// Who was compared, with the cost of each in the policy's own measure: less is better.
+    pub fn considered(&self) -> &[(Slot, f64)] {
+        &self.considered[..self.count]
+    }
+
+    /// Begins anew.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.count = 0;
+        self.verdict = Verdict::Chance;
+    }
+
+    /// Notes a candidate; of more than [`COMPARE_ALL_MAX`] the first ones are kept.
+    #[inline]
+    pub fn consider(&mut self, slot: Slot, cost: f64) {
+        if let Some(place) = self.considered.get_mut(self.count) {
+            *place = (slot, cost);
+            self.count += 1;
+        }
+    }
+
+    /// The cheapest of those considered; of equals the first, which chance has put there.
+    #[inline]
+    pub fn cheapest(&mut self, verdict: Verdict) -> Slot {
+        self.verdict = verdict;
+        let mut best = self.considered[0];
+        for &candidate in &self.considered[1..self.count] {
+            if candidate.1 < best.1 {
+                best = candidate;
+            }
+        }
+        best.0
+    }
+}
+
+/// What decided a pick.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Chance alone.
+    #[default]
+    Chance,
+    /// It was its turn.
+    Turn,
+    /// The fewest calls in flight.
+    LeastLoaded,
+    /// The lowest cost.
+    Cheapest,
+    /// The shortest latency among those that are not hot.
+    Cold,
+    /// All are hot: the one with the fewest calls in flight.
+    AllHot,
+    /// Costs were close: the better tail.
+    Tail,
+    /// The one of which least is known, out of the budget for exploring.
+    Explore,
+    /// One call to see whether an ejected endpoint has recovered.
+    Trial,
+    /// A newcomer that is not yet due as much as it would get was passed over.
+    SlowStart,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catena_engine::rng::Rng;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_sample_is_of_different_ones(count in 1usize..=8, all in 1u32..40, seed: u64) {
+            let eligible: Vec<Slot> = (0..all).map(|slot| slot * 3).collect();
+            let candidates = Candidates { endpoints: &[], eligible: &eligible };
+            let drawn = candidates.sample(Sample::of(count), &mut Rng::from_seed(seed));
+            let different: BTreeSet<Slot> = drawn.slots().iter().copied().collect();
+            prop_assert_eq!(different.len(), count.min(all as usize));
+            prop_assert!(different.iter().all(|slot| eligible.contains(slot)));
+            let few = candidates.sample(Sample::all_of_few_or(count), &mut Rng::from_seed(seed));
+            let expected = if all <= 8 { all as usize } else { count };
+            prop_assert_eq!(few.slots().len(), expected);
+        }
+    }
+
+    #[test]
+    fn every_pair_is_drawn_equally_often() {
+        let eligible = [0, 1, 2, 3, 4];
+        let candidates = Candidates { endpoints: &[], eligible: &eligible };
+        let mut rng = Rng::from_seed(1);
+        let mut counts = [[0u32; 5]; 5];
+        for _ in 0..100_000 {
+            let drawn = candidates.sample(Sample::of(2), &mut rng);
+            let (a, b) = (drawn.slots()[0], drawn.slots()[1]);
+            counts[a.min(b) as usize][a.max(b) as usize] += 1;
+        }
+        for (a, row) in counts.iter().enumerate() {
+            for (b, &count) in row.iter().enumerate().skip(a + 1) {
+                // Expected 10,000, standard deviation 95.
+                assert!((9_500..10_500).contains(&count), "{a} and {b}: {count}");
+            }
+        }
+    }
+}
