@@ -116,6 +116,14 @@ impl Endpoint {
         };
     }
 
+    /// Takes over what was merged. Once nothing is in the window any more, nothing is known.
+    pub(crate) fn take_digest(&mut self) {
+        self.digest = self.evidence.digest();
+        if self.digest.count == 0 && self.in_flight == 0 {
+            self.recent_nanos = 0;
+        }
+    }
+
     /// How long its unfinished calls have been under way on average; zero if there are none.
     #[inline]
     pub fn mean_age(&self, now: Instant) -> Duration {
