@@ -240,8 +240,8 @@ impl Balancer {
         let latency = now.since(started);
         let core = self.core;
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
-        let cost = cost_of(outcome, latency, endpoint);
-        endpoint.end(started, cost, core);
+        let cost = cost_of(outcome, latency, endpoint, now);
+        endpoint.end(started, cost, core, now);
         if let Outcome::Answered(load) = outcome {
             endpoint.heard_at = now;
             endpoint.reported = load.map(|load| (load, now)).or(endpoint.reported);
@@ -423,8 +423,13 @@ impl Balancer {
 
 /// What a call counts as: its latency, or more if it failed, so that failing fast attracts nobody.
 #[inline]
-fn cost_of(outcome: &Outcome, latency: Duration, endpoint: &Endpoint) -> Option<Duration> {
-    let estimate = || endpoint.recent().unwrap_or(endpoint.digest.p50);
+fn cost_of(
+    outcome: &Outcome,
+    latency: Duration,
+    endpoint: &Endpoint,
+    now: Instant,
+) -> Option<Duration> {
+    let estimate = || endpoint.recent(now).unwrap_or(endpoint.digest.p50);
     match outcome {
         Outcome::Answered(_) => Some(latency),
         Outcome::Failed { timeout } => {

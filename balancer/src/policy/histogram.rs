@@ -71,12 +71,12 @@ impl Histogram {
         let nanos = |duration: Duration| duration.as_nanos() as u64 as f64;
         let age = endpoint.mean_age(now);
         if digest.count < self.config.evidence_min {
-            let known = endpoint.recent().map(nanos);
+            let known = endpoint.recent(now).map(nanos);
             // Nothing has come back yet, but this long it takes at least.
             return known.map(|known| known.max(nanos(age)));
         }
         let mut estimate = digest.p50;
-        if let Some(recent) = endpoint.recent()
+        if let Some(recent) = endpoint.recent(now)
             && recent > digest.p95
         {
             estimate = recent;
