@@ -11,7 +11,7 @@
 //! calls [`Balancer::tick`] when that asks for it.
 
 use crate::budget::{Budget, BudgetConfig};
-use crate::endpoint::{Endpoint, Outcome, Slot};
+use crate::endpoint::{Endpoint, Outcome, ServerLoad, Slot};
 use crate::evidence::{Digest, SharedEvidence};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
@@ -123,6 +123,8 @@ pub struct Balancer {
     why: Why,
     /// The eligible ones without those that a call must not go to; here for its memory.
     narrowed: Vec<Slot>,
+    /// Whose load is to be asked for.
+    wanted: Vec<Slot>,
     counts: Counts,
     /// The slot at which the next refresh goes on.
     refresh_next: usize,
@@ -162,6 +164,7 @@ impl Balancer {
             core,
             why: Why::default(),
             narrowed: Vec::new(),
+            wanted: Vec::new(),
             counts: Counts::default(),
             refresh_next: 0,
             events: Vec::new(),
@@ -210,6 +213,26 @@ impl Balancer {
         Some(self.begin(slot, false, now))
     }
 
+    /// Whose load the policy wants to be told, after a call was started: to be asked without waiting.
+    pub fn wanted_probes(&mut self, now: Instant, rng: &mut Rng) -> &[Slot] {
+        self.wanted.clear();
+        let eligible = self.health.eligible();
+        if !eligible.is_empty() {
+            let candidates = Candidates { endpoints: &self.endpoints, eligible };
+            self.policy.probes(&candidates, now, rng, &mut self.wanted);
+        }
+        &self.wanted
+    }
+
+    /// A probe has been answered.
+    pub fn probed(&mut self, slot: Slot, load: &ServerLoad, now: Instant, rng: &mut Rng) {
+        let servers = self.by_name.len();
+        let Some(Some(endpoint)) = self.endpoints.get_mut(slot as usize) else { return };
+        endpoint.reported = Some((*load, now));
+        self.health.heard(slot, now);
+        self.policy.probed(slot, load, servers, now, rng);
+    }
+
     /// A call has ended.
     #[inline]
     pub fn end(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant, rng: &mut Rng) {
@@ -217,8 +240,8 @@ impl Balancer {
         let latency = now.since(started);
         let core = self.core;
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
-        let cost = cost_of(outcome, latency, endpoint);
-        endpoint.end(started, cost, core);
+        let cost = cost_of(outcome, latency, endpoint, now);
+        endpoint.end(started, cost, core, now);
         if let Outcome::Answered(load) = outcome {
             endpoint.heard_at = now;
             endpoint.reported = load.map(|load| (load, now)).or(endpoint.reported);
@@ -394,14 +417,19 @@ impl Balancer {
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
         }
-        endpoint.digest = endpoint.evidence.digest();
+        endpoint.take_digest();
     }
 }
 
 /// What a call counts as: its latency, or more if it failed, so that failing fast attracts nobody.
 #[inline]
-fn cost_of(outcome: &Outcome, latency: Duration, endpoint: &Endpoint) -> Option<Duration> {
-    let estimate = || endpoint.recent().unwrap_or(endpoint.digest.p50);
+fn cost_of(
+    outcome: &Outcome,
+    latency: Duration,
+    endpoint: &Endpoint,
+    now: Instant,
+) -> Option<Duration> {
+    let estimate = || endpoint.recent(now).unwrap_or(endpoint.digest.p50);
     match outcome {
         Outcome::Answered(_) => Some(latency),
         Outcome::Failed { timeout } => {

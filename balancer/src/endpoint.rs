@@ -71,6 +71,7 @@ pub struct Endpoint {
     pub digest: Digest,
     /// An average of the last few latencies, in nanoseconds: quick to notice where the digest is sure.
     recent_nanos: u64,
+    recent_at: Instant,
     /// What it told last, and when.
     pub reported: Option<(ServerLoad, Instant)>,
     /// When the last outcome came in; the time of arrival until then.
@@ -80,6 +81,9 @@ pub struct Endpoint {
 
 /// Weight of the newest latency in the recent average, as a power of two: 1/4.
 const RECENT_BITS: u32 = 2;
+/// It fades in 1,024 steps of 2²⁰ ns, 1.07 s in all.
+const FADE_STEPS: u64 = 1_024;
+const FADE_STEP_BITS: u32 = 20;
 
 impl Endpoint {
     pub(crate) fn new(name: Arc<str>, weight: u32, evidence: Arc<Evidence>, now: Instant) -> Self {
@@ -90,6 +94,7 @@ impl Endpoint {
             started_sum: 0,
             digest: evidence.digest(),
             recent_nanos: 0,
+            recent_at: now,
             reported: None,
             heard_at: now,
             evidence,
@@ -104,16 +109,31 @@ impl Endpoint {
 
     /// Notes the end of a call that was started at `started`, and its cost.
     #[inline]
-    pub(crate) fn end(&mut self, started: Instant, cost: Option<Duration>, core: usize) {
+    pub(crate) fn end(
+        &mut self,
+        started: Instant,
+        cost: Option<Duration>,
+        core: usize,
+        now: Instant,
+    ) {
         self.in_flight -= 1;
         self.started_sum = self.started_sum.wrapping_sub(started.as_nanos());
         let Some(cost) = cost else { return };
         self.evidence.recorder(core).record(cost);
         let cost = cost.as_nanos() as u64;
-        self.recent_nanos = match self.recent_nanos {
-            0 => cost,
-            recent => recent - (recent >> RECENT_BITS) + (cost >> RECENT_BITS),
+        self.recent_nanos = match self.recent(now) {
+            None => cost,
+            Some(recent) => {
+                let recent = recent.as_nanos() as u64;
+                recent - (recent >> RECENT_BITS) + (cost >> RECENT_BITS)
+            }
         };
+        self.recent_at = now;
+    }
+
+    /// Takes over what was merged.
+    pub(crate) fn take_digest(&mut self) {
+        self.digest = self.evidence.digest();
     }
 
     /// How long its unfinished calls have been under way on average; zero if there are none.
@@ -127,10 +147,17 @@ impl Endpoint {
         Duration::from_nanos(sum / count)
     }
 
-    /// The average of the last few latencies; `None` if there was none yet.
+    /// The average of the last few latencies, fading into the median within a second: what was slow may
+    /// have recovered, and only calls can tell. `None`: nothing is known, or nothing new.
     #[inline]
-    pub fn recent(&self) -> Option<Duration> {
-        (self.recent_nanos > 0).then(|| Duration::from_nanos(self.recent_nanos))
+    pub fn recent(&self, now: Instant) -> Option<Duration> {
+        let age = now.since(self.recent_at).as_nanos() as u64 >> FADE_STEP_BITS;
+        if self.recent_nanos == 0 || age >= FADE_STEPS {
+            return None;
+        }
+        let median = self.digest.p50.as_nanos() as u64;
+        let (old, new) = (self.recent_nanos / FADE_STEPS, median / FADE_STEPS);
+        Some(Duration::from_nanos(old * (FADE_STEPS - age) + new * age))
     }
 }
 
@@ -152,10 +179,13 @@ mod tests {
         endpoint.start(at(10));
         endpoint.start(at(20));
         assert_eq!(endpoint.mean_age(at(30)), Duration::from_millis(15));
-        endpoint.end(at(10), Some(Duration::from_millis(20)), 0);
+        endpoint.end(at(10), Some(Duration::from_millis(20)), 0, at(30));
         assert_eq!(endpoint.mean_age(at(30)), Duration::from_millis(10));
-        assert_eq!(endpoint.recent(), Some(Duration::from_millis(20)));
-        endpoint.end(at(20), None, 0);
+        let recent = endpoint.recent(at(30)).expect("one has ended");
+        assert!(recent > Duration::from_micros(19_999) && recent <= Duration::from_millis(20));
+        assert!(endpoint.recent(at(600)).expect("not yet faded") < Duration::from_millis(10));
+        assert_eq!(endpoint.recent(at(1_200)), None);
+        endpoint.end(at(20), None, 0, at(40));
         assert_eq!((endpoint.in_flight, endpoint.mean_age(at(40))), (0, Duration::ZERO));
     }
 

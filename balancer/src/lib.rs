@@ -5,6 +5,8 @@
 
 pub mod balancer;
 pub mod budget;
+pub mod client;
+pub mod discovery;
 pub mod endpoint;
 pub mod evidence;
 pub mod health;

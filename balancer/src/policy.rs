@@ -10,13 +10,22 @@
 //! | [`round_robin`] | the next one; by weight, smoothly | nginx |
 //! | [`least_loaded`] | of d, the one with the fewest calls in flight | Mitzenmacher 1996 |
 //! | [`peak_ewma`] | of d, the one with the least decayed peak latency × calls in flight | Finagle |
+//! | [`c3`] | the one with the least expected wait, by what servers tell | Suresh 2015 |
+//! | [`prequal`] | the fastest cold one of a pool of probes | Wydrowski 2024 |
+//! | [`histogram`] | of a few, the one that should answer first, by its histogram | ours |
 
+pub mod c3;
+pub mod histogram;
 pub mod least_loaded;
+mod name;
 pub mod peak_ewma;
+pub mod prequal;
 pub mod random;
 pub mod round_robin;
 
-use crate::endpoint::{Endpoint, Outcome, Slot};
+pub use name::{UnknownPolicy, by_name};
+
+use crate::endpoint::{Endpoint, Outcome, ServerLoad, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 use std::fmt;
@@ -41,6 +50,27 @@ pub trait Policy: fmt::Debug + Send {
     /// A call to `slot` has ended. `cost` is what it counts as: its latency, or more if it failed;
     /// `None` if nothing can be said.
     fn ended(&mut self, _slot: Slot, _outcome: &Outcome, _cost: Option<Duration>, _now: Instant) {}
+
+    /// Asked after a pick: adds to `wanted` whose load should be asked for. The answers serve later calls.
+    fn probes(
+        &mut self,
+        _candidates: &Candidates<'_>,
+        _now: Instant,
+        _rng: &mut Rng,
+        _wanted: &mut Vec<Slot>,
+    ) {
+    }
+
+    /// A probe of `slot`, one of `servers`, has been answered.
+    fn probed(
+        &mut self,
+        _slot: Slot,
+        _load: &ServerLoad,
+        _servers: usize,
+        _now: Instant,
+        _rng: &mut Rng,
+    ) {
+    }
 
     /// `slot` stands for a new endpoint from now on: forget the former.
     fn joined(&mut self, _slot: Slot, _now: Instant) {}

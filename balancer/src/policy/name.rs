@@ -1,0 +1,86 @@
+//! Policies by name, for command lines and configuration files.
+
+use super::c3::{C3, C3Config};
+use super::histogram::{Histogram, HistogramConfig};
+use super::least_loaded::LeastLoaded;
+use super::peak_ewma::{PeakEwma, PeakEwmaConfig};
+use super::prequal::{Prequal, PrequalConfig};
+use super::random::Random;
+use super::round_robin::{RoundRobin, WeightedRoundRobin};
+use super::{COMPARE_ALL_MAX, Policy, Sample};
+use std::fmt;
+
+/// What there is.
+const KNOWN: &str = "random, rr, wrr, ll[:D], ewma[:D], c3, prequal, prequal-piggyback, hist[:D]";
+
+/// The policy called so: `random`, `rr` (round robin), `wrr` (weighted), `ll` (least loaded), `ewma` (peak
+/// EWMA), `c3`, `prequal`, `prequal-piggyback` (answers are its probes), `hist` (ours). `:D` says how many
+/// candidates are compared: 2 unless said otherwise, 3 with `hist`, which compares all of eight or fewer.
+///
+/// # Errors
+/// There is none of that name, or it does not compare so many.
+pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
+    let unknown = |why: &'static str| UnknownPolicy { name: name.to_owned(), why };
+    let (kind, choices) = match name.split_once(':') {
+        None => (name, None),
+        Some((kind @ ("ll" | "ewma" | "hist"), count)) => {
+            let count = count.parse().ok().filter(|count| (1..=COMPARE_ALL_MAX).contains(count));
+            (kind, Some(count.ok_or_else(|| unknown("between 1 and 8 candidates are compared"))?))
+        }
+        Some(_) => return Err(unknown("it takes no number of candidates")),
+    };
+    let sample = Sample::of(choices.unwrap_or(2));
+    Ok(match kind {
+        "random" => Box::new(Random),
+        "rr" => Box::<RoundRobin>::default(),
+        "wrr" => Box::<WeightedRoundRobin>::default(),
+        "ll" => Box::new(LeastLoaded::new(sample)),
+        "ewma" => Box::new(PeakEwma::new(sample, PeakEwmaConfig::default())),
+        "c3" => Box::new(C3::new(C3Config::default())),
+        "prequal" => Box::new(Prequal::new(PrequalConfig::default())),
+        "prequal-piggyback" => Box::new(Prequal::new(PrequalConfig::piggybacked())),
+        "hist" => {
+            let config = HistogramConfig::default();
+            let choices = choices.unwrap_or(config.choices);
+            Box::new(Histogram::new(HistogramConfig { choices, ..config }))
+        }
+        _ => return Err(unknown("there is none of that name")),
+    })
+}
+
+/// A name that is no policy's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownPolicy {
+    name: String,
+    why: &'static str,
+}
+
+impl fmt::Display for UnknownPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {:?}: {}; known are {KNOWN}", self.name, self.why)
+    }
+}
+
+impl std::error::Error for UnknownPolicy {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_are_known_are_there() {
+        for name in KNOWN.split(", ") {
+            let plain = name.trim_end_matches("[:D]");
+            assert!(by_name(plain).is_ok(), "{plain}");
+            assert_eq!(by_name(&format!("{plain}:3")).is_ok(), name.ends_with("[:D]"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        for name in ["p2c", "ll:0", "ll:9", "ll:x", "rr:2", ""] {
+            let error = by_name(name).expect_err("there is no such thing").to_string();
+            assert!(error.contains(&format!("{name:?}")) && error.contains("hist"), "{error}");
+        }
+    }
+}
