@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::balance::{self, Contender};
 use crate::method::Method;
 use crate::schedule::Arrival;
 use crate::units::{parse_bytes, parse_count, parse_count_or_zero, parse_duration, parse_rate};
@@ -36,6 +37,8 @@ pub enum Verb {
     Serve(ServeArgs),
     /// Compares the engine with bare echo servers, side by side: what does an RPC cost over a byte pipe?
     Floor(FloorArgs),
+    /// Compares policies of balancing, in a simulation: who keeps its tail when servers slow down or fail?
+    Balance(BalanceArgs),
     /// A bare echo server, for `floor`.
     #[command(hide = true)]
     Bare(BareArgs),
@@ -180,6 +183,55 @@ pub struct FloorArgs {
     /// The cores.
     #[command(flatten)]
     pub seats: SeatArgs,
+}
+
+/// `balance`
+#[derive(Args, Debug)]
+#[command(after_help = format!("\
+Policies: random, rr (round robin), wrr (weighted), ll (least loaded), ewma (peak EWMA), c3,
+prequal, prequal-piggyback, hist (ours). ll:D, ewma:D and hist:D compare D at a time.
+Around a policy: +health (ejection and return), +hedge (a second copy of a slow call), +retry
+(after a failure, elsewhere), each within its budget; - takes away. hist has health unless it is
+hist-health; the others have it only with +health, as what is published about them was measured
+without.
+
+Scenarios: {}.
+A file has the same form; --show prints one to start from.
+
+  catena-bench balance --sim --scenario slow-replicas --policy rr,ll,ewma,hist --svg out.svg
+  catena-bench balance --sim --scenario gc-pauses --policy hist+hedge+retry
+  catena-bench balance --scenario slow-core --show > mine.toml", balance::built_in()))]
+pub struct BalanceArgs {
+    /// Simulates: discrete events, virtual time, the code that clients run.
+    #[arg(long)]
+    pub sim: bool,
+    /// One that is built in, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub scenario: String,
+    /// Policies, separated by commas.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required_unless_present = "show")]
+    pub policy: Vec<Contender>,
+    /// Of everything that is drawn. One seed is one run, on every machine.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Calls a second all the time, in place of what the scenario says.
+    #[arg(short = 'R', long, value_name = "RATE", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// How long calls come, in place of what the scenario says.
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Tables over time for each of several policies; for one alone they are shown anyway.
+    #[arg(long)]
+    pub over_time: bool,
+    /// Writes the report as JSON to a file, or to standard output (-).
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Draws share and p99 over time into a file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Prints the scenario, to start one's own from, and ends.
+    #[arg(long)]
+    pub show: bool,
 }
 
 /// `quick`

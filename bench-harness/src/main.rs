@@ -25,10 +25,12 @@
 //! | [`cli`], [`units`], [`method`] | what can be asked for |
 //! | [`serve`], [`bare`], [`child`] | servers, here and in processes of their own |
 //! | [`run`], [`cell`], [`floor`], [`quick`] | the verbs |
+//! | [`balance`] | policies of balancing against scenarios, simulated |
 //! | [`idle`] | connections that do nothing |
 //! | [`host`] | the machine |
 //! | [`table`] | tables and numbers for people |
 
+mod balance;
 mod bare;
 mod cell;
 mod child;
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Serve(args) => serve::serve(args),
         Verb::Floor(args) => floor::floor(args),
+        Verb::Balance(args) => balance::balance(args),
         Verb::Bare(args) => bare::bare(args),
     };
     match done {

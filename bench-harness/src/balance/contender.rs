@@ -2,17 +2,16 @@
 
 use catena_balancer::balancer::BalancerConfig;
 use catena_balancer::health::HealthConfig;
-use catena_balancer::policy::least_loaded::LeastLoaded;
-use catena_balancer::policy::peak_ewma::{PeakEwma, PeakEwmaConfig};
-use catena_balancer::policy::random::Random;
-use catena_balancer::policy::round_robin::{RoundRobin, WeightedRoundRobin};
-use catena_balancer::policy::{Policy, Sample};
+use catena_balancer::policy::c3::{C3, C3Config};
+use catena_balancer::policy::{Policy, by_name};
 use std::fmt;
 use std::str::FromStr;
 
 /// What is on by default around our own policy, and off around all others: what is published about
 /// those was measured without.
 const OURS: &str = "hist";
+/// What can be put around a policy.
+const OPTIONS: [&str; 3] = ["health", "hedge", "retry"];
 
 /// See the module page.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,8 +28,12 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// The policy, new.
-    pub fn policy(&self) -> Box<dyn Policy> {
+    /// The policy, new, for one of so many clients.
+    pub fn policy(&self, clients: u32) -> Box<dyn Policy> {
+        if self.policy == "c3" {
+            // Its rule has the number of clients in it.
+            return Box::new(C3::new(C3Config { clients, ..C3Config::default() }));
+        }
         by_name(&self.policy).expect("it was tried when the name was read")
     }
 
@@ -51,13 +54,19 @@ impl FromStr for Contender {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let end = text.find(['+', '-']).unwrap_or(text.len());
+        // A policy's own name may hold a hyphen.
+        let is_option = |rest: &str| OPTIONS.iter().any(|option| rest[1..].starts_with(option));
+        let marks = text.match_indices(['+', '-']).map(|(at, _)| at);
+        let end = marks
+            .clone()
+            .find(|&at| text[at..].starts_with('+') || is_option(&text[at..]))
+            .unwrap_or(text.len());
         let (policy, mut rest) = text.split_at(end);
-        by_name(policy)?;
+        by_name(policy).map_err(|error| error.to_string())?;
         let mut contender = Contender {
             text: text.to_owned(),
             policy: policy.to_owned(),
-            health: policy == OURS,
+            health: policy.split(':').next() == Some(OURS),
             hedge: false,
             retry: false,
         };
@@ -82,29 +91,6 @@ impl FromStr for Contender {
     }
 }
 
-/// The policies by name.
-fn by_name(name: &str) -> Result<Box<dyn Policy>, String> {
-    let (kind, count) = match name.split_once(':') {
-        Some((kind, count)) => (kind, Some(count)),
-        None => (name, None),
-    };
-    let sample = match count.map(str::parse::<usize>) {
-        None => Sample::of(2),
-        Some(Ok(count)) if (1..=8).contains(&count) => Sample::of(count),
-        Some(_) => return Err(format!("{name:?}: after the colon, how many are compared: 1 to 8")),
-    };
-    match (kind, count) {
-        ("random", None) => Ok(Box::new(Random)),
-        ("rr", None) => Ok(Box::new(RoundRobin::default())),
-        ("wrr", None) => Ok(Box::new(WeightedRoundRobin::default())),
-        ("ll", _) => Ok(Box::new(LeastLoaded::new(sample))),
-        ("ewma", _) => Ok(Box::new(PeakEwma::new(sample, PeakEwmaConfig::default()))),
-        _ => Err(format!(
-            "{name:?} is no policy; known are random, rr, wrr, ll, ll:D, ewma, ewma:D"
-        )),
-    }
-}
-
 /// Nobody is ejected, whatever happens.
 fn no_health() -> HealthConfig {
     HealthConfig {
@@ -126,6 +112,9 @@ mod tests {
         let read = |text: &str| text.parse::<Contender>().expect(text);
         let ll = read("ll:3+hedge+health");
         assert_eq!((ll.policy.as_str(), ll.health, ll.hedge, ll.retry), ("ll:3", true, true, false));
+        let ours = read("hist:4-health");
+        assert_eq!((ours.policy.as_str(), ours.health, read("hist").health), ("hist:4", false, true));
+        assert_eq!(read("prequal-piggyback+hedge").policy, "prequal-piggyback");
         let rr = read("rr+retry");
         assert_eq!((rr.health, rr.hedge, rr.retry, rr.to_string().as_str()), (false, false, true, "rr+retry"));
     }

@@ -266,7 +266,7 @@ impl Scenario {
         if let Some((_, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_file) {
             return Ok((*text).to_owned());
         }
-        let names = BUILT_IN.map(|(name, _)| name).join(", ");
+        let names = super::built_in();
         std::fs::read_to_string(name_or_file).map_err(|error| {
             format!(
                 "--scenario {name_or_file:?} is not built in, and cannot be read as a file \
@@ -311,6 +311,12 @@ impl Scenario {
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = Some(Rate(rate));
         self.load.clear();
+    }
+
+    /// Calls come for so long, in place of what the scenario says.
+    pub fn set_duration(&mut self, duration: Duration) -> Result<(), String> {
+        self.duration = Span(duration);
+        self.check()
     }
 
     /// The length of the parts of the time that are told apart.

@@ -19,6 +19,11 @@ use std::collections::{BinaryHeap, VecDeque};
 /// Rounding makes the clock of work done late or early by less than this, in nanoseconds.
 const CLOCK_TOLERANCE: f64 = 1e-3;
 
+/// Answers that are remembered for probes …
+const RECENT_MAX: usize = 32;
+/// … and of these, how many are looked at: those that met the most similar load.
+const NEAR_MAX: usize = 9;
+
 /// See the module page.
 #[derive(Debug)]
 pub struct Server {
@@ -35,6 +40,8 @@ pub struct Server {
     waiting: VecDeque<Waiting>,
     /// Calls that have come and whose answers have not left.
     in_flight: u32,
+    /// Of the last answers: calls in flight when it came, and how long it took.
+    recent: VecDeque<(u32, Duration)>,
     sequence: u64,
     /// When the next call ends as things are, and the number of that arrangement.
     next: Option<Instant>,
@@ -86,6 +93,7 @@ impl Server {
             running: BinaryHeap::new(),
             waiting: VecDeque::new(),
             in_flight: 0,
+            recent: VecDeque::with_capacity(RECENT_MAX),
             sequence: 0,
             next: None,
             arrangement: 0,
@@ -111,7 +119,27 @@ impl Server {
     /// The answer to a call leaves. Returns the load that it tells.
     pub fn leave(&mut self, queue_delay: Duration, service_time: Duration) -> ServerLoad {
         self.in_flight -= 1;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        // How many were in flight when it came is close to how many are when it leaves.
+        self.recent.push_back((self.in_flight, queue_delay + service_time));
         ServerLoad { in_flight: self.in_flight, queue_delay, service_time }
+    }
+
+    /// The load as a probe is told it: calls in flight, and how long calls took lately that met about as
+    /// many. Prequal's rule is the median of these.
+    pub fn probed(&self) -> ServerLoad {
+        let mut near = [(0, Duration::ZERO); RECENT_MAX];
+        let near = &mut near[..self.recent.len()];
+        for (place, &(in_flight, latency)) in near.iter_mut().zip(&self.recent) {
+            *place = (in_flight.abs_diff(self.in_flight), latency);
+        }
+        near.sort_unstable();
+        let near = &mut near[..self.recent.len().min(NEAR_MAX)];
+        near.sort_unstable_by_key(|(_, latency)| *latency);
+        let service_time = near.get(near.len() / 2).map_or(Duration::ZERO, |(_, latency)| *latency);
+        ServerLoad { in_flight: self.in_flight, queue_delay: Duration::ZERO, service_time }
     }
 
     /// A call leaves without an answer.

@@ -1,0 +1,88 @@
+//! `balance`: policies against scenarios, in a simulation of discrete events.
+//!
+//! The simulation drives the code that clients run, [`catena_balancer::balancer::Balancer`] and its
+//! policies, in virtual time; servers, network and faults are models. It shows what a policy does to
+//! tails, exactly and repeatably, in seconds. What a server's kernel, cache or allocator does it does
+//! not show.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`scenario`], [`values`], `scenarios/*.toml` | what is simulated |
+//! | [`contender`] | a policy and what is put around it |
+//! | [`world`], [`events`] | what happens, one event after the other |
+//! | [`clients`], [`servers`], [`faults`] | those to whom it happens |
+//! | [`record`], [`report`], [`svg`] | what is told of it |
+
+mod clients;
+mod contender;
+mod events;
+mod faults;
+mod record;
+mod report;
+mod scenario;
+mod servers;
+mod svg;
+#[cfg(test)]
+mod tests;
+mod values;
+mod world;
+
+pub use contender::Contender;
+
+use crate::Failure;
+use crate::cli::BalanceArgs;
+use crate::run::{publish, wrong_usage};
+use report::{PolicyReport, SimReport};
+use scenario::Scenario;
+use std::io::Write;
+use world::World;
+
+/// The names of the scenarios that are built in.
+pub fn built_in() -> String {
+    scenario::BUILT_IN.map(|(name, _)| name).join(", ")
+}
+
+/// Simulates and tells.
+pub fn balance(args: &BalanceArgs) -> Result<(), Failure> {
+    if args.show {
+        let text = Scenario::text(&args.scenario)?;
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
+    if !args.sim {
+        wrong_usage("say --sim: there is no other way yet");
+    }
+    let mut scenario = Scenario::load(&args.scenario)?;
+    if let Some(rate) = args.rate {
+        scenario.set_rate(rate);
+    }
+    if let Some(duration) = args.duration {
+        scenario.set_duration(duration).map_err(|error| format!("--duration: {error}"))?;
+    }
+    let report = simulate(&args.scenario, &scenario, &args.policy, args.seed);
+    if let Some(path) = &args.svg {
+        std::fs::write(path, svg::draw(&report))
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    let with_time = args.over_time || args.policy.len() == 1;
+    publish(&report.text(with_time), &report, args.json.as_deref())
+}
+
+/// One run for each policy.
+fn simulate(name: &str, scenario: &Scenario, policies: &[Contender], seed: u64) -> SimReport {
+    let (lines, line_of) = report::lines(scenario);
+    let policies = policies.iter().map(|contender| {
+        let record = World::run(scenario, contender, seed, line_of.clone());
+        PolicyReport::new(contender, scenario, &record)
+    });
+    SimReport {
+        tool: "catena-bench balance --sim",
+        version: env!("CARGO_PKG_VERSION"),
+        scenario: name.to_owned(),
+        about: scenario.about.clone(),
+        seed,
+        duration_secs: scenario.duration.0.as_secs_f64(),
+        interval_secs: scenario.interval().as_secs_f64(),
+        policies: policies.collect(),
+        lines,
+    }
+}

@@ -1,0 +1,2 @@
+//! The simulator against what is known: closed forms, published figures, and itself.
+
