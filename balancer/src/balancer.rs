@@ -136,6 +136,8 @@ pub struct Balancer {
 struct Rotation {
     began: Instant,
     recorded: u64,
+    /// Something was recorded, or forgotten, since this core merged last.
+    has_news: bool,
     is_draining: bool,
 }
 
@@ -247,7 +249,9 @@ impl Balancer {
             endpoint.reported = load.map(|load| (load, now)).or(endpoint.reported);
             self.health.heard(slot, now);
         }
-        self.rotations[slot as usize].recorded += u64::from(cost.is_some());
+        let rotation = &mut self.rotations[slot as usize];
+        rotation.recorded += u64::from(cost.is_some());
+        rotation.has_news |= cost.is_some();
         self.policy.ended(slot, outcome, cost, now);
         let observed = Observed {
             failed: outcome.is_failure(),
@@ -402,7 +406,8 @@ impl Balancer {
     }
 
     /// Rotates this core's part of an endpoint's window when it is full or old. Merges all parts if
-    /// nobody has of late; the others take what one has merged.
+    /// this one has changed and nobody has merged of late; the others take what one has merged. So
+    /// endpoints that nobody calls cost next to nothing, however many they are.
     fn refresh(&mut self, slot: usize, now: Instant) {
         let Some(endpoint) = &mut self.endpoints[slot] else { return };
         let rotation = &mut self.rotations[slot];
@@ -410,9 +415,10 @@ impl Balancer {
         let is_full = rotation.recorded >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
         if is_full || age >= HALF_WINDOW_MAX {
             endpoint.evidence.recorder(self.core).rotate();
-            *rotation = Rotation { began: now, recorded: 0, ..*rotation };
+            *rotation = Rotation { began: now, recorded: 0, has_news: true, ..*rotation };
         }
-        if endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
+        if rotation.has_news && endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
+            rotation.has_news = false;
             self.counts.clear();
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));

@@ -64,9 +64,10 @@ impl Client {
         let shared = SharedEvidence::new(1);
         let policy = contender.policy(scenario.clients);
         let mut balancer = Balancer::new(contender.config(), policy, shared, 0, Instant::ZERO);
-        let weights = scenario.servers.iter().flat_map(|group| {
-            std::iter::repeat_n(group.weight, group.count as usize)
-        });
+        let weights = scenario
+            .servers
+            .iter()
+            .flat_map(|group| std::iter::repeat_n(group.weight, group.count as usize));
         let members: Vec<Member> = weights
             .enumerate()
             .map(|(index, weight)| Member { name: format!("server-{index}").into(), weight })
@@ -120,8 +121,7 @@ impl World {
             self.queue.push(self.now + delay, Event::Hedge(id));
         }
         let server = ticket.slot();
-        let attempt =
-            Attempt { call: id, server, ticket: Some(ticket), work: None, load: None };
+        let attempt = Attempt { call: id, server, ticket: Some(ticket), work: None, load: None };
         let attempt = self.attempts.insert(attempt);
         call.attempts[call.attempt_count] = Some(attempt);
         call.tried[call.attempt_count] = server;

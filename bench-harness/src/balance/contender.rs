@@ -111,12 +111,21 @@ mod tests {
     fn names_are_read_with_what_is_put_around() {
         let read = |text: &str| text.parse::<Contender>().expect(text);
         let ll = read("ll:3+hedge+health");
-        assert_eq!((ll.policy.as_str(), ll.health, ll.hedge, ll.retry), ("ll:3", true, true, false));
+        assert_eq!(
+            (ll.policy.as_str(), ll.health, ll.hedge, ll.retry),
+            ("ll:3", true, true, false)
+        );
         let ours = read("hist:4-health");
-        assert_eq!((ours.policy.as_str(), ours.health, read("hist").health), ("hist:4", false, true));
+        assert_eq!(
+            (ours.policy.as_str(), ours.health, read("hist").health),
+            ("hist:4", false, true)
+        );
         assert_eq!(read("prequal-piggyback+hedge").policy, "prequal-piggyback");
         let rr = read("rr+retry");
-        assert_eq!((rr.health, rr.hedge, rr.retry, rr.to_string().as_str()), (false, false, true, "rr+retry"));
+        assert_eq!(
+            (rr.health, rr.hedge, rr.retry, rr.to_string().as_str()),
+            (false, false, true, "rr+retry")
+        );
     }
 
     #[test]
@@ -128,6 +137,6 @@ mod tests {
             assert!(error.contains(hint), "{error}");
         }
         assert!("rr+speed".parse::<Contender>().is_err_and(|error| error.contains("hedge")));
-        assert!("ll:9".parse::<Contender>().is_err_and(|error| error.contains("1 to 8")));
+        assert!("ll:9".parse::<Contender>().is_err_and(|error| error.contains("between 1 and 8")));
     }
 }

@@ -309,15 +309,28 @@ impl SimReport {
             }
         } else if self.lines.len() > 1 {
             text.push('\n');
-            text.push_str(&wrapped("Over time: --over-time, or name one policy alone; --svg FILE draws it."));
+            text.push_str(&wrapped(
+                "Over time: --over-time, or name one policy alone; --svg FILE draws it.",
+            ));
         }
         text
     }
 
     fn totals(&self) -> String {
         let headers = [
-            "policy", "calls", "success", "mean", "p50", "p90", "p99", "p99.9", "failed",
-            "timed out", "retries", "hedges", "ejected",
+            "policy",
+            "calls",
+            "success",
+            "mean",
+            "p50",
+            "p90",
+            "p99",
+            "p99.9",
+            "failed",
+            "timed out",
+            "retries",
+            "hedges",
+            "ejected",
         ];
         let row = |policy: &PolicyReport| {
             let extra = |count: u64| percent(share(count, policy.total.calls));
@@ -383,7 +396,8 @@ impl SimReport {
             let lines = interval.lines.iter().map(|line| ms(line.p99));
             [ms(latency.p50), ms(latency.p99)].into_iter().chain(lines).collect()
         });
-        let _ = write!(text, "\n{} over time: share of attempts in %, by server\n\n", policy.policy);
+        let _ =
+            write!(text, "\n{} over time: share of attempts in %, by server\n\n", policy.policy);
         text.push_str(&table(&headers(["success", "calls"]), &shares));
         let _ = write!(text, "\n{} over time: p99 in ms, by server\n\n", policy.policy);
         text.push_str(&table(&headers(["p50, all", "p99, all"]), &tails));
@@ -393,7 +407,16 @@ impl SimReport {
 impl PolicyReport {
     fn steps_table(&self) -> String {
         let headers = [
-            "from s", "calls/s", "calls", "success", "mean", "p50", "p90", "p99", "p99.9", "failed",
+            "from s",
+            "calls/s",
+            "calls",
+            "success",
+            "mean",
+            "p50",
+            "p90",
+            "p99",
+            "p99.9",
+            "failed",
             "timed out",
         ];
         let row = |step: &StepReport| {

@@ -370,12 +370,10 @@ impl Scenario {
             (None, [first, ..]) if !first.at.0.is_zero() => {
                 Err("load[0].at: must be \"0s\": what is before it?".to_owned())
             }
-            (None, steps) => {
-                match (1..steps.len()).find(|&n| steps[n].at.0 <= steps[n - 1].at.0) {
-                    Some(n) => Err(format!("load[{n}].at: must be later than that of the one before")),
-                    None => Ok(()),
-                }
-            }
+            (None, steps) => match (1..steps.len()).find(|&n| steps[n].at.0 <= steps[n - 1].at.0) {
+                Some(n) => Err(format!("load[{n}].at: must be later than that of the one before")),
+                None => Ok(()),
+            },
         }
     }
 
@@ -454,9 +452,12 @@ impl Fault {
         ];
         let mut said = said.into_iter().flatten();
         let all = "latency, slow, add, pause, fail, down, cold, speeds, capacity";
-        let effect = said.next().ok_or_else(|| format!("servers: what is with them? One of {all}"))?;
+        let effect =
+            said.next().ok_or_else(|| format!("servers: what is with them? One of {all}"))?;
         match (&effect, said.next()) {
-            (_, Some(_)) => return Err(format!("servers: say only one of {all}; more faults for more")),
+            (_, Some(_)) => {
+                return Err(format!("servers: say only one of {all}; more faults for more"));
+            }
             (Effect::Cold(cold), _) => {
                 factor("cold.factor", cold.factor)?;
             }
@@ -500,7 +501,9 @@ impl Fault {
 
     fn check(&self, count: u32) -> Result<(), String> {
         match self.servers.of(count) {
-            Ok(servers) if servers.is_empty() => return Err("servers: there must be one".to_owned()),
+            Ok(servers) if servers.is_empty() => {
+                return Err("servers: there must be one".to_owned());
+            }
             Err(server) => {
                 return Err(format!("servers: there is no {server}; there are 0 to {}", count - 1));
             }

@@ -42,7 +42,9 @@ impl Panel {
 
     fn marks(&self) -> Vec<f64> {
         if !self.is_log {
-            return (0..=4).map(|n| self.low + (self.high - self.low) * f64::from(n) / 4.0).collect();
+            return (0..=4)
+                .map(|n| self.low + (self.high - self.low) * f64::from(n) / 4.0)
+                .collect();
         }
         let first = self.low.log10().ceil() as i32;
         let last = self.high.log10().floor() as i32;
@@ -101,7 +103,8 @@ pub fn draw(report: &SimReport) -> String {
         r#"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">"#
     );
     let _ = writeln!(svg, r#"<rect width="100%" height="100%" fill="white"/>"#);
-    let title = format!("{}, seed {}: share of attempts and p99 by server", report.scenario, report.seed);
+    let title =
+        format!("{}, seed {}: share of attempts and p99 by server", report.scenario, report.seed);
     text(&mut svg, MARGIN, 20.0, "start", &title);
     for (index, line) in report.lines.iter().enumerate() {
         let x = MARGIN + (index % 3) as f64 * (WIDTH - 2.0 * MARGIN) / 3.0;
