@@ -356,7 +356,9 @@ mod tests {
         let mut server = server("model = 'queue'\ntime = 'const:10ms'");
         let mut table = Table::new();
         let [a, b, c] = [0, 1, 2].map(|n| table.insert(n));
-        [a, b, c].map(|call| server.work(call, at(0)));
+        for call in [a, b, c] {
+            server.work(call, at(0));
+        }
         assert!(server.cancel(a, at(4)) && server.cancel(b, at(4)) && !server.cancel(a, at(4)));
         assert_eq!(server.next_end(), Some(at(14)));
         assert_eq!(server.crash(at(5)), [c]);

@@ -311,11 +311,8 @@ impl World {
     /// Sends the probes that a client wants now.
     pub(super) fn send_probes(&mut self, client: u32) {
         let Client { balancer, rng, .. } = &mut self.clients[client as usize];
-        let wanted = balancer.wanted_probes(self.now, rng);
-        if wanted.is_empty() {
-            return;
-        }
-        for server in wanted.to_vec() {
+        let wanted: Vec<Slot> = balancer.wanted_probes(self.now, rng).to_vec();
+        for server in wanted {
             let probe = self.probes.insert(Probe { client, server, load: None });
             self.send(Event::Probe(probe));
         }
