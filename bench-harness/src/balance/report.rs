@@ -382,7 +382,9 @@ impl SimReport {
             let row = |interval: &IntervalReport| {
                 [format!("{:.1}", interval.at_secs)].into_iter().chain(cells(interval)).collect()
             };
-            policy.over_time.iter().map(row).collect()
+            // Nothing is counted before the warm-up's end.
+            let counted = policy.over_time.iter().filter(|interval| interval.total.calls > 0);
+            counted.map(row).collect()
         };
         let shares = rows(&|interval| {
             let lines = interval.lines.iter().map(|line| format!("{:.1}", line.share * 100.0));

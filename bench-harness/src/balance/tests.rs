@@ -28,13 +28,14 @@ fn supermarket_mean(choices: u32, load: f64) -> f64 {
     (1..10_000).map(|i| load.powf(exponent(i))).take_while(|term| *term > 1e-12).sum()
 }
 
-/// How far 1,000 servers are from that, after so many service times of warm-up.
-fn supermarket_error(choices: u32, load: f64, warmup: u32, measured: u32) -> f64 {
+/// How far so many servers are from that, after so many service times of warm-up.
+fn supermarket_error(servers: u32, case: (u32, f64, u32, u32)) -> f64 {
+    let (choices, load, warmup, measured) = case;
     let text = format!(
         "about = ''\nduration = '{}ms'\nwarmup = '{warmup}ms'\nrate = {}\n\
-         [[servers]]\ncount = 1000\nmodel = 'queue'\ntime = 'exp:1ms'",
+         [[servers]]\ncount = {servers}\nmodel = 'queue'\ntime = 'exp:1ms'",
         warmup + measured,
-        load * 1e6,
+        load * f64::from(servers) * 1e3,
     );
     let scenario = Scenario::parse(&text).expect("it is well-formed");
     let report = simulate("supermarket", &scenario, &contenders(&format!("ll:{choices}")), 1);
@@ -44,10 +45,11 @@ fn supermarket_error(choices: u32, load: f64, warmup: u32, measured: u32) -> f64
     mean / expected - 1.0
 }
 
-fn assert_supermarket(cases: &[(u32, f64, u32, u32)]) {
-    for &(choices, load, warmup, measured) in cases {
-        let error = supermarket_error(choices, load, warmup, measured);
-        assert!(error.abs() < 0.03, "d = {choices}, load {load}: off by {:.2} %", error * 100.0);
+/// Of choices, load, and milliseconds (service times) of warm-up and of measurement.
+fn assert_supermarket(servers: u32, cases: &[(u32, f64, u32, u32)]) {
+    for &case in cases {
+        let error = supermarket_error(servers, case);
+        assert!(error.abs() < 0.03, "{case:?}: off by {:.2} %", error * 100.0);
     }
 }
 
@@ -62,32 +64,30 @@ fn the_closed_form_is_the_published_one() {
 
 #[test]
 fn one_choice_is_as_the_closed_form_says() {
-    assert_supermarket(&[(1, 0.5, 50, 400), (1, 0.7, 100, 800), (1, 0.8, 300, 1_000)]);
-    assert_supermarket(&[(1, 0.9, 1_000, 2_000)]);
+    assert_supermarket(1_000, &[(1, 0.5, 50, 400), (1, 0.7, 100, 800), (1, 0.8, 300, 1_000)]);
+    assert_supermarket(1_000, &[(1, 0.9, 1_000, 2_000)]);
 }
 
 #[test]
 fn two_choices_are_as_the_closed_form_says() {
-    assert_supermarket(&[(2, 0.5, 20, 200), (2, 0.7, 30, 200), (2, 0.8, 50, 250)]);
-    assert_supermarket(&[(2, 0.9, 100, 300), (2, 0.95, 250, 500)]);
+    assert_supermarket(1_000, &[(2, 0.5, 20, 200), (2, 0.7, 30, 200), (2, 0.8, 50, 250)]);
+    assert_supermarket(1_000, &[(2, 0.9, 100, 300), (2, 0.95, 250, 500)]);
 }
 
 #[test]
 fn three_choices_are_as_the_closed_form_says() {
-    assert_supermarket(&[(3, 0.5, 20, 200), (3, 0.7, 30, 200), (3, 0.8, 50, 250)]);
-    assert_supermarket(&[(3, 0.9, 100, 300), (3, 0.95, 250, 500)]);
+    assert_supermarket(1_000, &[(3, 0.5, 20, 200), (3, 0.7, 30, 200), (3, 0.8, 50, 250)]);
+    assert_supermarket(1_000, &[(3, 0.9, 100, 300), (3, 0.95, 250, 500)]);
 }
 
-/// Near saturation queues take long to settle, and a single choice takes millions of calls to average
-/// out: for optimised builds alone.
+/// Near saturation queues take long to settle, a single choice takes millions of calls to average out,
+/// and 1,000 servers are too few to be as good as infinitely many (they are 5 % off at a load of 0.99):
+/// for optimised builds alone.
 #[cfg(not(debug_assertions))]
 #[test]
 fn near_saturation_it_holds_too() {
-    assert_supermarket(&[
-        (1, 0.95, 5_000, 12_000),
-        (2, 0.99, 1_000, 2_000),
-        (3, 0.99, 1_000, 2_000),
-    ]);
+    assert_supermarket(1_000, &[(1, 0.95, 5_000, 13_000)]);
+    assert_supermarket(10_000, &[(2, 0.99, 300, 500), (3, 0.99, 300, 500)]);
 }
 
 #[test]
