@@ -11,7 +11,7 @@
 //! calls [`Balancer::tick`] when that asks for it.
 
 use crate::budget::{Budget, BudgetConfig};
-use crate::endpoint::{Endpoint, Outcome, ServerLoad, Slot};
+use crate::endpoint::{Endpoint, Outcome, ServerLoad, Signal, Slot};
 use crate::evidence::{Digest, SharedEvidence};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
@@ -111,6 +111,8 @@ pub enum Event {
 /// See the module page.
 #[derive(Debug)]
 pub struct Balancer {
+    /// By slot; of a slot that is free whatever was there last.
+    signals: Vec<Signal>,
     endpoints: Vec<Option<Endpoint>>,
     by_name: HashMap<Arc<str>, Slot>,
     rotations: Vec<Rotation>,
@@ -155,6 +157,7 @@ impl Balancer {
     ) -> Self {
         assert!(core < shared.cores(), "core {core} of {}", shared.cores());
         Balancer {
+            signals: Vec::new(),
             endpoints: Vec::new(),
             by_name: HashMap::new(),
             rotations: Vec::new(),
@@ -187,7 +190,7 @@ impl Balancer {
         }
         for member in members {
             match self.by_name.get(&member.name) {
-                Some(&slot) => self.endpoint_mut(slot).weight = member.weight.max(1),
+                Some(&slot) => self.signals[slot as usize].weight = member.weight.max(1) as f32,
                 None => self.join(member, is_first, now),
             }
         }
@@ -220,7 +223,7 @@ impl Balancer {
         self.wanted.clear();
         let eligible = self.health.eligible();
         if !eligible.is_empty() {
-            let candidates = Candidates { endpoints: &self.endpoints, eligible };
+            let candidates = Candidates { signals: &self.signals, eligible };
             self.policy.probes(&candidates, now, rng, &mut self.wanted);
         }
         &self.wanted
@@ -230,7 +233,10 @@ impl Balancer {
     pub fn probed(&mut self, slot: Slot, load: &ServerLoad, now: Instant, rng: &mut Rng) {
         let servers = self.by_name.len();
         let Some(Some(endpoint)) = self.endpoints.get_mut(slot as usize) else { return };
-        endpoint.reported = Some((*load, now));
+        endpoint.reported = Some(*load);
+        let signal = &mut self.signals[slot as usize];
+        signal.told(load, now);
+        signal.heard_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
     }
@@ -240,13 +246,20 @@ impl Balancer {
     pub fn end(&mut self, ticket: Ticket, outcome: &Outcome, now: Instant, rng: &mut Rng) {
         let Ticket { slot, started, is_trial } = ticket;
         let latency = now.since(started);
-        let core = self.core;
+        let signal = &mut self.signals[slot as usize];
+        signal.end(started);
+        let cost = cost_of(outcome, latency, signal, now);
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
-        let cost = cost_of(outcome, latency, endpoint, now);
-        endpoint.end(started, cost, core, now);
+        if let Some(cost) = cost {
+            endpoint.evidence.recorder(self.core).record(cost);
+            signal.record(cost.as_nanos() as f32, now);
+        }
         if let Outcome::Answered(load) = outcome {
-            endpoint.heard_at = now;
-            endpoint.reported = load.map(|load| (load, now)).or(endpoint.reported);
+            signal.heard_at = now;
+            if let Some(load) = load {
+                signal.told(load, now);
+                endpoint.reported = Some(*load);
+            }
             self.health.heard(slot, now);
         }
         let rotation = &mut self.rotations[slot as usize];
@@ -289,6 +302,11 @@ impl Balancer {
     /// Why the last call went where it went.
     pub fn why(&self) -> &Why {
         &self.why
+    }
+
+    /// What picks are made by.
+    pub fn signal(&self, slot: Slot) -> &Signal {
+        &self.signals[slot as usize]
     }
 
     /// The record of an endpoint.
@@ -353,7 +371,7 @@ impl Balancer {
         match eligible {
             [] => None,
             _ => {
-                let candidates = Candidates { endpoints: &self.endpoints, eligible };
+                let candidates = Candidates { signals: &self.signals, eligible };
                 Some(self.policy.pick(&candidates, now, rng, &mut self.why))
             }
         }
@@ -361,28 +379,32 @@ impl Balancer {
 
     #[inline]
     fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
-        self.endpoint_mut(slot).start(now);
+        self.signals[slot as usize].start(now);
         self.policy.started(slot, now);
         Ticket { slot, started: now, is_trial }
     }
 
-    fn endpoint_mut(&mut self, slot: Slot) -> &mut Endpoint {
-        self.endpoints[slot as usize].as_mut().expect("a slot of an endpoint")
+    fn endpoint_of(&self, slot: Slot) -> &Endpoint {
+        self.endpoints[slot as usize].as_ref().expect("a slot of an endpoint")
     }
 
     fn join(&mut self, member: &Member, is_first: bool, now: Instant) {
         let vacant = self.endpoints.iter().position(Option::is_none);
         let index = vacant.unwrap_or(self.endpoints.len());
-        if index == self.endpoints.len() {
-            self.endpoints.push(None);
-            self.rotations.push(Rotation::default());
-        }
         let slot = index as Slot;
         let evidence = self.shared.of(&member.name);
         let name = member.name.clone();
-        let endpoint = Endpoint::new(name.clone(), member.weight.max(1), evidence, now);
-        self.endpoints[index] = Some(endpoint);
-        self.rotations[index] = Rotation { began: now, ..Rotation::default() };
+        let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
+        let rotation = Rotation { began: now, ..Rotation::default() };
+        if index == self.endpoints.len() {
+            self.endpoints.push(Some(endpoint));
+            self.signals.push(signal);
+            self.rotations.push(rotation);
+        } else {
+            self.endpoints[index] = Some(endpoint);
+            self.signals[index] = signal;
+            self.rotations[index] = rotation;
+        }
         self.by_name.insert(name.clone(), slot);
         self.policy.joined(slot, now);
         self.health.joined(slot, is_first, now);
@@ -390,7 +412,7 @@ impl Balancer {
     }
 
     fn drain(&mut self, slot: Slot) {
-        let name = self.endpoint_mut(slot).name.clone();
+        let name = self.endpoint_of(slot).name.clone();
         self.by_name.remove(&name);
         self.health.left(slot);
         self.rotations[slot as usize].is_draining = true;
@@ -399,7 +421,7 @@ impl Balancer {
     }
 
     fn leave_if_done(&mut self, slot: Slot) {
-        if self.endpoint_mut(slot).in_flight == 0 {
+        if self.signals[slot as usize].in_flight == 0 {
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
@@ -423,7 +445,7 @@ impl Balancer {
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
         }
-        endpoint.take_digest();
+        endpoint.take_digest(&mut self.signals[slot]);
     }
 }
 
@@ -432,10 +454,10 @@ impl Balancer {
 fn cost_of(
     outcome: &Outcome,
     latency: Duration,
-    endpoint: &Endpoint,
+    signal: &Signal,
     now: Instant,
 ) -> Option<Duration> {
-    let estimate = || endpoint.recent(now).unwrap_or(endpoint.digest.p50);
+    let estimate = || Duration::from_nanos(signal.recent(now).unwrap_or(signal.p50) as u64);
     match outcome {
         Outcome::Answered(_) => Some(latency),
         Outcome::Failed { timeout } => {
@@ -443,6 +465,6 @@ fn cost_of(
         }
         Outcome::TimedOut => Some(latency.max(estimate() * 2).min(LATENCY_MAX)),
         // It was at least as slow as this; worth knowing only if that is slow.
-        Outcome::Abandoned => (latency > endpoint.digest.p50).then_some(latency),
+        Outcome::Abandoned => (latency.as_nanos() as f32 > signal.p50).then_some(latency),
     }
 }

@@ -56,49 +56,85 @@ impl Outcome {
     }
 }
 
-/// One endpoint, as one core knows it.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// Its name, which is its identity.
-    pub name: Arc<str>,
-    /// Its share relative to the others' under equal conditions; at least 1.
-    pub weight: u32,
+/// What picks are made by, of one endpoint on one core: a cache line.
+///
+/// Latencies are nanoseconds in single precision: seven digits of numbers of which two are known.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+pub struct Signal {
     /// Calls of this core that have not ended.
     pub in_flight: u32,
-    /// When these were started, summed up, in nanoseconds; wraps.
+    /// Requests in flight there, as it told last.
+    told_in_flight: u32,
+    told_at: Instant,
+    /// When the unfinished calls were started, summed up, in nanoseconds; wraps.
     started_sum: u64,
-    /// Merged from all cores, refreshed now and then.
-    pub digest: Digest,
-    /// An average of the last few latencies, in nanoseconds: quick to notice where the digest is sure.
-    recent_nanos: u64,
+    /// When the last latency came in.
     recent_at: Instant,
-    /// What it told last, and when.
-    pub reported: Option<(ServerLoad, Instant)>,
-    /// When the last outcome came in; the time of arrival until then.
+    /// When the last answer came in; the time of arrival until then.
     pub heard_at: Instant,
-    pub(crate) evidence: Arc<Evidence>,
+    /// An average of the last few latencies: quick to notice where the median is sure. 0: none yet.
+    recent: f32,
+    /// Of the window, over all cores. 0: nothing is known.
+    pub p50: f32,
+    /// Of the window, over all cores.
+    pub p95: f32,
+    /// Of the window, over all cores.
+    pub p99: f32,
+    /// Its share relative to the others' under equal conditions; at least 1.
+    pub weight: f32,
 }
 
-/// Weight of the newest latency in the recent average, as a power of two: 1/4.
-const RECENT_BITS: u32 = 2;
-/// It fades in 1,024 steps of 2²⁰ ns, 1.07 s in all.
-const FADE_STEPS: u64 = 1_024;
-const FADE_STEP_BITS: u32 = 20;
+/// Weight of the newest latency in the recent average.
+const RECENT_WEIGHT: f32 = 0.25;
+/// In so long, in nanoseconds, the recent average has faded into the median.
+const FADE_NANOS: f32 = 1e9;
+/// Calls in a window from which on its quantiles are believed.
+const EVIDENCE_MIN: u64 = 8;
 
-impl Endpoint {
-    pub(crate) fn new(name: Arc<str>, weight: u32, evidence: Arc<Evidence>, now: Instant) -> Self {
-        Endpoint {
-            name,
-            weight,
+impl Signal {
+    fn new(weight: u32, now: Instant) -> Self {
+        Signal {
             in_flight: 0,
+            told_in_flight: 0,
+            told_at: Instant::ZERO,
             started_sum: 0,
-            digest: evidence.digest(),
-            recent_nanos: 0,
             recent_at: now,
-            reported: None,
             heard_at: now,
-            evidence,
+            recent: 0.0,
+            p50: 0.0,
+            p95: 0.0,
+            p99: 0.0,
+            weight: weight as f32,
         }
+    }
+
+    /// How long its unfinished calls have been under way on average, in nanoseconds; 0: there are none.
+    #[inline]
+    pub fn mean_age(&self, now: Instant) -> f32 {
+        if self.in_flight == 0 {
+            return 0.0;
+        }
+        let sum = now.as_nanos().wrapping_mul(u64::from(self.in_flight));
+        // Negative by a little if a call was started "after" now.
+        let sum = sum.wrapping_sub(self.started_sum) as i64;
+        sum.max(0) as f32 / self.in_flight as f32
+    }
+
+    /// The average of the last few latencies, fading into the median within a second: what was slow may
+    /// have recovered, and only calls can tell. `None`: nothing is known, or nothing new.
+    #[inline]
+    pub fn recent(&self, now: Instant) -> Option<f32> {
+        let age = now.as_nanos().saturating_sub(self.recent_at.as_nanos()) as f32 / FADE_NANOS;
+        (self.recent > 0.0 && age < 1.0).then_some(self.recent + (self.p50 - self.recent) * age)
+    }
+
+    /// Requests in flight there, by what it told no longer than `age_max` ago.
+    #[inline]
+    pub fn told_in_flight(&self, now: Instant, age_max: Duration) -> Option<u32> {
+        let age = now.as_nanos().saturating_sub(self.told_at.as_nanos());
+        (age <= age_max.as_nanos() as u64 && self.told_at > Instant::ZERO)
+            .then_some(self.told_in_flight)
     }
 
     #[inline]
@@ -107,97 +143,114 @@ impl Endpoint {
         self.started_sum = self.started_sum.wrapping_add(now.as_nanos());
     }
 
-    /// Notes the end of a call that was started at `started`, and its cost.
+    /// Notes the end of a call that was started at `started`.
     #[inline]
-    pub(crate) fn end(
-        &mut self,
-        started: Instant,
-        cost: Option<Duration>,
-        core: usize,
-        now: Instant,
-    ) {
+    pub(crate) fn end(&mut self, started: Instant) {
         self.in_flight -= 1;
         self.started_sum = self.started_sum.wrapping_sub(started.as_nanos());
-        let Some(cost) = cost else { return };
-        self.evidence.recorder(core).record(cost);
-        let cost = cost.as_nanos() as u64;
-        self.recent_nanos = match self.recent(now) {
+    }
+
+    /// Notes what a call counts as.
+    #[inline]
+    pub(crate) fn record(&mut self, cost: f32, now: Instant) {
+        self.recent = match self.recent(now) {
             None => cost,
-            Some(recent) => {
-                let recent = recent.as_nanos() as u64;
-                recent - (recent >> RECENT_BITS) + (cost >> RECENT_BITS)
-            }
+            Some(recent) => recent + (cost - recent) * RECENT_WEIGHT,
         };
         self.recent_at = now;
     }
 
+    #[inline]
+    pub(crate) fn told(&mut self, load: &ServerLoad, now: Instant) {
+        self.told_in_flight = load.in_flight;
+        self.told_at = now;
+    }
+}
+
+/// The rest of what one core knows of an endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its name, which is its identity.
+    pub name: Arc<str>,
+    /// Merged from all cores, refreshed now and then.
+    pub digest: Digest,
+    /// The load that it told last.
+    pub reported: Option<ServerLoad>,
+    pub(crate) evidence: Arc<Evidence>,
+}
+
+impl Endpoint {
+    /// A new one, with what other cores know of it already.
+    pub(crate) fn new(
+        name: Arc<str>,
+        weight: u32,
+        evidence: Arc<Evidence>,
+        now: Instant,
+    ) -> (Self, Signal) {
+        let mut signal = Signal::new(weight.max(1), now);
+        let digest = Digest::default();
+        let mut endpoint = Endpoint { name, digest, reported: None, evidence };
+        endpoint.take_digest(&mut signal);
+        (endpoint, signal)
+    }
+
     /// Takes over what was merged.
-    pub(crate) fn take_digest(&mut self) {
+    pub(crate) fn take_digest(&mut self, signal: &mut Signal) {
         self.digest = self.evidence.digest();
-    }
-
-    /// How long its unfinished calls have been under way on average; zero if there are none.
-    #[inline]
-    pub fn mean_age(&self, now: Instant) -> Duration {
-        if self.in_flight == 0 {
-            return Duration::ZERO;
-        }
-        let count = u64::from(self.in_flight);
-        let sum = now.as_nanos().wrapping_mul(count).wrapping_sub(self.started_sum);
-        Duration::from_nanos(sum / count)
-    }
-
-    /// The average of the last few latencies, fading into the median within a second: what was slow may
-    /// have recovered, and only calls can tell. `None`: nothing is known, or nothing new.
-    #[inline]
-    pub fn recent(&self, now: Instant) -> Option<Duration> {
-        let age = now.since(self.recent_at).as_nanos() as u64 >> FADE_STEP_BITS;
-        if self.recent_nanos == 0 || age >= FADE_STEPS {
-            return None;
-        }
-        let median = self.digest.p50.as_nanos() as u64;
-        let (old, new) = (self.recent_nanos / FADE_STEPS, median / FADE_STEPS);
-        Some(Duration::from_nanos(old * (FADE_STEPS - age) + new * age))
+        let Digest { p50, p95, p99, count, .. } = self.digest;
+        let is_believed = count >= EVIDENCE_MIN;
+        let nanos = |quantile: Duration| if is_believed { quantile.as_nanos() as f32 } else { 0.0 };
+        (signal.p50, signal.p95, signal.p99) = (nanos(p50), nanos(p95), nanos(p99));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::SharedEvidence;
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
     }
 
     #[test]
+    fn a_pick_looks_at_one_cache_line_an_endpoint() {
+        assert_eq!(size_of::<Signal>(), 64);
+    }
+
+    #[test]
     fn the_age_of_the_unfinished_is_their_average() {
-        let name: Arc<str> = "a:1".into();
-        let evidence = SharedEvidence::new(1).of(&name);
-        let mut endpoint = Endpoint::new(name, 1, evidence, at(0));
-        assert_eq!(endpoint.mean_age(at(5)), Duration::ZERO);
-        endpoint.start(at(10));
-        endpoint.start(at(20));
-        assert_eq!(endpoint.mean_age(at(30)), Duration::from_millis(15));
-        endpoint.end(at(10), Some(Duration::from_millis(20)), 0, at(30));
-        assert_eq!(endpoint.mean_age(at(30)), Duration::from_millis(10));
-        let recent = endpoint.recent(at(30)).expect("one has ended");
-        assert!(recent > Duration::from_micros(19_999) && recent <= Duration::from_millis(20));
-        assert!(endpoint.recent(at(600)).expect("not yet faded") < Duration::from_millis(10));
-        assert_eq!(endpoint.recent(at(1_200)), None);
-        endpoint.end(at(20), None, 0, at(40));
-        assert_eq!((endpoint.in_flight, endpoint.mean_age(at(40))), (0, Duration::ZERO));
+        let mut signal = Signal::new(1, at(0));
+        assert_eq!(signal.mean_age(at(5)), 0.0);
+        signal.start(at(10));
+        signal.start(at(20));
+        assert_eq!(signal.mean_age(at(30)), 15e6);
+        signal.end(at(10));
+        assert_eq!(signal.mean_age(at(30)), 10e6);
+        signal.end(at(20));
+        assert_eq!((signal.in_flight, signal.mean_age(at(40))), (0, 0.0));
     }
 
     #[test]
     fn a_sum_of_starts_may_wrap() {
-        let name: Arc<str> = "a:1".into();
-        let evidence = SharedEvidence::new(1).of(&name);
         let far = 1u64 << 63;
-        let mut endpoint = Endpoint::new(name, 1, evidence, Instant::from_nanos(far));
+        let mut signal = Signal::new(1, Instant::from_nanos(far));
         for _ in 0..5 {
-            endpoint.start(Instant::from_nanos(far));
+            signal.start(Instant::from_nanos(far));
         }
-        assert_eq!(endpoint.mean_age(Instant::from_nanos(far + 7)), Duration::from_nanos(7));
+        assert_eq!(signal.mean_age(Instant::from_nanos(far + 7)), 7.0);
+    }
+
+    #[test]
+    fn what_was_slow_lately_fades_into_the_median() {
+        let mut signal = Signal::new(1, at(0));
+        assert_eq!(signal.recent(at(0)), None);
+        signal.p50 = 1e6;
+        signal.record(101e6, at(100));
+        assert_eq!(signal.recent(at(100)), Some(101e6));
+        assert_eq!(signal.recent(at(600)), Some(51e6));
+        assert_eq!(signal.recent(at(1_100)), None);
+        // What has faded does not come back with the next latency.
+        signal.record(1e6, at(600));
+        assert_eq!(signal.recent(at(600)), Some(51e6 - 12.5e6));
     }
 }

@@ -309,7 +309,8 @@ impl Health {
         if observed.trial {
             return self.end_trial(slot, observed, is_slow, now, rng);
         }
-        if observed.abandoned && !is_slow {
+        // In a panic those that are out are called too; their way back is a trial all the same.
+        if member.is_out() || (observed.abandoned && !is_slow) {
             return None;
         }
         member.calls += 1;
@@ -520,3 +521,6 @@ impl Member {
         matches!(self.standing, Standing::Ejected { .. } | Standing::Trial)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ pub mod round_robin;
 
 pub use name::{UnknownPolicy, by_name};
 
-use crate::endpoint::{Endpoint, Outcome, ServerLoad, Slot};
+use crate::endpoint::{Outcome, ServerLoad, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 use std::fmt;
@@ -79,7 +79,7 @@ pub trait Policy: fmt::Debug + Send {
 /// The endpoints that a call may go to.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
-    pub(crate) endpoints: &'a [Option<Endpoint>],
+    pub(crate) signals: &'a [Signal],
     pub(crate) eligible: &'a [Slot],
 }
 
@@ -90,10 +90,10 @@ impl<'a> Candidates<'a> {
         self.eligible
     }
 
-    /// The record of one of them.
+    /// What is known of one of them.
     #[inline]
-    pub fn endpoint(&self, slot: Slot) -> &'a Endpoint {
-        self.endpoints[slot as usize].as_ref().expect("an eligible slot is taken")
+    pub fn signal(&self, slot: Slot) -> &'a Signal {
+        &self.signals[slot as usize]
     }
 
     /// `count` different ones drawn at random, or all if there are no more than that or no more than
@@ -172,7 +172,7 @@ impl Drawn {
 /// Why an endpoint was chosen: who was compared, what each would have cost, what decided.
 #[derive(Clone, Debug, Default)]
 pub struct Why {
-    considered: [(Slot, f64); COMPARE_ALL_MAX],
+    considered: [(Slot, f32); COMPARE_ALL_MAX],
     count: usize,
     /// What decided.
     pub verdict: Verdict,
@@ -180,7 +180,7 @@ pub struct Why {
 
 impl Why {
     /// Who was compared, with the cost of each in the policy's own measure: less is better.
-    pub fn considered(&self) -> &[(Slot, f64)] {
+    pub fn considered(&self) -> &[(Slot, f32)] {
         &self.considered[..self.count]
     }
 
@@ -193,7 +193,7 @@ impl Why {
 
     /// Notes a candidate; of more than [`COMPARE_ALL_MAX`] the first ones are kept.
     #[inline]
-    pub fn consider(&mut self, slot: Slot, cost: f64) {
+    pub fn consider(&mut self, slot: Slot, cost: f32) {
         if let Some(place) = self.considered.get_mut(self.count) {
             *place = (slot, cost);
             self.count += 1;
@@ -252,7 +252,7 @@ mod tests {
         #[test]
         fn a_sample_is_of_different_ones(count in 1usize..=8, all in 1u32..40, seed: u64) {
             let eligible: Vec<Slot> = (0..all).map(|slot| slot * 3).collect();
-            let candidates = Candidates { endpoints: &[], eligible: &eligible };
+            let candidates = Candidates { signals: &[], eligible: &eligible };
             let drawn = candidates.sample(Sample::of(count), &mut Rng::from_seed(seed));
             let different: BTreeSet<Slot> = drawn.slots().iter().copied().collect();
             prop_assert_eq!(different.len(), count.min(all as usize));
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn every_pair_is_drawn_equally_often() {
         let eligible = [0, 1, 2, 3, 4];
-        let candidates = Candidates { endpoints: &[], eligible: &eligible };
+        let candidates = Candidates { signals: &[], eligible: &eligible };
         let mut rng = Rng::from_seed(1);
         let mut counts = [[0u32; 5]; 5];
         for _ in 0..100_000 {

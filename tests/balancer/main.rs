@@ -145,7 +145,9 @@ impl<'w> Scene<'w> {
         let over = move |_: &World| seen.callers.get() == 0;
         assert!(self.world.run_until(Duration::from_secs(60), over), "a call does not end");
         let client = self.seen.client.take().expect("it has started");
-        let in_flight: u32 = client.balancer().endpoints().map(|(_, e)| e.in_flight).sum();
+        let balancer = client.balancer();
+        let in_flight = balancer.endpoints().map(|(slot, _)| balancer.signal(slot).in_flight);
+        let in_flight: u32 = in_flight.sum();
         assert_eq!(in_flight, 0, "a call ended and was not taken off its endpoint");
     }
 }

@@ -151,8 +151,8 @@ impl Policy for C3 {
         let (before, after) = slots.split_at(rng.below(slots.len() as u64) as usize);
         let mut best: Option<(bool, f64, Slot)> = None;
         for &slot in after.iter().chain(before) {
-            let score = self.score(slot, candidates.endpoint(slot).in_flight);
-            why.consider(slot, score);
+            let score = self.score(slot, candidates.signal(slot).in_flight);
+            why.consider(slot, score as f32);
             let is_bound = !self.servers[slot as usize].rate.is_free(window, now);
             if best.is_none_or(|(bound, least, _)| (is_bound, score) < (bound, least)) {
                 best = Some((is_bound, score, slot));

@@ -13,8 +13,8 @@
 //! endpoint that has been silent for longest, if that is longer than a second: what was slow may have
 //! recovered, and nobody would know.
 
-use super::{Candidates, Policy, Sample, Verdict, Why};
-use crate::endpoint::{Endpoint, Slot};
+use super::{COMPARE_ALL_MAX, Candidates, Policy, Sample, Verdict, Why};
+use crate::endpoint::{Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
@@ -24,13 +24,11 @@ pub struct HistogramConfig {
     /// How many are compared when there are many. Default 3.
     pub choices: usize,
     /// Costs closer than this are equal, and the p99 decides. Default 0.1.
-    pub close: f64,
+    pub close: f32,
     /// The share of calls that may go exploring. Default 0.01.
     pub explore_share: f64,
     /// Evidence older than this is worth a look. Default 1 s.
     pub explore_age: Duration,
-    /// Calls in a window from which on it is believed. Default 8.
-    pub evidence_min: u64,
     /// What a server told is believed for so long. Default 1 s, as Prequal's pool.
     pub report_age_max: Duration,
 }
@@ -42,7 +40,6 @@ impl Default for HistogramConfig {
             close: 0.1,
             explore_share: 0.01,
             explore_age: Duration::from_secs(1),
-            evidence_min: 8,
             report_age_max: Duration::from_secs(1),
         }
     }
@@ -64,46 +61,34 @@ impl Histogram {
         Histogram { sample: Sample::all_of_few_or(config.choices), config }
     }
 
-    /// How long a call takes there, in nanoseconds; `None`: nobody knows.
+    /// How long a call takes there, in nanoseconds; 0: nobody knows.
     #[inline]
-    fn estimate(&self, endpoint: &Endpoint, now: Instant) -> Option<f64> {
-        let digest = &endpoint.digest;
-        let nanos = |duration: Duration| duration.as_nanos() as u64 as f64;
-        let age = endpoint.mean_age(now);
-        if digest.count < self.config.evidence_min {
-            let known = endpoint.recent(now).map(nanos);
-            // Nothing has come back yet, but this long it takes at least.
-            return known.map(|known| known.max(nanos(age)));
-        }
-        let mut estimate = digest.p50;
-        if let Some(recent) = endpoint.recent(now)
-            && recent > digest.p95
+    fn estimate(&self, signal: &Signal, now: Instant) -> f32 {
+        let mut estimate = signal.p50;
+        // Without a window p95 is 0, and what little is known counts.
+        if let Some(recent) = signal.recent(now)
+            && recent > signal.p95
         {
             estimate = recent;
         }
-        if age > digest.p95 {
-            estimate = estimate.max(age);
-        }
-        Some(nanos(estimate))
+        let age = signal.mean_age(now);
+        if age > signal.p95 && estimate > 0.0 { estimate.max(age) } else { estimate }
     }
 
     #[inline]
-    fn load(&self, endpoint: &Endpoint, now: Instant) -> f64 {
-        let told = match endpoint.reported {
-            Some((load, at)) if now.since(at) <= self.config.report_age_max => load.in_flight,
-            _ => 0,
-        };
-        f64::from(endpoint.in_flight.max(told) + 1) / f64::from(endpoint.weight)
+    fn load(&self, signal: &Signal, now: Instant) -> f32 {
+        let told = signal.told_in_flight(now, self.config.report_age_max).unwrap_or(0);
+        (signal.in_flight.max(told) + 1) as f32 / signal.weight
     }
 
     /// The one that has been silent for longest, if it is worth a look.
     #[cold]
     fn to_explore(&self, candidates: &Candidates<'_>, now: Instant) -> Option<Slot> {
-        let heard = |slot: &Slot| candidates.endpoint(*slot).heard_at;
+        let heard = |slot: &Slot| candidates.signal(*slot).heard_at;
         let oldest = candidates.slots().iter().copied().min_by_key(heard)?;
-        let endpoint = candidates.endpoint(oldest);
-        let is_old = now.since(endpoint.heard_at) > self.config.explore_age;
-        (is_old && endpoint.in_flight == 0).then_some(oldest)
+        let signal = candidates.signal(oldest);
+        let is_old = now.since(signal.heard_at) > self.config.explore_age;
+        (is_old && signal.in_flight == 0).then_some(oldest)
     }
 }
 
@@ -123,43 +108,42 @@ impl Policy for Histogram {
             return slot;
         }
         let drawn = candidates.sample(self.sample, rng);
-        let mut best_known = f64::INFINITY;
-        let mut estimates = [None; super::COMPARE_ALL_MAX];
-        for (estimate, &slot) in estimates.iter_mut().zip(drawn.slots()) {
-            *estimate = self.estimate(candidates.endpoint(slot), now);
-            best_known = estimate.map_or(best_known, |known| best_known.min(known));
+        let drawn = drawn.slots();
+        let mut estimates = [0.0; COMPARE_ALL_MAX];
+        let mut best_known = f32::INFINITY;
+        for (estimate, &slot) in estimates.iter_mut().zip(drawn) {
+            *estimate = self.estimate(candidates.signal(slot), now);
+            best_known = if *estimate > 0.0 { best_known.min(*estimate) } else { best_known };
         }
         let unknown = if best_known.is_finite() { best_known } else { 1.0 };
-        let first = rng.below(drawn.slots().len() as u64) as usize;
-        let (before, after) = drawn.slots().split_at(first);
-        let (estimates_before, estimates_after) = estimates.split_at(first);
-        let turned = after.iter().zip(estimates_after).chain(before.iter().zip(estimates_before));
-        for (&slot, estimate) in turned {
-            let load = self.load(candidates.endpoint(slot), now);
-            why.consider(slot, estimate.unwrap_or(unknown) * load);
+        // Of equals the first one is chosen: so not always the same one is looked at first.
+        let mut index = rng.below(drawn.len() as u64) as usize;
+        for _ in 0..drawn.len() {
+            index = if index == 0 { drawn.len() - 1 } else { index - 1 };
+            let estimate = if estimates[index] > 0.0 { estimates[index] } else { unknown };
+            why.consider(drawn[index], estimate * self.load(candidates.signal(drawn[index]), now));
         }
-        let best = why.cheapest(Verdict::Cheapest);
-        self.by_tail(candidates, best, why)
+        self.cheapest_by_tail(candidates, why)
     }
 }
 
 impl Histogram {
     /// Among those about as cheap as the cheapest, the one with the better tail.
     #[inline]
-    fn by_tail(&self, candidates: &Candidates<'_>, best: Slot, why: &mut Why) -> Slot {
-        let cost_of_best = why.considered().iter().find(|(slot, _)| *slot == best);
-        let bound = cost_of_best.expect("it was considered").1 * (1.0 + self.config.close);
-        let mut chosen = best;
-        let mut tail = candidates.endpoint(best).digest.p99;
+    fn cheapest_by_tail(&self, candidates: &Candidates<'_>, why: &mut Why) -> Slot {
+        let cheapest = why.cheapest(Verdict::Cheapest);
+        let least =
+            why.considered().iter().fold(f32::INFINITY, |least, (_, cost)| least.min(*cost));
+        let bound = least * (1.0 + self.config.close);
+        let (mut chosen, mut tail) = (cheapest, candidates.signal(cheapest).p99);
         for &(slot, cost) in why.considered() {
-            let digest = &candidates.endpoint(slot).digest;
-            let is_known = digest.count >= self.config.evidence_min;
+            let p99 = candidates.signal(slot).p99;
             // A tail that is better by less is no better.
-            if cost <= bound && is_known && digest.p99.mul_f64(1.1) < tail {
-                (chosen, tail) = (slot, digest.p99);
+            if cost <= bound && p99 > 0.0 && p99 * 1.1 < tail {
+                (chosen, tail) = (slot, p99);
             }
         }
-        if chosen != best {
+        if chosen != cheapest {
             why.verdict = Verdict::Tail;
         }
         chosen

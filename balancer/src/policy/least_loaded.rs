@@ -31,8 +31,8 @@ impl Policy for LeastLoaded {
         why: &mut Why,
     ) -> Slot {
         for &slot in candidates.sample(self.sample, rng).slots() {
-            let endpoint = candidates.endpoint(slot);
-            why.consider(slot, f64::from(endpoint.in_flight) / f64::from(endpoint.weight));
+            let signal = candidates.signal(slot);
+            why.consider(slot, signal.in_flight as f32 / signal.weight);
         }
         why.cheapest(Verdict::LeastLoaded)
     }

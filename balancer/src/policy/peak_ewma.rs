@@ -59,9 +59,9 @@ impl Policy for PeakEwma {
         why: &mut Why,
     ) -> Slot {
         for &slot in candidates.sample(self.sample, rng).slots() {
-            let endpoint = candidates.endpoint(slot);
-            let load = f64::from(endpoint.in_flight + 1) / f64::from(endpoint.weight);
-            why.consider(slot, self.decayed(slot, now) * load);
+            let signal = candidates.signal(slot);
+            let load = (signal.in_flight + 1) as f32 / signal.weight;
+            why.consider(slot, self.decayed(slot, now) as f32 * load);
         }
         why.cheapest(Verdict::Cheapest)
     }

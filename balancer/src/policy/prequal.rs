@@ -184,10 +184,9 @@ impl Policy for Prequal {
         }
         for entry in &self.pool {
             let is_hot = self.is_hot(entry);
-            let cost = if is_hot {
-                1e18 + f64::from(entry.in_flight)
-            } else {
-                entry.latency.as_secs_f64()
+            let cost = match is_hot {
+                true => 1e18 * (1.0 + entry.in_flight as f32),
+                false => entry.latency.as_secs_f32(),
             };
             why.consider(entry.slot, cost);
         }
@@ -224,11 +223,10 @@ impl Policy for Prequal {
         if self.config.piggyback && self.config.probes == 0.0 {
             // Whoever is called tells its load; of the others, one a call, and only if it is silent.
             let slot = slots[rng.below(slots.len() as u64) as usize];
-            let endpoint = candidates.endpoint(slot);
-            let told =
-                endpoint.reported.is_some_and(|(_, at)| now.since(at) <= self.config.age_max);
+            let signal = candidates.signal(slot);
+            let told = signal.told_in_flight(now, self.config.age_max).is_some();
             let known = self.pool.iter().any(|entry| entry.slot == slot);
-            if !told && !known && endpoint.in_flight == 0 {
+            if !told && !known && signal.in_flight == 0 {
                 wanted.push(slot);
             }
             return;

@@ -54,7 +54,7 @@ impl Policy for WeightedRoundRobin {
         let mut total = 0;
         let mut richest = candidates.slots()[0];
         for &slot in candidates.slots() {
-            let weight = i64::from(candidates.endpoint(slot).weight);
+            let weight = candidates.signal(slot).weight as i64;
             total += weight;
             self.credit[slot as usize] += weight;
             if self.credit[slot as usize] > self.credit[richest as usize] {
