@@ -183,12 +183,13 @@ impl Counts {
         if self.count == 0 {
             return found;
         }
-        let rank = |share: f64| ((share * self.count as f64).ceil() as u64).clamp(1, self.count);
+        let ranks =
+            shares.map(|share| ((share * self.count as f64).ceil() as u64).clamp(1, self.count));
         let mut next = 0;
         let mut seen = 0;
         for (bucket, count) in self.buckets.iter().enumerate() {
             seen += count;
-            while next < N && rank(shares[next]) <= seen {
+            while next < N && ranks[next] <= seen {
                 found[next] = upper_bound_of(bucket);
                 next += 1;
             }
