@@ -49,6 +49,9 @@ behaviours! {
     calls::bodies_of_16_mib_go_both_ways
     calls::large_bodies_and_small_calls_share_a_connection
     calls::what_is_too_large_is_refused_on_either_side
+    calls::what_comes_with_a_call_arrives
+    calls::checksums_are_used_where_both_ask
+    calls::a_damaged_body_is_noticed
     cancels::a_dropped_call_drops_its_handler
     cancels::a_cancel_goes_from_server_to_server
     cancels::a_lost_client_takes_its_work_along
