@@ -112,9 +112,11 @@ impl UringDriver {
 
     fn accept_failed(&mut self, id: ListenerId, error: io::Error) -> Option<Completion> {
         let listener = &mut self.listeners[id.0 as usize];
-        // The connection was gone before it was accepted: the peer's affair.
-        let gone = [libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::EAGAIN];
-        if error.raw_os_error().is_some_and(|number| gone.contains(&number)) {
+        // The connection was gone before it was accepted, which is the peer's affair; or an accept was
+        // cancelled by the driver itself, for want of a slot, which was told then.
+        let harmless =
+            [libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::EAGAIN, libc::ECANCELED];
+        if error.raw_os_error().is_some_and(|number| harmless.contains(&number)) {
             return None;
         }
         let retry_at = clock::now() + Duration::from_millis(limits::ACCEPT_RETRY_MS);
@@ -162,5 +164,44 @@ impl UringDriver {
 
     pub(super) fn shots(&self, feature: Features) -> Shots {
         if self.features.contains(feature) { Shots::Many } else { Shots::One }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::Driver;
+    use crate::reactor::uring::UringConfig;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    /// What the kernel says of an accept that was cancelled.
+    fn cancelled(listener: ListenerId) -> (Op, Reaped) {
+        let op = Op::new(Tag::Accept, listener.0, 0);
+        let (user_data, result) = (op.encode(), -libc::ECANCELED);
+        (op, Reaped { user_data, result, more: false, brings: Brings::Nothing })
+    }
+
+    /// Only the driver cancels: when it stops, and when there is no slot for another socket. A second
+    /// cancel of that sort may meet the accept that came after.
+    #[test]
+    fn a_cancel_of_our_own_is_no_failure() {
+        let Ok(mut driver) = UringDriver::new(&UringConfig::default()) else {
+            return println!("skipped: there is no io_uring");
+        };
+        let anywhere = (Ipv4Addr::LOCALHOST, 0).into();
+        let (listener, address) = driver.listen(anywhere).expect("loopback listens");
+        let (op, reaped) = cancelled(listener);
+        assert!(driver.on_accept(op, reaped).is_none(), "nothing has failed");
+        let _guest = TcpStream::connect(address).expect("the backlog takes it");
+        let accepted = loop {
+            driver.park(None).expect("the driver works");
+            if let Some(completion) = driver.next_completion() {
+                break completion;
+            }
+        };
+        assert!(matches!(accepted, Completion::Accepted { .. }), "it goes on: {accepted:?}");
+        driver.stop_listening(listener);
+        let (op, reaped) = cancelled(listener);
+        assert!(driver.on_accept(op, reaped).is_none(), "it was told to stop");
     }
 }
