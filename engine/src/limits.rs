@@ -57,8 +57,9 @@ pub const LEND_BYTES_MIN: usize = 1_024;
 /// answer of a turn waits for the last, and the memory of the output under way.
 pub const TURN_COMPLETIONS_MAX: u32 = 256;
 
-/// How long a turn handles completions before it sends what it has. As [`TURN_COMPLETIONS_MAX`], for
-/// handlers that take their time; ten times what a turn of small requests takes.
+/// How long a turn handles completions, and then once more messages of other shards, before it sends
+/// what it has. As [`TURN_COMPLETIONS_MAX`], for handlers that take their time; ten times what a turn
+/// of small requests takes.
 pub const TURN_TIME_MAX: Duration = Duration::from_micros(500);
 
 /// Turns from one measurement of a turn's length to the next. A reading of the clock costs about as

@@ -265,11 +265,19 @@ impl Shard {
         Completions::Left
     }
 
-    /// Messages from other shards and other threads.
+    /// Messages from other shards and other threads. Those of shards are handled up to a number and a
+    /// time of their own, so that neither they nor what comes through the driver waits for ever.
     fn handle_messages<D: Driver>(&mut self, driver: &mut D) {
+        let mut began_at = None;
         for _ in 0..TURN_COMPLETIONS_MAX {
+            let takes_too_long = |began_at| self.local.now().since(began_at) > TURN_TIME_MAX;
+            if began_at.is_some_and(takes_too_long) {
+                break;
+            }
             let Some(message) = self.mailboxes.poll() else { break };
-            self.local.state().now.set(driver.now());
+            let now = driver.now();
+            self.local.state().now.set(now);
+            began_at.get_or_insert(now);
             match message {
                 ShardMessage::Request(request) => self.serving.serve_handed_over(request, driver),
                 ShardMessage::Response { key, head, payload } => {

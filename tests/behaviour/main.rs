@@ -119,6 +119,7 @@ behaviours! {
     routing::what_was_handed_over_is_cancelled_there
     routing::what_was_handed_over_ends_at_its_deadline
     routing::a_busy_shard_holds_up_no_other
+    routing::what_is_handed_over_takes_turns_with_what_comes_directly
     strangers::a_browser_is_sent_away
     strangers::noise_is_sent_away
     strangers::another_version_is_told_so
