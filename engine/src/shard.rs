@@ -335,6 +335,9 @@ impl Shard {
                 }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
                 Command::OpenFile { op, path, options } => {
+                    if !self.local.awaits_file_op(op) {
+                        continue;
+                    }
                     let opened = driver.open(&path, options).map(|file| file.0 as usize);
                     self.local.complete_file_op(op.into(), FileBuffer::default(), opened);
                 }

@@ -5,6 +5,7 @@ mod cancels;
 mod deadlines;
 mod drain;
 mod failures;
+mod files;
 mod flow;
 mod kernel;
 mod lab;
