@@ -35,7 +35,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let (end, ended) = channel();
     end_on_signal(end.clone())?;
     if args.until_stdin_ends {
-        end_with_stdin(end);
+        end_with_stdin(end.clone());
     }
     let defaults = AdmissionConfig::default();
     let admission = AdmissionConfig {
@@ -60,9 +60,21 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     }
     let address = server.address().expect("it was told to listen");
     announce(server.description(), address)?;
+    end_with_a_shard(&server, end);
     // The senders live as long as their threads, which end with the process.
     let _told = ended.recv();
     Ok(server.drain()?)
+}
+
+/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
+fn end_with_a_shard(server: &Server, end: Sender<()>) {
+    let watch = server.watch();
+    std::thread::spawn(move || {
+        if let Err(failure) = watch.wait() {
+            eprintln!("{failure}; the other shards drain");
+            let _gone = end.send(());
+        }
+    });
 }
 
 /// Prints what a starter waits for.
@@ -151,4 +163,41 @@ async fn sleep(request: OwnedRequest) -> Result<&'static [u8; 0], Refusal> {
 
 fn word(payload: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(payload.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catena_engine::Cores;
+    use catena_engine::shard_index::ShardIndex;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+
+    struct Panicking;
+
+    impl Wake for Panicking {
+        fn wake(self: Arc<Self>) {
+            panic!("as it was asked to");
+        }
+    }
+
+    /// One shard calls a foreign waker, which panics: serving ends, with an error that names the shard.
+    #[test]
+    fn serving_ends_with_a_shard() {
+        let server = Server::builder().cores(Cores::Unpinned(2)).start().expect("two threads");
+        let (end, ended) = channel();
+        end_with_a_shard(&server, end);
+        let handle = server.handle();
+        let kill = pin!(handle.run(ShardIndex(1), async |local| {
+            let mut sleep = Box::pin(local.sleep(Duration::from_nanos(1)));
+            let waker = Waker::from(Arc::new(Panicking));
+            assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            std::future::pending::<()>().await;
+        }));
+        assert!(kill.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        ended.recv().expect("whoever waits is told");
+        let failure = server.drain().expect_err("a shard has failed");
+        assert_eq!(failure.to_string(), "shard 1 panicked: as it was asked to");
+    }
 }

@@ -355,6 +355,13 @@ impl Local {
         deferred.iter().find(|(_, deferred)| deferred.origin == origin).map(|(key, _)| key)
     }
 
+    /// Requests that were handed over to `shard` and have no answer. Looks at all of them, likewise.
+    pub(crate) fn handed_over_to(&self, shard: ShardIndex) -> Vec<DeferredKey> {
+        let deferred = self.0.deferred.borrow();
+        let there = deferred.iter().filter(|(_, deferred)| deferred.handed_to == Some(shard));
+        there.map(|(key, _)| key).collect()
+    }
+
     /// Lets `task` work on a deferred request: who drops the request drops the task.
     pub(crate) fn attach(&self, key: DeferredKey, task: Task<()>) {
         match self.0.deferred.borrow_mut().get_mut(key) {

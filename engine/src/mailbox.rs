@@ -129,6 +129,12 @@ impl<T> Mailboxes<T> {
         None
     }
 
+    /// The next message from one shard, past the turn of the others: for what a shard that has ended
+    /// left behind.
+    pub fn poll_from(&mut self, from: ShardIndex) -> Option<T> {
+        self.from[from.index()].pop()
+    }
+
     /// True if no message waits for this shard. Ask once more after saying that the shard is parked.
     pub fn is_empty(&mut self) -> bool {
         self.from.iter_mut().all(Consumer::is_empty)

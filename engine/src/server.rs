@@ -6,10 +6,11 @@ use crate::handle::Handle;
 use crate::local::Local;
 use crate::metrics::{MetricsSnapshot, ShardMetrics};
 use crate::reactor::descriptors;
-use crate::reactor::start::{self, ShardPlan, Started};
+use crate::reactor::start::{self, ShardPlan, Started, Supervision};
 use crate::reactor::turn::PollMode;
 use crate::rpc::admission::AdmissionConfig;
 use crate::shard::message::{Control, Inbox};
+use crate::watch::{ShardFailure, Watch};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -110,6 +111,10 @@ pub struct ServerBuilder {
 }
 
 /// A running engine. Dropping it stops the shards at once; [`Server::drain`] ends in order.
+///
+/// When a shard fails (it panics outside of a handler, or its driver breaks), the engine drains by
+/// itself and ends, for the reasons that [`crate::watch`] gives. Whoever waits is told: by
+/// [`Server::join`] and [`Server::drain`] when all has ended, by a [`Watch`] at once.
 #[derive(Debug)]
 pub struct Server {
     address: Option<SocketAddr>,
@@ -118,7 +123,8 @@ pub struct Server {
     notes: Vec<String>,
     metrics: Vec<Arc<ShardMetrics>>,
     handle: Handle,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    watch: Watch,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -179,14 +185,21 @@ impl Server {
         self.handle.clone()
     }
 
+    /// True until the first shard has ended, in order or not.
+    pub fn is_running(&self) -> bool {
+        self.watch.is_running()
+    }
+
+    /// Tells any thread when a shard fails, at once, while this server is in other hands.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+
     /// Takes nothing new, finishes what runs (at most for the connections' drain timeout), ends.
     ///
     /// # Errors
-    /// If a shard ended because its driver broke.
-    ///
-    /// # Panics
-    /// If a shard panicked.
-    pub fn drain(mut self) -> io::Result<()> {
+    /// The first shard that ended before its time.
+    pub fn drain(mut self) -> Result<(), ShardFailure> {
         self.handle.control_all(|| Control::Drain);
         self.wait()
     }
@@ -194,11 +207,8 @@ impl Server {
     /// Ends at once; connections are dropped.
     ///
     /// # Errors
-    /// If a shard ended because its driver broke.
-    ///
-    /// # Panics
-    /// If a shard panicked.
-    pub fn stop(mut self) -> io::Result<()> {
+    /// The first shard that ended before its time.
+    pub fn stop(mut self) -> Result<(), ShardFailure> {
         self.handle.control_all(|| Control::Stop);
         self.wait()
     }
@@ -206,25 +216,16 @@ impl Server {
     /// Waits until the shards have ended by themselves.
     ///
     /// # Errors
-    /// If a shard ended because its driver broke.
-    ///
-    /// # Panics
-    /// If a shard panicked.
-    pub fn join(mut self) -> io::Result<()> {
+    /// The first shard that ended before its time.
+    pub fn join(mut self) -> Result<(), ShardFailure> {
         self.wait()
     }
 
-    fn wait(&mut self) -> io::Result<()> {
-        let mut result = Ok(());
+    fn wait(&mut self) -> Result<(), ShardFailure> {
         for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(ended) => result = result.and(ended),
-                // A panic within a panic would end the process and hide the first.
-                Err(_) if std::thread::panicking() => tracing::error!("a shard panicked, too"),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            thread.join().expect("a shard's thread contains its shard's panic");
         }
-        result
+        self.watch.failure().map_or(Ok(()), Err)
     }
 }
 
@@ -234,9 +235,8 @@ impl Drop for Server {
             return;
         }
         self.handle.control_all(|| Control::Stop);
-        if let Err(error) = self.wait() {
-            tracing::error!(%error, "a shard ended with an error");
-        }
+        // A failure was logged when it happened.
+        drop(self.wait());
     }
 }
 
@@ -312,9 +312,11 @@ impl ServerBuilder {
         let plans = ShardPlan::all(&self)?;
         let inboxes: Arc<[Arc<Inbox>]> = plans.iter().map(|plan| plan.inbox.clone()).collect();
         let handle = Handle::new(inboxes);
-        let started = start::start(self, plans)?;
+        let watch = Watch::new(handle.shard_count());
+        let supervision = Supervision { handle: handle.clone(), watch: watch.clone() };
+        let started = start::start(self, plans, &supervision)?;
         let Started { address, shard_addresses, description, notes, metrics, threads } = started;
-        Ok(Server { address, shard_addresses, description, notes, metrics, handle, threads })
+        Ok(Server { address, shard_addresses, description, notes, metrics, handle, watch, threads })
     }
 }
 

@@ -36,7 +36,9 @@ use crate::rng::Rng;
 use crate::rpc::admission::{Admission, AdmissionConfig};
 use crate::shard_index::ShardIndex;
 use crate::time::Instant;
+use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
+use crate::wire::status::Status;
 use message::{Control, Inbox, ShardMessage};
 use peers::Peers;
 use serve::Serving;
@@ -82,8 +84,8 @@ pub struct Shard {
     parkers: Vec<Arc<Parker>>,
     listeners: Vec<ListenerId>,
     phase: Phase,
-    /// How many other shards hand nothing over any more.
-    others_done: u16,
+    /// Which shards hand nothing over any more, by index; this one's own word is its phase.
+    are_done: Vec<bool>,
     /// When the previous turn began, if it was followed by this one without a sleep.
     previous_turn_at: Option<Instant>,
 }
@@ -128,7 +130,7 @@ impl Shard {
             parkers: Vec::new(),
             listeners: Vec::new(),
             phase: Phase::Running,
-            others_done: 0,
+            are_done: (0..config.count).map(|shard| shard == config.index.0).collect(),
             previous_turn_at: None,
             local,
         }
@@ -284,7 +286,7 @@ impl Shard {
                     self.peers.respond_handed_over(key, head, payload, &mut self.serving);
                 }
                 ShardMessage::Drop { from, key } => self.serving.drop_handed_over(from, key),
-                ShardMessage::Done => self.others_done += 1,
+                ShardMessage::Done { from } => self.are_done[from.index()] = true,
             }
         }
         for _ in 0..TURN_COMPLETIONS_MAX {
@@ -293,6 +295,7 @@ impl Shard {
                 Control::Run(code) => run_contained(code, &self.local),
                 Control::Drain => self.drain(driver),
                 Control::Stop => self.phase = Phase::Stopped,
+                Control::Lost(shard) => self.lose(shard, driver),
             }
         }
     }
@@ -388,14 +391,35 @@ impl Shard {
     fn end_connections(&mut self) {
         if self.phase == Phase::Draining && self.peers.served() == 0 {
             self.phase = Phase::Done;
-            self.serving.tell_others(|| ShardMessage::Done);
+            let from = self.local.shard();
+            self.serving.tell_others(|| ShardMessage::Done { from });
         }
+    }
+
+    /// Another shard has ended before its time, and this one drains: see [`crate::watch`]. Whatever
+    /// waits for the lost shard is answered, and what it had handed over is dropped with its callers.
+    fn lose<D: Driver>(&mut self, lost: ShardIndex, driver: &mut D) {
+        // What it could still answer, it has; nobody waits for anything else that it has sent.
+        while let Some(message) = self.mailboxes.poll_from(lost) {
+            if let ShardMessage::Response { key, head, payload } = message {
+                self.peers.respond_handed_over(key, head, payload, &mut self.serving);
+            }
+        }
+        let text = Payload::Copied(LOST.as_bytes());
+        for key in self.serving.lose(lost) {
+            self.peers.answer(key, Status::DRAINING, text.clone(), &mut self.serving);
+        }
+        for key in self.local.handed_over_to(lost) {
+            self.peers.answer(key, Status::INTERNAL, text.clone(), &mut self.serving);
+        }
+        self.are_done[lost.index()] = true;
+        self.drain(driver);
     }
 
     /// A shard ends when no other can have a request for it any more, and its answers are out.
     fn end_drain(&mut self) {
         if self.phase == Phase::Done
-            && self.others_done + 1 >= self.local.shard_count()
+            && self.are_done.iter().all(|is_done| *is_done)
             && self.peers.served() == 0
             && !self.serving.has_messages_to_pass_on()
         {
@@ -409,13 +433,16 @@ impl Shard {
 }
 
 impl Drop for Shard {
-    /// Nothing runs on after its shard: whoever waits for a result is told that there is none. Other
-    /// shards do not wait for one that ended in another way than by draining, be it a panic.
+    /// Nothing runs on after its shard: whoever waits for a result is told that there is none. What
+    /// other shards have handed over and this one has not looked at goes back unexecuted, as far as
+    /// there is room.
     fn drop(&mut self) {
         self.inbox.close();
         self.local.end();
-        if matches!(self.phase, Phase::Running | Phase::Draining) {
-            self.serving.tell_others(|| ShardMessage::Done);
+        while let Some(message) = self.mailboxes.poll() {
+            if let ShardMessage::Request(request) = message {
+                self.serving.refuse_handed_over(&request);
+            }
         }
         self.serving.pass_on(&mut self.mailboxes);
         for shard in self.mailboxes.peers_to_wake() {
@@ -423,6 +450,9 @@ impl Drop for Shard {
         }
     }
 }
+
+/// What callers are told whose request was for a shard that is lost.
+const LOST: &str = "the shard that it is for has failed";
 
 /// Runs what came from another thread. A panic there is not the shard's.
 fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {

@@ -16,6 +16,7 @@ mod overload;
 mod peer;
 mod routing;
 mod service;
+mod shard_failure;
 mod simulated;
 mod start;
 mod strangers;

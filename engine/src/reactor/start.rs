@@ -9,19 +9,22 @@ use super::listen::{KernelDriver, listen};
 use super::turn;
 use super::uring::{UringConfig, UringDriver};
 use crate::driver::{Driver, Parker};
+use crate::handle::Handle;
 use crate::limits::MAILBOX_MESSAGES_MAX;
 use crate::mailbox::{Mailboxes, mesh};
 use crate::metrics::ShardMetrics;
 use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
-use crate::shard::message::{Inbox, ShardMessage};
+use crate::shard::message::{Control, Inbox, ShardMessage};
 use crate::shard::{Shard, ShardConfig};
 use crate::shard_index::ShardIndex;
 use crate::sys::clock;
+use crate::watch::{FailureCause, Watch};
 use crate::wire::hello::ShardMap;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -42,7 +45,7 @@ pub(crate) struct Started {
     pub(crate) description: Vec<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
-    pub(crate) threads: Vec<JoinHandle<io::Result<()>>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
 impl ShardPlan {
@@ -118,13 +121,42 @@ struct ShardStart {
 
 /// A thread that gets its shard ready, and waits.
 struct Starting {
-    thread: JoinHandle<io::Result<()>>,
+    thread: JoinHandle<()>,
     ready: Receiver<Result<Ready, StartError>>,
     go: Sender<Go>,
 }
 
+/// Sees to it that the end of one shard does not go unnoticed.
+#[derive(Clone)]
+pub(crate) struct Supervision {
+    pub(crate) handle: Handle,
+    pub(crate) watch: Watch,
+}
+
+impl Supervision {
+    /// Runs a shard on its thread. When it ends before its time, whoever watches is told, and so are
+    /// the other shards, which may take a while where an inbox is full.
+    fn supervise(&self, shard: ShardIndex, run: impl FnOnce() -> io::Result<()>) {
+        // What a shard leaves behind when it panics was dropped with it: nobody sees it half done.
+        let cause = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(FailureCause::Driver(Arc::new(error))),
+            Err(panic) => Some(FailureCause::of_panic(&*panic)),
+        };
+        let has_failed = cause.is_some();
+        self.watch.ended(shard, cause);
+        if has_failed {
+            self.handle.control_all(|| Control::Lost(shard));
+        }
+    }
+}
+
 /// Starts all shards, or none.
-pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Started, StartError> {
+pub(crate) fn start(
+    builder: ServerBuilder,
+    plans: Vec<ShardPlan>,
+    supervision: &Supervision,
+) -> Result<Started, StartError> {
     let count = u16::try_from(plans.len()).expect("shards are counted in a u16 by their plans");
     let listening = builder.listen.map(|address| listen(address, count, builder.shard_ports));
     let mut listening = listening.transpose()?;
@@ -141,7 +173,7 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
             ShardStart { plan, builder, shard_ports, sockets, mailboxes }
         });
     let mut starting = Vec::new();
-    let all_ready = match get_ready(starts, &mut starting) {
+    let all_ready = match get_ready(starts, supervision, &mut starting) {
         Ok(all_ready) => all_ready,
         Err(error) => {
             abandon(starting);
@@ -166,13 +198,16 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
 /// Lets all shards get ready beside each other, and waits for them.
 fn get_ready(
     starts: impl Iterator<Item = ShardStart>,
+    supervision: &Supervision,
     starting: &mut Vec<Starting>,
 ) -> Result<Vec<Ready>, StartError> {
     for start in starts {
         let (ready_sender, ready) = channel();
         let (go, go_receiver) = channel();
         let thread = std::thread::Builder::new().name(format!("catena-{}", start.plan.index.0));
-        let thread = thread.spawn(move || run_shard(start, &ready_sender, &go_receiver));
+        let (index, supervision) = (start.plan.index, supervision.clone());
+        let run = move || run_shard(start, &ready_sender, &go_receiver);
+        let thread = thread.spawn(move || supervision.supervise(index, run));
         starting.push(Starting { thread: thread.map_err(StartError::Thread)?, ready, go });
     }
     let outcomes = starting.iter().map(|starting| starting.ready.recv());

@@ -127,6 +127,23 @@ impl Serving {
         }
     }
 
+    /// Sends a request back that another shard handed over, for this one serves nothing any more.
+    pub(crate) fn refuse_handed_over(&mut self, request: &HandedOver) {
+        let head = self.bare_head(&request.head, Status::DRAINING, self.local.now());
+        self.answer_shard(request.from, request.key, head, Bytes::new());
+    }
+
+    /// Another shard has ended before its time. What it had handed over is dropped; what was on its way
+    /// there is forgotten, and the requests among that are given: they were never handed over.
+    pub(crate) fn lose(&mut self, lost: ShardIndex) -> Vec<DeferredKey> {
+        let theirs = (lost, 0)..=(lost, u64::MAX);
+        let orphans: Vec<_> = self.handed_over.range(theirs).map(|(_, key)| *key).collect();
+        for key in orphans {
+            self.drop_deferred(key, DropCause::ConnectionEnded);
+        }
+        self.outbox.close(lost)
+    }
+
     /// Nobody waits any more for a request that another shard handed over.
     pub(crate) fn drop_handed_over(&mut self, from: ShardIndex, key: u64) {
         if let Some(deferred) = self.handed_over.get(&(from, key)).copied() {
@@ -335,15 +352,32 @@ struct Outbox {
     /// By shard; as long as the highest number that was written to.
     queues: Vec<VecDeque<ShardMessage>>,
     count: usize,
+    /// Shards that take nothing any more.
+    closed: Vec<ShardIndex>,
 }
 
 impl Outbox {
     fn push(&mut self, to: ShardIndex, message: ShardMessage) {
+        if self.closed.contains(&to) {
+            return;
+        }
         if self.queues.len() <= to.index() {
             self.queues.resize_with(to.index() + 1, VecDeque::new);
         }
         self.queues[to.index()].push_back(message);
         self.count += 1;
+    }
+
+    /// Forgets what is on its way to a shard, now and later. Gives the keys of the requests among it.
+    fn close(&mut self, to: ShardIndex) -> Vec<DeferredKey> {
+        self.closed.push(to);
+        let queue = self.queues.get_mut(to.index()).map(std::mem::take).unwrap_or_default();
+        self.count -= queue.len();
+        let requests = queue.into_iter().filter_map(|message| match message {
+            ShardMessage::Request(request) => Some(DeferredKey::from_token(request.key)),
+            _ => None,
+        });
+        requests.collect()
     }
 
     fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {
