@@ -6,9 +6,19 @@
 //!
 //! A call that finds no connection waits for one as long as its deadline allows; without a deadline
 //! it fails with the first attempt that does.
+//!
+//! A server that is restarted is not noticed, as far as that is safe. A call that was *certainly* not
+//! executed, because the server refused it while leaving, or because the connection ended before it
+//! was sent, is started anew on the next connection, at most [`CALL_RETRIES_MAX`] times and while its
+//! time lasts. So does a call without a deadline wait for the next connection, when a server has
+//! accepted one and ended it unused; a server that is not there is told at once. A call that may have
+//! been executed is never repeated: that is for the caller to decide.
+//!
+//! [`CALL_RETRIES_MAX`]: crate::limits::CALL_RETRIES_MAX
 
 use crate::config::ConnectionConfig;
 use crate::driver::SocketId;
+use crate::limits::CALL_RETRIES_MAX;
 use crate::local::{Command, Local};
 use crate::rng::Rng;
 use crate::rpc::error::StartError;
@@ -53,7 +63,8 @@ pub struct ClientConfig {
     pub backoff_min: Duration,
     /// The longest pause. Default 2 s.
     pub backoff_max: Duration,
-    /// Calls that may wait for a connection or for room in the window. Default 16,384.
+    /// Calls that may wait for a connection, for room in the window, or for requests before them to be
+    /// sent (see [`ConnectionConfig::output_bytes_max`]). Default 16,384.
     pub waiting_max: usize,
 }
 
@@ -227,7 +238,7 @@ impl Drop for Call {
             state.timers.borrow_mut().cancel(timer);
         }
         match call.progress {
-            CallProgress::Sent { socket, call } => {
+            CallProgress::Sent { socket, call, .. } => {
                 client.0.local.push(Command::CancelCall { socket, call });
             }
             CallProgress::Waiting => {
@@ -346,6 +357,7 @@ impl Client {
             client: self.0.key,
             request: Some(request),
             progress: CallProgress::New,
+            retries: 0,
             timer: None,
             waker: None,
         });
@@ -370,9 +382,11 @@ pub(crate) struct OwnedRequest {
 #[derive(Debug)]
 pub(crate) struct CallState {
     pub(crate) client: ClientKey,
-    /// Taken when it is sent.
+    /// Taken when it ends; until then it may have to be sent again.
     pub(crate) request: Option<OwnedRequest>,
     pub(crate) progress: CallProgress,
+    /// How often it was started anew.
+    pub(crate) retries: u8,
     /// Set while it waits to be sent and has a deadline.
     pub(crate) timer: Option<TimerId>,
     waker: Option<Waker>,
@@ -387,6 +401,8 @@ pub(crate) enum CallProgress {
     Sent {
         socket: SocketId,
         call: CallId,
+        /// See [`Connection::transmits`](crate::rpc::connection::Connection::transmits).
+        transmit: u32,
     },
     Ended(Result<Answer, CallError>),
 }
@@ -398,9 +414,16 @@ impl CallState {
         self.waker.take()
     }
 
-    /// True until it is sent, or has ended.
+    /// True while it is in its client's queue.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.request.is_some()
+        matches!(self.progress, CallProgress::Waiting)
+    }
+
+    /// Counts one more attempt. False: it has had as many as it may.
+    pub(crate) fn may_retry(&mut self) -> bool {
+        let may_retry = self.retries < CALL_RETRIES_MAX;
+        self.retries += u8::from(may_retry);
+        may_retry
     }
 }
 

@@ -32,7 +32,8 @@ pub struct ConnectionConfig {
     pub frame_timeout: Duration,
     /// From go-away to the end, whatever still runs. Default 30 s.
     pub drain_timeout: Duration,
-    /// Bytes of answers waiting for one peer above which nothing more is read from it. Default 1 MiB.
+    /// Bytes that wait to be sent to one peer, above which a server reads nothing more from it, and a
+    /// client starts no further call: those wait, as they do for room in the window. Default 1 MiB.
     pub output_bytes_max: usize,
     /// What is broken on purpose, so that the simulation can show that it would see it.
     #[cfg(feature = "sim")]

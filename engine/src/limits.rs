@@ -66,6 +66,11 @@ pub const TURN_TIME_MAX: Duration = Duration::from_micros(500);
 /// much as serving half a request; one in 16 turns does not show.
 pub const TURNS_BETWEEN_MEASUREMENTS: u64 = 16;
 
+/// How often a call is started anew that was certainly not executed, because its server left or ended
+/// the connection. One is what a restart takes; a few, for who meets several servers that leave, one
+/// after the other. Beyond these its caller should know.
+pub const CALL_RETRIES_MAX: u8 = 3;
+
 /// Memory in bytes with which an output starts: 64 small answers.
 pub const OUTPUT_START_BYTES: usize = 4 * 1_024;
 

@@ -75,12 +75,17 @@ behaviours! {
     drain::a_drain_ends_in_time_whatever_runs
     drain::work_that_was_handed_over_is_answered_too
     drain::a_client_finds_the_next_server
+    drain::calls_go_on_while_the_server_is_restarted
     failures::a_client_that_dies_mid_frame_harms_nobody
     failures::a_server_that_dies_mid_answer_is_tried_again
     failures::a_server_killed_under_load_fails_what_was_in_flight
     failures::nobody_there_is_told_at_once_or_at_the_deadline
     failures::a_call_with_a_deadline_waits_for_the_server_to_come_back
     failures::a_client_outlives_its_servers
+    failures::a_call_that_a_leaving_server_refuses_is_made_again
+    failures::a_call_that_is_refused_by_a_server_that_stays_is_not_made_again
+    failures::a_call_is_made_again_only_so_often
+    failures::a_connection_that_ends_unused_is_tried_again
     failures::a_server_that_always_leaves_is_not_stormed
     flow::the_window_is_never_exceeded
     flow::a_client_lets_only_so_many_calls_wait
@@ -88,6 +93,7 @@ behaviours! {
     flow::a_reader_that_never_reads_is_given_up
     flow::a_reader_that_pauses_is_not_taken_for_dead
     flow::a_large_answer_may_take_its_time
+    flow::requests_that_cannot_be_sent_wait_with_their_caller
     liveness::an_idle_connection_is_left
     liveness::a_client_that_was_left_idle_connects_again
     liveness::a_connection_at_work_is_not_idle

@@ -84,6 +84,10 @@ pub struct Connection {
     deframer: Deframer,
     framer: Framer,
     output: Output,
+    /// How often output was taken to be sent.
+    transmits: u32,
+    /// The stream has ended: what was not taken by then is never sent.
+    has_lost_stream: bool,
     /// So much of the output are pongs.
     pong_bytes: usize,
     /// What the peer's hello said; before it, the least that any peer accepts.
@@ -132,6 +136,8 @@ impl Connection {
             deframer: Deframer::new(FRAME_BYTES_FLOOR),
             framer: Framer::default(),
             output,
+            transmits: 0,
+            has_lost_stream: false,
             pong_bytes: 0,
             peer: Hello::LEAST,
             calls: InFlight::default(),
@@ -205,6 +211,24 @@ impl Connection {
         caused_by_peer > self.config.output_bytes_max
     }
 
+    /// Client: false when so much waits to be sent that further calls should wait with their owner.
+    #[inline]
+    pub fn has_room_for_calls(&self) -> bool {
+        self.output.len() <= self.config.output_bytes_max
+    }
+
+    /// How often output was taken to be sent until now. A call that is started now is in what is taken
+    /// next; see [`Connection::is_never_sent`].
+    pub fn transmits(&self) -> u32 {
+        self.transmits
+    }
+
+    /// True when a call that was started at `transmits` is certainly never sent: the stream has ended,
+    /// and nothing was taken in between.
+    pub fn is_never_sent(&self, transmits: u32) -> bool {
+        self.role == Role::Client && self.has_lost_stream && transmits == self.transmits
+    }
+
     /// Memory in bytes that this connection holds beyond its own size.
     pub fn memory_bytes(&self) -> usize {
         self.deframer.memory_bytes()
@@ -251,10 +275,14 @@ impl Connection {
         self.deframer.recycle(body);
     }
 
-    /// The peer ended its stream (`Ok`) or the connection broke (`Err`). Nothing more can be sent:
-    /// a peer ends its stream only when it wants no more answers.
+    /// The peer ended its stream (`Ok`) or the connection broke (`Err`). Nothing more is sent: a peer
+    /// ends its stream only when it wants no more answers.
     pub fn handle_end(&mut self, result: std::io::Result<()>) {
         if self.phase != Phase::Closed {
+            self.has_lost_stream = true;
+            if self.role == Role::Client {
+                self.output.clear(0);
+            }
             self.end_with_stream(match result {
                 Ok(()) => CloseReason::PeerClosed,
                 Err(error) => CloseReason::Lost(error.kind()),
@@ -419,7 +447,11 @@ impl Connection {
     #[inline]
     pub fn poll_transmit(&mut self) -> Option<Output> {
         self.pong_bytes = 0;
-        (!self.output.is_empty()).then(|| std::mem::take(&mut self.output))
+        if self.output.is_empty() {
+            return None;
+        }
+        self.transmits = self.transmits.wrapping_add(1);
+        Some(std::mem::take(&mut self.output))
     }
 
     /// Lends memory for output, so that a busy connection allocates none and an idle one holds none.

@@ -1,6 +1,6 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
-use super::calls;
+use super::calls::{self, WasSent};
 use super::serve::Serving;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
@@ -55,6 +55,8 @@ pub(crate) struct Peer {
     has_answered: bool,
     /// A call has ended or the hello has come: calls that wait may have room now.
     wants_pump: bool,
+    /// Calls wait until what was started before them is on its way.
+    pub(crate) holds_calls: bool,
     /// What was received and is not read, because the peer does not read its answers.
     backlog: Vec<u8>,
     timer: Option<(TimerId, Instant)>,
@@ -153,6 +155,7 @@ impl Peers {
             wants_linger: false,
             has_answered: false,
             wants_pump: false,
+            holds_calls: false,
             backlog: Vec::new(),
             timer: None,
         }));
@@ -408,12 +411,17 @@ impl Peers {
         };
         let bytes = output.len();
         metrics.bytes_out.add(bytes as u64);
+        let has_room_again = peer.holds_calls;
+        peer.wants_pump |= has_room_again;
         match driver.send(socket, output) {
             SendState::Done(output) => self.spare.keep(output),
             SendState::InFlight => {
                 peer.is_sending = true;
                 peer.connection.handle_send_started(bytes, local.now());
             }
+        }
+        if has_room_again {
+            self.mark_dirty(socket);
         }
     }
 
@@ -492,7 +500,10 @@ impl Peer {
                     self.connection.recycle(body);
                 }
                 Event::Response { token, head, body } => {
-                    calls::answered(&serving.local, token, head, body.to_payload_bytes(lend));
+                    let is_refused = head.status == Status::DRAINING && !self.connection.is_open();
+                    if !is_refused || !calls::retry(&serving.local, token, WasSent::Yes) {
+                        calls::answered(&serving.local, token, head, body.to_payload_bytes(lend));
+                    }
                     self.connection.recycle(body);
                     self.has_answered = true;
                     self.wants_pump = true;
@@ -522,7 +533,7 @@ impl Peer {
         if std::mem::take(&mut self.wants_pump)
             && let Owner::Client(client) = self.owner
         {
-            calls::pump(&serving.local, client, self.socket, &mut self.connection);
+            calls::pump(&serving.local, client, self.socket, self);
         }
     }
 
@@ -542,7 +553,7 @@ impl Peer {
                 serving.drop_deferred(DeferredKey::from_token(token), cause);
             }
             Event::CallFailed { token, failure } => {
-                calls::failed(&serving.local, token, failure);
+                calls::failed(&serving.local, token, failure, &self.connection);
                 self.wants_pump = true;
             }
             Event::PeerLeaves { reason, text } => {
