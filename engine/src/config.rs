@@ -21,7 +21,8 @@ pub struct ConnectionConfig {
     /// Silence after which the peer is pinged. Default 15 s; below the minute after which many
     /// middleboxes forget an idle connection.
     pub keepalive_interval: Duration,
-    /// From a ping to any sign of life, after which the connection is given up. Default 10 s.
+    /// From a ping to any sign of life, after which the connection is given up. Default 10 s; behind
+    /// answers that the peer takes slowly, the frame timeout of 4 MiB (50 s) if that is longer.
     pub keepalive_timeout: Duration,
     /// Server: a connection without a request, arriving or in work, for so long is left (after twice
     /// the time at most). Told to the peer in hello. Default: never.

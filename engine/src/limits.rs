@@ -71,6 +71,14 @@ pub const TURNS_BETWEEN_MEASUREMENTS: u64 = 16;
 /// after the other. Beyond these its caller should know.
 pub const CALL_RETRIES_MAX: u8 = 3;
 
+/// A send that the kernel took only after so long had to wait for the peer. Told late or noticed late
+/// is far less ([`EAGER_SEND_TOLD_LATE_MS_MAX`], a long turn).
+pub const SEND_HAS_WAITED: Duration = Duration::from_millis(100);
+
+/// What the kernel may hold of what it took for one peer, in bytes: the third value of
+/// `net.ipv4.tcp_wmem`, 4 MiB unless somebody has changed it.
+pub const SOCKET_SEND_BYTES_MAX: usize = 4 << 20;
+
 /// Memory in bytes with which an output starts: 64 small answers.
 pub const OUTPUT_START_BYTES: usize = 4 * 1_024;
 

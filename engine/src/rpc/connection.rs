@@ -112,6 +112,11 @@ pub struct Connection {
     is_paused: bool,
     /// While a send is in flight: until when the peer must have taken it.
     taking_deadline: Option<Instant>,
+    /// When the last send began.
+    sending_since: Instant,
+    /// A send had to wait for the peer, and no pong has come since: what is sent now, a ping too, goes
+    /// behind all that the kernel holds.
+    is_behind: bool,
     /// When leaving ends, whatever still runs.
     leave_deadline: Option<Instant>,
 }
@@ -152,6 +157,8 @@ impl Connection {
             partial_since: None,
             is_paused: false,
             taking_deadline: None,
+            sending_since: now,
+            is_behind: false,
             leave_deadline: None,
             config,
         }
