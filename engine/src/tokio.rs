@@ -68,7 +68,7 @@ struct Call {
     deadline: Option<Instant>,
     result: oneshot::Sender<Outcome>,
     /// Given back when it is sent, or has ended.
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 impl TokioClient {
@@ -118,7 +118,7 @@ impl TokioClient {
         };
         let (result, receiver) = oneshot::channel();
         let payload = payload.into();
-        let call = Call { method, payload, options, deadline, result, _place: place };
+        let call = Call { method, payload, options, deadline, result, place };
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         if self.commands.send(Command::Call(number, Box::new(call))).is_err() {
             let kind = io::ErrorKind::ConnectionAborted;
@@ -144,6 +144,8 @@ impl Call {
     }
 
     fn end(self, outcome: Outcome) {
+        // Who is told may call again at once.
+        drop(self.place);
         // Whoever asked may have gone away.
         drop(self.result.send(outcome));
     }

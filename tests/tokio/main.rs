@@ -2,6 +2,7 @@
 
 mod peer;
 mod reconnect;
+mod remote;
 
 use catena_engine::handle::CallOptions;
 use catena_engine::time::Duration;

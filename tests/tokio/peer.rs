@@ -77,6 +77,12 @@ impl Peer {
         self.send(control(Kind::GoAway, reason.0, 0), b"as the test wants it").await;
     }
 
+    /// Waits until the client has taken in what it was sent.
+    pub async fn ping(&mut self) {
+        self.send(control(Kind::Ping, 0, 7), &[]).await;
+        assert_eq!(self.hear(Kind::Pong).await.header.call, 7);
+    }
+
     /// The next frame, which is of this kind.
     pub async fn hear(&mut self, kind: Kind) -> Heard {
         let heard = self.next().await.expect("the client goes on");

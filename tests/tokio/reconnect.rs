@@ -8,6 +8,7 @@ use catena_engine::tokio::TokioClient;
 use catena_engine::wire::frame::GoAwayReason;
 use catena_engine::wire::header::Kind;
 use catena_engine::{CallError, ClientConfig};
+use futures_util::FutureExt;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -109,36 +110,22 @@ fn only_so_many_calls_wait_and_a_dropped_one_makes_room() {
         let client = TokioClient::new(nobody(), config);
         let refused = client.call(ECHO, "", CallOptions::default()).await;
         assert!(matches!(refused, Err(CallError::Unreachable { .. })), "{refused:?}");
-        let first = tokio::spawn(echo(client.clone(), "first"));
+        let mut first = Box::pin(echo(client.clone(), "first"));
+        assert_eq!(first.as_mut().now_or_never(), None, "nobody serves, and it waits");
         let mut second = pin!(echo(client.clone(), "second"));
-        let third = async {
-            // Until both of the others wait.
-            loop {
-                let third = client.call(ECHO, "", options(Duration::from_millis(5))).await;
-                match third.expect_err("nobody serves") {
-                    CallError::ExpiredUnsent => {}
-                    other => return other,
-                }
+        assert_eq!(second.as_mut().now_or_never(), None, "and so does this one");
+        let third = echo(client.clone(), "third").now_or_never();
+        assert_eq!(third, Some(Err(CallError::TooManyWaiting)));
+        drop(first);
+        let fourth = loop {
+            match client.call(ECHO, "", options(Duration::from_millis(5))).await {
+                // The client has not heard of it yet.
+                Err(CallError::TooManyWaiting) => tokio::task::yield_now().await,
+                other => break other,
             }
         };
-        tokio::select! {
-            ended = &mut second => panic!("nobody serves: {ended:?}"),
-            third = third => assert_eq!(third, CallError::TooManyWaiting),
-        }
-        first.abort();
-        let room = async {
-            loop {
-                let fourth = client.call(ECHO, "", options(Duration::from_millis(5))).await;
-                match fourth.expect_err("nobody serves") {
-                    CallError::TooManyWaiting => tokio::task::yield_now().await,
-                    other => return other,
-                }
-            }
-        };
-        tokio::select! {
-            ended = &mut second => panic!("nobody serves: {ended:?}"),
-            fourth = room => assert_eq!(fourth, CallError::ExpiredUnsent),
-        }
+        assert_eq!(fourth.map(drop), Err(CallError::ExpiredUnsent));
+        assert_eq!(second.now_or_never(), None, "it waits as before");
     });
 }
 
@@ -192,7 +179,7 @@ fn a_server_that_leaves_answers_what_it_has_while_another_connection_takes_over(
         let dropped = tokio::spawn(echo(client.clone(), "dropped"));
         let forgotten = old.hear(Kind::Request).await;
         old.go_away(GoAwayReason::DRAINING).await;
-        // This one may still meet the old connection, which has said that it takes nothing.
+        old.ping().await;
         let next = tokio::spawn(echo(client.clone(), "next"));
         let mut new = tokio::select! {
             new = Peer::greet(&listener, 8) => new,

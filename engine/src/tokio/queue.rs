@@ -131,8 +131,7 @@ impl<T> Queue<T> {
             }
         }
         let kind = kind_of(reason);
-        let is_stranger = !has_answered && kind == io::ErrorKind::InvalidData;
-        if is_stranger {
+        if !has_answered && is_foreign(reason) {
             // The next attempt will end like this one, whatever time a call has.
             self.pause(now);
             self.deadlines = Timers::with_capacity(0);
@@ -148,30 +147,27 @@ impl<T> Queue<T> {
     }
 }
 
-/// The server does not want this client, or not now.
-fn is_refusal(reason: &CloseReason) -> bool {
+/// The two sides do not understand each other.
+fn is_foreign(reason: &CloseReason) -> bool {
     matches!(
         reason,
         CloseReason::PeerMisbehaved(_)
             | CloseReason::PeerIncompatible(_)
-            | CloseReason::PeerLeft(
-                GoAwayReason::PROTOCOL_ERROR
-                    | GoAwayReason::VERSION_MISMATCH
-                    | GoAwayReason::OVERLOADED
-            )
+            | CloseReason::PeerLeft(GoAwayReason::PROTOCOL_ERROR | GoAwayReason::VERSION_MISMATCH)
     )
+}
+
+/// The server does not want this client, or not now.
+fn is_refusal(reason: &CloseReason) -> bool {
+    is_foreign(reason) || *reason == CloseReason::PeerLeft(GoAwayReason::OVERLOADED)
 }
 
 /// The end of a connection, as the failure of an attempt to make one.
 fn kind_of(reason: &CloseReason) -> io::ErrorKind {
     match reason {
+        foreign if is_foreign(foreign) => io::ErrorKind::InvalidData,
         CloseReason::Lost(kind) => *kind,
         CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
-        CloseReason::PeerMisbehaved(_)
-        | CloseReason::PeerIncompatible(_)
-        | CloseReason::PeerLeft(GoAwayReason::PROTOCOL_ERROR | GoAwayReason::VERSION_MISMATCH) => {
-            io::ErrorKind::InvalidData
-        }
         CloseReason::PeerLeft(GoAwayReason::OVERLOADED) => io::ErrorKind::ResourceBusy,
         _ => io::ErrorKind::ConnectionAborted,
     }
