@@ -36,6 +36,8 @@ impl Peer {
     /// Takes the next connection; says nothing.
     pub async fn accept(listener: &TcpListener) -> Peer {
         let (stream, _) = listener.accept().await.expect("a connection");
+        // A word that waits for the acknowledgement of the last comes after the pauses that tests see.
+        stream.set_nodelay(true).expect("it is open");
         Peer { stream, deframer: Deframer::new(FRAME_BYTES_CEILING), bytes: Vec::new() }
     }
 
