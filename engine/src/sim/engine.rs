@@ -79,7 +79,7 @@ impl World {
     pub fn start_engine(&mut self, config: EngineConfig) -> Engine {
         config.connection.validate().expect("a simulated engine is configured by its test");
         let running = Rc::new(RefCell::new(Running {
-            handle: Handle::new(Arc::from([])),
+            handle: Handle::simulated(Arc::from([])),
             address: None,
             shard_addresses: Vec::new(),
             shards: Vec::new(),
@@ -176,7 +176,7 @@ fn start(config: &EngineConfig, boot: Boot<'_>) -> (Vec<Box<dyn Process>>, Runni
         let map = ShardMap { here, ports: ports.clone() };
         shard.borrow_mut().set_peers(map, parkers.clone());
     }
-    let handle = Handle::new(inboxes.into());
+    let handle = Handle::simulated(inboxes.into());
     let weak = shards.iter().map(Rc::downgrade).collect();
     let running = Running { handle, address, shard_addresses, shards: weak };
     let process = |shard| Box::new(ShardProcess { shard }) as Box<dyn Process>;
