@@ -1,7 +1,7 @@
 //! What a client does when connections fail, end, or are about to.
 
 use crate::peer::{Peer, listen};
-use crate::{ECHO, FOREVER, LONG, Started, options, run, serve};
+use crate::{ECHO, FOREVER, LONG, Started, options, run, serve, wait_until};
 use catena_engine::handle::CallOptions;
 use catena_engine::time::Duration;
 use catena_engine::tokio::TokioClient;
@@ -149,9 +149,7 @@ fn a_call_whose_connection_ended_with_its_runtime_may_have_executed() {
             let client = client.clone();
             async move { client.call(FOREVER, "", CallOptions::default()).await }
         });
-        while started.begun() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        wait_until(|| started.begun() == 1).await;
         other.shutdown_background();
         let lost = call.await.expect("no panic").expect_err("it sleeps for ever");
         assert_eq!(lost, CallError::ConnectionLost);
