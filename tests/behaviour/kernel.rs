@@ -1,6 +1,7 @@
 //! The lab on threads and real sockets.
 
 use crate::lab::{Block, Lab, Received, ServerId, Spec};
+use catena_engine::reactor::uring::{UringConfig, UringDriver, UringError};
 use catena_engine::{Cores, DriverChoice, Handle, Server};
 use rustix::net::{self, AddressFamily, SocketType};
 use std::future::Future;
@@ -42,17 +43,25 @@ enum State {
 
 /// Tries a behaviour out on a driver, where this host has it.
 pub fn on(driver: DriverChoice, behaviour: impl Fn(&mut Kernel)) {
-    match Server::builder().driver(driver).cores(Cores::Unpinned(1)).start() {
-        Ok(client) => {
-            behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
-        }
-        Err(refused) => println!("skipped: {refused}"),
+    if let Some(why) = why_missing(driver) {
+        return println!("skipped: {why}");
     }
+    let client = Server::builder().driver(driver).cores(Cores::Unpinned(1)).start();
+    let client = client.expect("a driver that is not refused starts");
+    behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
 }
 
-/// True where this host does not have the driver.
-pub fn is_refused(driver: DriverChoice) -> bool {
-    Server::builder().driver(driver).cores(Cores::Unpinned(1)).start().is_err()
+/// Why this host does not have the driver, if it does not: only io_uring can be missing, and only
+/// because it is refused. Whatever else keeps a driver from starting is a failure.
+pub fn why_missing(driver: DriverChoice) -> Option<String> {
+    if driver != DriverChoice::Uring {
+        return None;
+    }
+    match UringDriver::new(&UringConfig::default()) {
+        Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
+        Err(error) => panic!("io_uring is not refused, and yet: {error}"),
+        Ok(_) => None,
+    }
 }
 
 fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {

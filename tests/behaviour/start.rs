@@ -1,6 +1,6 @@
 //! Starting: all shards serve or none does, and what is in the way is said in words that help.
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, why_missing};
 use crate::lab::Lab;
 use crate::peer::Peer;
 use crate::service::{ECHO, call};
@@ -16,7 +16,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
 
-const DRIVERS: [DriverChoice; 2] = [DriverChoice::Epoll, DriverChoice::Uring];
+/// The drivers that this host has: epoll always, io_uring unless it is refused.
+fn drivers() -> impl Iterator<Item = DriverChoice> {
+    [DriverChoice::Epoll, DriverChoice::Uring].into_iter().filter(|driver| {
+        let missing = why_missing(*driver);
+        missing.iter().for_each(|why| println!("skipped: {why}"));
+        missing.is_none()
+    })
+}
 
 fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -36,7 +43,7 @@ fn refusal(builder: ServerBuilder) -> String {
 fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind(anywhere()).expect("loopback has ports");
     let address = taken.local_addr().expect("it is bound");
-    for driver in DRIVERS {
+    for driver in drivers() {
         let text = refusal(builder(driver).listen(address));
         assert!(text.contains(&address.to_string()), "{text}");
         assert!(text.contains("another process has that port"), "{text}");
@@ -45,8 +52,8 @@ fn a_port_that_is_taken_is_named() {
 
 #[test]
 fn a_second_server_on_one_port_is_refused() {
-    for driver in DRIVERS {
-        let Ok(first) = builder(driver).listen(anywhere()).start() else { continue };
+    for driver in drivers() {
+        let first = builder(driver).listen(anywhere()).start().expect("there is such a driver");
         let address = first.address().expect("it listens");
         let text = refusal(builder(driver).listen(address));
         assert!(text.contains("another process has that port"), "{text}");
@@ -110,8 +117,8 @@ fn a_value_out_of_bounds_is_named() {
 /// One shard cannot start; when the starter is told so, the others have let go of their port.
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
-    for driver in DRIVERS {
-        let Ok(server) = builder(driver).listen(anywhere()).start() else { continue };
+    for driver in drivers() {
+        let server = builder(driver).listen(anywhere()).start().expect("there is such a driver");
         let address = server.address().expect("it listens");
         drop(server);
         for _ in 0..20 {
@@ -199,7 +206,7 @@ fn few_descriptors_are_said_and_lived_with() {
         lower_limit(Resource::Nofile, 120);
         return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
-    for driver in DRIVERS {
+    for driver in drivers() {
         let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
         let (started, notes) = (server.told("started"), server.told("notes"));
         for text in [started, notes] {
@@ -236,7 +243,7 @@ fn no_descriptors_at_all_are_refused_in_words() {
         lower_limit(Resource::Nofile, 4);
         return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
-    for driver in DRIVERS {
+    for driver in drivers() {
         let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
         let refused = server.told("refused");
         assert!(refused.contains("ulimit -n"), "{refused}");
@@ -252,8 +259,8 @@ fn no_locked_memory_is_stepped_down_from() {
         lower_limit(Resource::Memlock, 0);
         return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
-    if crate::kernel::is_refused(DriverChoice::Uring) {
-        return println!("skipped: there is no io_uring to step down from");
+    if let Some(why) = why_missing(DriverChoice::Uring) {
+        return println!("skipped, there is no io_uring to step down from: {why}");
     }
     // The limit does not bind who may lock as much as he likes.
     let nobody = |command: &mut Command| {
