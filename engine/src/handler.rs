@@ -95,12 +95,24 @@ impl Request<'_> {
 }
 
 /// Proof that a handler has answered, or has taken the duty to answer later.
-#[derive(Clone, Copy, Debug)]
+///
+/// There is one for each [`Reply`] that was used, and a handler gives back one for each that it was
+/// given; so none can be dropped unanswered. That holds because a proof cannot be copied:
+///
+/// ```compile_fail,E0277
+/// fn assert_copy<T: Copy>() {}
+/// assert_copy::<catena_engine::Answered>();
+/// ```
+/// ```compile_fail,E0277
+/// fn assert_clone<T: Clone>() {}
+/// assert_clone::<catena_engine::Answered>();
+/// ```
+#[derive(Debug)]
 #[must_use]
 pub struct Answered(pub(crate) Outcome);
 
 /// How a handler ended its part of the turn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// It answered at this instant, with this status.
     Now(Instant, Status),

@@ -114,6 +114,19 @@ fn a_value_out_of_bounds_is_named() {
     assert_eq!(text, "in_flight_max is 0; it must be between 1 and 65536");
 }
 
+/// A mistake is said, and not stepped down from: epoll could have served it, and nobody would know.
+#[test]
+fn what_no_driver_can_have_is_an_error_on_each() {
+    for driver in drivers().chain([DriverChoice::Auto]) {
+        for connections_max in [0, (1 << 24) + 1] {
+            let text = refusal(builder(driver).connections_max(connections_max));
+            assert!(text.contains("connections_max"), "{driver}: {text}");
+        }
+        let text = refusal(builder(driver).cores(Cores::Unpinned(1_025)));
+        assert!(text.contains("number of shards is 1025") && text.contains("1024"), "{text}");
+    }
+}
+
 /// One shard cannot start; when the starter is told so, the others have let go of their port.
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
@@ -208,10 +221,9 @@ fn few_descriptors_are_said_and_lived_with() {
     }
     for driver in drivers() {
         let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
-        let (started, notes) = (server.told("started"), server.told("notes"));
-        for text in [started, notes] {
-            assert!(text.contains("56 sockets instead of") && text.contains("ulimit -n"), "{text}");
-        }
+        server.told("started");
+        let notes = server.told("notes");
+        assert!(notes.contains("51 sockets instead of") && notes.contains("ulimit -n"), "{notes}");
         let address: SocketAddr = server.told("address").parse().expect("an address");
         crate::kernel::on(driver, |lab| {
             let mut served: Vec<Peer<Kernel>> = Vec::new();
@@ -231,6 +243,24 @@ fn few_descriptors_are_said_and_lived_with() {
             });
             assert_eq!(answer, crate::service::Came::Ok(b"on".to_vec()));
         });
+    }
+}
+
+/// The limit is the process's, so its shards share it.
+#[test]
+fn few_descriptors_are_shared_among_shards() {
+    const TEST: &str = "start::few_descriptors_are_shared_among_shards";
+    if let Ok(role) = std::env::var(CHILD) {
+        lower_limit(Resource::Nofile, 244);
+        return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(4)));
+    }
+    for driver in drivers() {
+        let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
+        server.told("started");
+        let notes = server.told("notes");
+        assert!(notes.contains("40 sockets instead of 65536 on each shard"), "{notes}");
+        assert!(notes.contains("244 files (ulimit -n), which 4 shards share"), "{notes}");
+        assert_eq!(notes.matches("sockets instead of").count(), 1, "said once: {notes}");
     }
 }
 
