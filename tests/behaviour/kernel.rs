@@ -1,6 +1,7 @@
 //! The lab on threads and real sockets.
 
 use crate::lab::{Block, Lab, Received, ServerId, Spec};
+use catena_engine::metrics::MetricsSnapshot;
 use catena_engine::reactor::uring::{UringConfig, UringDriver, UringError};
 use catena_engine::{Cores, DriverChoice, Handle, Server};
 use rustix::net::{self, AddressFamily, SocketType};
@@ -61,6 +62,21 @@ pub fn why_missing(driver: DriverChoice) -> Option<String> {
         Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
         Err(error) => panic!("io_uring is not refused, and yet: {error}"),
         Ok(_) => None,
+    }
+}
+
+impl Kernel {
+    /// What the shards of a server that serves have counted.
+    pub fn metrics(&self, server: ServerId) -> MetricsSnapshot {
+        match &self.servers[server.0].state {
+            State::Serving(server) => server.metrics(),
+            State::Draining(_) | State::Ended => panic!("it serves no more"),
+        }
+    }
+
+    /// What the shard counted that runs the clients.
+    pub fn metrics_of_client(&self) -> MetricsSnapshot {
+        self.client.metrics()
     }
 }
 
