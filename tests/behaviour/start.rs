@@ -5,6 +5,7 @@ use crate::lab::Lab;
 use crate::peer::Peer;
 use crate::service::{ECHO, call};
 use catena_engine::config::ConnectionConfig;
+use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::server::StartError;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::{Client, ClientConfig, Cores, DriverChoice, Router, Server, ServerBuilder};
@@ -112,6 +113,11 @@ fn a_value_out_of_bounds_is_named() {
     let config = ConnectionConfig { in_flight_max: 0, ..ConnectionConfig::default() };
     let text = refusal(builder(DriverChoice::Epoll).connection(config));
     assert_eq!(text, "in_flight_max is 0; it must be between 1 and 65536");
+    let refused = |admission| refusal(builder(DriverChoice::Epoll).admission(admission));
+    let none = AdmissionConfig { in_flight_max: 0, ..AdmissionConfig::default() };
+    assert!(refused(none).contains("admission.in_flight_max is 0"));
+    let never = AdmissionConfig { interval: Duration::ZERO, ..AdmissionConfig::default() };
+    assert!(refused(never).contains("admission.interval (µs) is 0"));
 }
 
 /// A mistake is said, and not stepped down from: epoll could have served it, and nobody would know.

@@ -8,7 +8,7 @@ use super::epoll::{EpollConfig, EpollDriver};
 use super::listen::{KernelDriver, listen};
 use super::turn;
 use super::uring::{UringConfig, UringDriver};
-use crate::config::ConfigError;
+use crate::config::between;
 use crate::driver::{Driver, Parker};
 use crate::limits::{MAILBOX_MESSAGES_MAX, SHARD_MAILBOX_MESSAGES_MAX, SHARDS_MAX, SOCKETS_MAX};
 use crate::mailbox::{Mailboxes, mesh};
@@ -49,6 +49,7 @@ pub(crate) struct Started {
 impl ShardPlan {
     /// A plan for each shard that the builder asks for.
     pub(crate) fn all(builder: &ServerBuilder) -> Result<Vec<ShardPlan>, StartError> {
+        builder.admission.validate().map_err(StartError::Config)?;
         check("connections_max", builder.connections_max.into(), SOCKETS_MAX.into())?;
         let cores = choose_cores(&builder.cores, &available_cores().map_err(StartError::Thread)?)?;
         check("the number of shards", cores.len() as u64, SHARDS_MAX as u64)?;
@@ -65,8 +66,7 @@ impl ShardPlan {
 
 /// What every driver asks for alike is checked before any of them is made.
 fn check(name: &'static str, value: u64, high: u64) -> Result<(), StartError> {
-    let error = ConfigError { name, value, low: 1, high };
-    if (1..=high).contains(&value) { Ok(()) } else { Err(StartError::Config(error)) }
+    between(name, value, 1, high).map_err(StartError::Config)
 }
 
 /// How many messages may wait between each two of so many shards; a power of two.
