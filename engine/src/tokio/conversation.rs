@@ -242,7 +242,7 @@ impl Conversation {
                 self.end_reason.get_or_insert(reason);
                 self.is_closed = true;
             }
-            Event::Opened | Event::RequestDropped { .. } => {}
+            Event::Opened | Event::RequestDropped { .. } | Event::RequestRefused { .. } => {}
             Event::Request { .. } | Event::Response { .. } => {
                 unreachable!("a client gets no requests, and takes responses where bytes are read")
             }
