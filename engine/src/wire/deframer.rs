@@ -117,12 +117,14 @@ pub struct Deframer {
     /// The decoded header of that frame, once there are enough bytes of it.
     header: Option<Header>,
     frame_bytes_max: u32,
+    /// The longest frame that was collected so far: so much memory the peer is trusted to fill.
+    trusted_bytes: u32,
 }
 
 impl Deframer {
     /// A deframer that refuses frames longer than `frame_bytes_max`.
     pub fn new(frame_bytes_max: u32) -> Self {
-        Deframer { partial: Vec::new(), header: None, frame_bytes_max }
+        Deframer { partial: Vec::new(), header: None, frame_bytes_max, trusted_bytes: 0 }
     }
 
     /// The next frame. `None`: all of `input` is read, and no frame is whole.
@@ -201,6 +203,7 @@ impl Deframer {
             return Ok(None);
         }
         self.header = None;
+        self.trusted_bytes = self.trusted_bytes.max(header.frame_bytes);
         let frame = std::mem::take(&mut self.partial);
         let storage = match frame.capacity() <= PARTIAL_KEEP_BYTES {
             true => Storage::Collected(frame),
@@ -210,13 +213,15 @@ impl Deframer {
     }
 
     /// Copies up to `wanted` bytes. Memory grows in doubling steps as bytes really arrive, so that
-    /// a length that lies costs one step, and beyond it no more than twice what was really sent.
+    /// a length that lies costs one step, and beyond it no more than twice what was really sent. A
+    /// frame no longer than one that has come before is believed: growing costs more than receiving.
     fn collect(&mut self, input: &mut Input<'_>, wanted: usize) {
         let taken = input.take(wanted.min(input.left()));
         let needed = self.partial.len() + taken.len();
         if needed > self.partial.capacity() {
             let whole = self.header.map_or(HEADER_BYTES, |header| header.frame_bytes as usize);
             let step = (self.partial.capacity() * 2).max(PARTIAL_STEP_BYTES);
+            let step = step.max(self.trusted_bytes as usize);
             let target = whole.min(step).max(needed);
             self.partial.reserve_exact(target - self.partial.len());
         }
