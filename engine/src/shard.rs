@@ -237,6 +237,9 @@ impl Shard {
                 Completion::Received { socket, chunk } => {
                     self.peers.receive(driver, socket, chunk, &mut self.serving);
                 }
+                Completion::Filled { socket, memory } => {
+                    self.peers.filled(driver, socket, memory, &mut self.serving);
+                }
                 Completion::Sent { socket, output, result } => {
                     self.peers.sent(driver, socket, output, result, &mut self.serving);
                 }

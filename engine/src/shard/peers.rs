@@ -17,6 +17,7 @@ use crate::wire::frame::{CallId, ResponseHead};
 use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
 use crate::wire::output::Output;
+use crate::wire::spare::SpareBodies;
 use crate::wire::status::Status;
 use bytes::Bytes;
 use std::cell::OnceCell;
@@ -35,6 +36,7 @@ pub(crate) struct Peers {
     /// The other of two lists that take turns at being `dirty`.
     flushing: Vec<SocketId>,
     spare: SpareOutputs,
+    spare_bodies: Arc<SpareBodies>,
     config: Arc<ConnectionConfig>,
     pub(crate) shard_map: ShardMap,
 }
@@ -86,6 +88,7 @@ impl Peers {
             dirty: Vec::new(),
             flushing: Vec::new(),
             spare: SpareOutputs::default(),
+            spare_bodies: Arc::default(),
             config,
             shard_map: ShardMap::default(),
         }
@@ -136,7 +139,8 @@ impl Peers {
         self.insert(socket, connection, Owner::Client(client), Stage::Connecting);
     }
 
-    fn insert(&mut self, socket: SocketId, connection: Connection, owner: Owner, stage: Stage) {
+    fn insert(&mut self, socket: SocketId, mut connection: Connection, owner: Owner, stage: Stage) {
+        connection.use_spare(self.spare_bodies.clone());
         let slot = socket.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -188,10 +192,32 @@ impl Peers {
             let whole = OnceCell::new();
             let lend = || whole.get_or_init(|| driver.lend(&chunk)).clone();
             peer.read(driver.bytes(&chunk), &lend, &|| driver.now(), serving);
+            peer.offer_memory(driver);
             self.mark_dirty(socket);
         }
         self.spare.extend(spare);
         driver.give_back(chunk);
+    }
+
+    /// More of a large frame has arrived, where it belongs.
+    pub(crate) fn filled<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        memory: Vec<u8>,
+        serving: &mut Serving,
+    ) {
+        let mut spare = Some(self.spare.take());
+        if let Some(peer) = self.get_mut(socket)
+            && peer.stage == Stage::Open
+        {
+            peer.connection.provide_output(&mut spare);
+            peer.connection.put_back_memory(memory);
+            peer.read(&[], &Bytes::new, &|| driver.now(), serving);
+            peer.offer_memory(driver);
+            self.mark_dirty(socket);
+        }
+        self.spare.extend(spare);
     }
 
     pub(crate) fn receive_ended(
@@ -505,6 +531,17 @@ impl Peer {
             self.backlog.extend_from_slice(input.rest());
         }
         self.take_events(serving);
+    }
+
+    /// Has the rest of a large frame received into its own memory.
+    #[inline]
+    fn offer_memory<D: Driver>(&mut self, driver: &mut D) {
+        if self.backlog.is_empty()
+            && let Some((memory, rest)) = self.connection.lend_memory()
+            && let Err(memory) = driver.receive_into(self.socket, memory, rest)
+        {
+            self.connection.put_back_memory(memory);
+        }
     }
 
     /// Reads what was put aside while the peer did not read its answers.

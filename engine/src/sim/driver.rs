@@ -290,6 +290,15 @@ impl Driver for SimDriver {
         core.network.send(&mut core.stage, self.at, socket, output)
     }
 
+    fn receive_into(
+        &mut self,
+        _socket: SocketId,
+        memory: Vec<u8>,
+        _bytes_max: usize,
+    ) -> Result<(), Vec<u8>> {
+        Err(memory)
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         let core = &mut *self.core();
         core.network.pause_receive(&mut core.stage, self.at, socket);

@@ -49,6 +49,8 @@ pub(super) enum Memory {
     Output { output: Output, sent: usize },
     Address(Box<SocketAddress>),
     File(FileBuffer),
+    /// To be received into, behind its bytes.
+    Body(Vec<u8>),
 }
 
 #[derive(Debug)]

@@ -11,9 +11,13 @@
 use super::framer::TRAILER_BYTES;
 use super::header::{Flags, HEADER_BYTES, Header, HeaderError};
 use super::metadata::Metadata;
-use crate::limits::{LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES};
+use super::spare::SpareBodies;
+use crate::limits::{LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES,
+    RECEIVE_INTO_BYTES_MIN, RECEIVE_INTO_FRAME_BYTES_MIN,
+};
 use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 
 /// A receive that is being read: the bytes and how far it is read.
 #[derive(Debug)]
@@ -119,12 +123,16 @@ pub struct Deframer {
     frame_bytes_max: u32,
     /// The longest frame that was collected so far: so much memory the peer is trusted to fill.
     trusted_bytes: u32,
+    /// The memory of the frame under way is being received into.
+    is_lent: bool,
+    /// Where the memory of large frames comes from and goes to.
+    spare: Option<Arc<SpareBodies>>,
 }
 
 impl Deframer {
     /// A deframer that refuses frames longer than `frame_bytes_max`.
     pub fn new(frame_bytes_max: u32) -> Self {
-        Deframer { partial: Vec::new(), header: None, frame_bytes_max, trusted_bytes: 0 }
+        Deframer { partial: Vec::new(), header: None, frame_bytes_max, trusted_bytes: 0, is_lent: false, spare: None }
     }
 
     /// The next frame. `None`: all of `input` is read, and no frame is whole.
@@ -155,10 +163,38 @@ impl Deframer {
         self.frame_bytes_max = frame_bytes_max;
     }
 
+    /// Takes the memory of large frames from `spare`, where it goes when they are dropped.
+    pub fn use_spare(&mut self, spare: Arc<SpareBodies>) {
+        self.spare = Some(spare);
+    }
+
     /// Gives up the frame under way, if there is one, and all memory.
     pub fn release_memory(&mut self) {
         self.partial = Vec::new();
         self.header = None;
+    }
+
+    /// Memory to receive the rest of the frame under way into, if that is worth while, and how many
+    /// bytes the rest has: it holds what has come of the frame and has room for some or all of the
+    /// rest. Until [`Deframer::put_back`] returns it there must be no other input.
+    #[inline]
+    pub fn lend_partial(&mut self) -> Option<(Vec<u8>, usize)> {
+        let frame_bytes = self.header?.frame_bytes as usize;
+        let left = frame_bytes - self.partial.len();
+        if frame_bytes < RECEIVE_INTO_FRAME_BYTES_MIN || left < RECEIVE_INTO_BYTES_MIN || self.is_lent {
+            return None;
+        }
+        if self.partial.len() == self.partial.capacity() {
+            self.grow(self.partial.len() + 1);
+        }
+        self.is_lent = true;
+        Some((std::mem::take(&mut self.partial), left))
+    }
+
+    /// Takes lent memory back, with whatever was received into it.
+    pub fn put_back(&mut self, partial: Vec<u8>) {
+        assert!(std::mem::take(&mut self.is_lent), "what is put back was lent");
+        self.partial = partial;
     }
 
     /// Bytes of the frame under way that have arrived, and that it has in all (if known).
@@ -205,9 +241,12 @@ impl Deframer {
         self.header = None;
         self.trusted_bytes = self.trusted_bytes.max(header.frame_bytes);
         let frame = std::mem::take(&mut self.partial);
-        let storage = match frame.capacity() <= PARTIAL_KEEP_BYTES {
-            true => Storage::Collected(frame),
-            false => Storage::Large(Bytes::from(frame)),
+        let storage = match &self.spare {
+            _ if frame.capacity() <= PARTIAL_KEEP_BYTES => Storage::Collected(frame),
+            Some(spare) if frame.capacity() >= PARTIAL_STEP_BYTES => {
+                Storage::Large(spare.share(frame))
+            }
+            _ => Storage::Large(Bytes::from(frame)),
         };
         read(header, storage).map(Some)
     }
@@ -219,13 +258,26 @@ impl Deframer {
         let taken = input.take(wanted.min(input.left()));
         let needed = self.partial.len() + taken.len();
         if needed > self.partial.capacity() {
-            let whole = self.header.map_or(HEADER_BYTES, |header| header.frame_bytes as usize);
-            let step = (self.partial.capacity() * 2).max(PARTIAL_STEP_BYTES);
-            let step = step.max(self.trusted_bytes as usize);
-            let target = whole.min(step).max(needed);
-            self.partial.reserve_exact(target - self.partial.len());
+            self.grow(needed);
         }
         self.partial.extend_from_slice(taken);
+    }
+
+    #[cold]
+    fn grow(&mut self, needed: usize) {
+        let whole = self.header.map_or(HEADER_BYTES, |header| header.frame_bytes as usize);
+        let step = (self.partial.capacity() * 2).max(PARTIAL_STEP_BYTES);
+        let step = step.max(self.trusted_bytes as usize);
+        let target = whole.min(step).max(needed);
+        if target >= PARTIAL_STEP_BYTES
+            && let Some(spare) = &self.spare
+            && let Some(mut memory) = spare.take(target)
+        {
+            memory.extend_from_slice(&self.partial);
+            spare.keep(std::mem::replace(&mut self.partial, memory));
+        } else {
+            self.partial.reserve_exact(target - self.partial.len());
+        }
     }
 
     #[inline]

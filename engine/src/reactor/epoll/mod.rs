@@ -429,6 +429,15 @@ impl Driver for EpollDriver {
         SendState::InFlight
     }
 
+    fn receive_into(
+        &mut self,
+        _socket: SocketId,
+        memory: Vec<u8>,
+        _bytes_max: usize,
+    ) -> Result<(), Vec<u8>> {
+        Err(memory)
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         if let Some(socket) = self.sockets.get_mut(socket) {
             socket.paused = true;
