@@ -20,7 +20,8 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod calls;
+pub(crate) mod backlog;
+mod calls;
 pub mod message;
 pub(crate) mod peers;
 pub(crate) mod serve;

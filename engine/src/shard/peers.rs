@@ -1,5 +1,6 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
+use super::backlog::Backlog;
 use super::calls;
 use super::serve::Serving;
 use crate::client::ClientKey;
@@ -58,7 +59,7 @@ pub(crate) struct Peer {
     /// A call has ended or the hello has come: calls that wait may have room now.
     wants_pump: bool,
     /// What was received and is not read, because the peer does not read its answers.
-    backlog: Vec<u8>,
+    backlog: Backlog,
     timer: Option<(TimerId, Instant)>,
 }
 
@@ -157,7 +158,7 @@ impl Peers {
             wants_linger: false,
             has_answered: false,
             wants_pump: false,
-            backlog: Vec::new(),
+            backlog: Backlog::default(),
             timer: None,
         }));
         self.count += 1;
@@ -461,7 +462,7 @@ impl Peers {
                 self.remove(socket, local);
             } else if peer.stage == Stage::Open {
                 peer.stage = Stage::Lingering;
-                peer.backlog = Vec::new();
+                peer.backlog = Backlog::default();
                 peer.set_timer(None, local);
                 peer.set_timer(Some(local.now() + LINGER), local);
                 if std::mem::take(&mut peer.is_paused) {
@@ -499,9 +500,26 @@ impl Peer {
         clock: &dyn Fn() -> Instant,
         serving: &mut Serving,
     ) {
-        if !self.backlog.is_empty() {
-            return self.backlog.extend_from_slice(bytes);
+        let read = match self.backlog.is_empty() {
+            true => self.read_frames(bytes, lend, clock, serving),
+            false => 0,
+        };
+        // After the end nobody reads the rest.
+        if read < bytes.len() && !self.connection.is_closed() {
+            self.backlog.push(&bytes[read..]);
         }
+        self.take_events(serving);
+    }
+
+    /// Reads frames for as long as the peer reads its answers. Returns how many bytes were read.
+    #[inline]
+    fn read_frames(
+        &mut self,
+        bytes: &[u8],
+        lend: &dyn Fn() -> Bytes,
+        clock: &dyn Fn() -> Instant,
+        serving: &mut Serving,
+    ) -> usize {
         let mut input = Input::new(bytes);
         // All of it was in hand when the turn began: time that a request waits for those before it is
         // time of its deadline.
@@ -526,11 +544,7 @@ impl Peer {
                 other => self.on_event(other, serving),
             }
         }
-        // After the end nobody reads the rest.
-        if !self.connection.is_closed() {
-            self.backlog.extend_from_slice(input.rest());
-        }
-        self.take_events(serving);
+        bytes.len() - input.left()
     }
 
     /// Has the rest of a large frame received into its own memory.
@@ -546,9 +560,16 @@ impl Peer {
 
     /// Reads what was put aside while the peer did not read its answers.
     fn read_backlog(&mut self, clock: &dyn Fn() -> Instant, serving: &mut Serving) {
-        let backlog = std::mem::take(&mut self.backlog);
-        let bytes = Bytes::from(backlog);
-        self.read(&bytes, &|| bytes.clone(), clock, serving);
+        // A frame that was received into its own memory may be whole, and wait as well.
+        self.read_frames(&[], &Bytes::new, clock, serving);
+        while !self.is_overfull()
+            && !self.connection.is_closed()
+            && let Some(piece) = self.backlog.pop()
+        {
+            let read = self.read_frames(&piece, &|| piece.clone(), clock, serving);
+            self.backlog.put_back(piece, read);
+        }
+        self.take_events(serving);
     }
 
     /// Events other than those in bytes, and what follows from them.
@@ -613,7 +634,7 @@ impl Peer {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.connection.memory_bytes() + self.backlog.capacity()
+        self.connection.memory_bytes() + self.backlog.bytes()
     }
 
     /// Sets the timer no later than `at`. One that is set too early stays: moving it at every

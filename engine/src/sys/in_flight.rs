@@ -46,7 +46,10 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) enum Memory {
     None,
-    Output { output: Output, sent: usize },
+    Output {
+        output: Output,
+        sent: usize,
+    },
     Address(Box<SocketAddress>),
     File(FileBuffer),
     /// To be received into, behind its bytes.

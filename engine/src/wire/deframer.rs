@@ -12,7 +12,8 @@ use super::framer::TRAILER_BYTES;
 use super::header::{Flags, HEADER_BYTES, Header, HeaderError};
 use super::metadata::Metadata;
 use super::spare::SpareBodies;
-use crate::limits::{LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES,
+use crate::limits::{
+    LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES,
     RECEIVE_INTO_BYTES_MIN, RECEIVE_INTO_FRAME_BYTES_MIN,
 };
 use bytes::Bytes;
@@ -113,6 +114,13 @@ impl Body<'_> {
     }
 }
 
+/// Memory that somebody receives into: what it held, and how large it is.
+#[derive(Clone, Copy, Debug)]
+struct Lent {
+    arrived: usize,
+    capacity: usize,
+}
+
 /// Splits one connection's bytes into frames.
 #[derive(Debug)]
 pub struct Deframer {
@@ -123,8 +131,8 @@ pub struct Deframer {
     frame_bytes_max: u32,
     /// The longest frame that was collected so far: so much memory the peer is trusted to fill.
     trusted_bytes: u32,
-    /// The memory of the frame under way is being received into.
-    is_lent: bool,
+    /// While the memory of the frame under way is being received into.
+    lent: Option<Lent>,
     /// Where the memory of large frames comes from and goes to.
     spare: Option<Arc<SpareBodies>>,
 }
@@ -132,7 +140,14 @@ pub struct Deframer {
 impl Deframer {
     /// A deframer that refuses frames longer than `frame_bytes_max`.
     pub fn new(frame_bytes_max: u32) -> Self {
-        Deframer { partial: Vec::new(), header: None, frame_bytes_max, trusted_bytes: 0, is_lent: false, spare: None }
+        Deframer {
+            partial: Vec::new(),
+            header: None,
+            frame_bytes_max,
+            trusted_bytes: 0,
+            lent: None,
+            spare: None,
+        }
     }
 
     /// The next frame. `None`: all of `input` is read, and no frame is whole.
@@ -142,6 +157,7 @@ impl Deframer {
     #[inline]
     pub fn next<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Frame<'a>>, FrameError> {
         if self.partial.is_empty() {
+            debug_assert!(self.lent.is_none() || input.left() == 0, "what comes next is in there");
             let Some(bytes) = input.rest().first_chunk::<HEADER_BYTES>() else {
                 self.collect(input, input.left());
                 return Ok(None);
@@ -172,6 +188,8 @@ impl Deframer {
     pub fn release_memory(&mut self) {
         self.partial = Vec::new();
         self.header = None;
+        // What is lent counts for whoever holds it now.
+        self.lent = self.lent.map(|_| Lent { arrived: 0, capacity: 0 });
     }
 
     /// Memory to receive the rest of the frame under way into, if that is worth while, and how many
@@ -181,31 +199,38 @@ impl Deframer {
     pub fn lend_partial(&mut self) -> Option<(Vec<u8>, usize)> {
         let frame_bytes = self.header?.frame_bytes as usize;
         let left = frame_bytes - self.partial.len();
-        if frame_bytes < RECEIVE_INTO_FRAME_BYTES_MIN || left < RECEIVE_INTO_BYTES_MIN || self.is_lent {
+        let is_large =
+            frame_bytes >= RECEIVE_INTO_FRAME_BYTES_MIN && left >= RECEIVE_INTO_BYTES_MIN;
+        if !is_large || self.lent.is_some() {
             return None;
         }
         if self.partial.len() == self.partial.capacity() {
             self.grow(self.partial.len() + 1);
         }
-        self.is_lent = true;
+        let (arrived, capacity) = (self.partial.len(), self.partial.capacity());
+        self.lent = Some(Lent { arrived, capacity });
         Some((std::mem::take(&mut self.partial), left))
     }
 
     /// Takes lent memory back, with whatever was received into it.
     pub fn put_back(&mut self, partial: Vec<u8>) {
-        assert!(std::mem::take(&mut self.is_lent), "what is put back was lent");
-        self.partial = partial;
+        assert!(self.lent.take().is_some(), "what is put back was lent");
+        // Unless the frame was given up in the meantime.
+        if self.header.is_some() {
+            self.partial = partial;
+        }
     }
 
     /// Bytes of the frame under way that have arrived, and that it has in all (if known).
     pub fn under_way(&self) -> Option<(usize, Option<u32>)> {
         let length = self.header.map(|header| header.frame_bytes);
-        (!self.partial.is_empty()).then_some((self.partial.len(), length))
+        let arrived = self.partial.len() + self.lent.map_or(0, |lent| lent.arrived);
+        (arrived > 0).then_some((arrived, length))
     }
 
     /// Memory held for the frame under way, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.partial.capacity()
+        self.partial.capacity() + self.lent.map_or(0, |lent| lent.capacity)
     }
 
     /// Takes back the memory of a frame that was collected, for the next one, if it is small.
@@ -486,6 +511,73 @@ mod tests {
         assert!(deframer.next(&mut Input::new(&header.encode())).expect("lawful").is_none());
         assert!(deframer.memory_bytes() <= PARTIAL_STEP_BYTES);
         assert_eq!(deframer.under_way(), Some((HEADER_BYTES, Some(16 << 20))));
+    }
+
+    /// The header of a request that is followed by so many bytes, and the deframer that has read it.
+    fn under_way(deframer: &mut Deframer, frame_bytes: u32) {
+        let header = Header { frame_bytes, ..control(Kind::Request, 0, 1) };
+        assert!(deframer.next(&mut Input::new(&header.encode())).expect("lawful").is_none());
+    }
+
+    #[test]
+    fn a_frame_as_long_as_one_before_has_its_memory_at_once() {
+        let mut deframer = Deframer::new(32 << 20);
+        under_way(&mut deframer, 4 << 20);
+        let body = vec![0; (4 << 20) - HEADER_BYTES];
+        let mut capacities = Vec::new();
+        for piece in body.chunks(16 << 10) {
+            let _ = deframer.next(&mut Input::new(piece)).expect("lawful");
+            capacities.push(deframer.memory_bytes());
+        }
+        let grown = capacities.windows(2).filter(|pair| pair[0] < pair[1]).count();
+        assert!(grown > 3, "a stranger's length is believed bit by bit: {capacities:?}");
+        under_way(&mut deframer, 4 << 20);
+        assert_eq!(deframer.memory_bytes(), 4 << 20);
+        deframer.release_memory();
+        under_way(&mut deframer, 16 << 20);
+        assert_eq!(deframer.memory_bytes(), 4 << 20, "no more than has come before");
+    }
+
+    #[test]
+    fn the_rest_of_a_large_frame_can_be_received_where_it_belongs() {
+        let spare = Arc::new(SpareBodies::default());
+        let frame_bytes = RECEIVE_INTO_FRAME_BYTES_MIN;
+        let mut deframer = Deframer::new(32 << 20);
+        deframer.use_spare(spare.clone());
+        assert!(deframer.lend_partial().is_none(), "nothing is under way");
+        under_way(&mut deframer, frame_bytes as u32 - 1);
+        assert!(deframer.lend_partial().is_none(), "not worth it");
+        deframer.release_memory();
+
+        under_way(&mut deframer, frame_bytes as u32);
+        let mut arrived = HEADER_BYTES;
+        while let Some((mut memory, left)) = deframer.lend_partial() {
+            assert_eq!((memory.len(), left), (arrived, frame_bytes - arrived));
+            assert!(memory.capacity() > memory.len(), "room for some of it");
+            assert!(deframer.lend_partial().is_none(), "there is one memory");
+            assert_eq!(deframer.under_way(), Some((arrived, Some(frame_bytes as u32))));
+            assert_eq!(deframer.memory_bytes(), memory.capacity());
+            let room = memory.capacity() - memory.len();
+            memory.resize(arrived + room.min(left).min(50_000), 9);
+            arrived = memory.len();
+            deframer.put_back(memory);
+        }
+        assert!(frame_bytes - arrived < RECEIVE_INTO_BYTES_MIN);
+        let rest = vec![9; frame_bytes - arrived];
+        let frame = deframer.next(&mut Input::new(&rest)).expect("lawful").expect("whole");
+        assert_eq!(frame.body.payload(), vec![9; frame_bytes - HEADER_BYTES]);
+        drop(frame);
+        assert!(spare.bytes() >= frame_bytes, "its memory is kept for the next");
+    }
+
+    #[test]
+    fn memory_that_comes_back_too_late_is_let_go() {
+        let mut deframer = Deframer::new(32 << 20);
+        under_way(&mut deframer, 1 << 20);
+        let (memory, _) = deframer.lend_partial().expect("a large frame is under way");
+        deframer.release_memory();
+        deframer.put_back(memory);
+        assert_eq!((deframer.memory_bytes(), deframer.under_way()), (0, None));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
     Output, Parker, SendState, SocketId,
 };
+use crate::limits::RECEIVE_INTO_BYTES_MAX;
 use crate::sys::{clock, socket as sys_socket};
 use crate::time::{Duration, Instant, earliest};
 use bytes::Bytes;
@@ -88,6 +89,8 @@ enum Work {
     Connect(SocketId),
     /// There may be bytes, or the end of the stream.
     Receive(SocketId),
+    /// The end of the stream was met while receiving into the caller's memory.
+    End(SocketId),
     /// The send in flight can go on, or has failed, or was cut off by a close.
     Send(SocketId),
     /// The caller closed it: report that and let the slot.
@@ -206,6 +209,10 @@ impl EpollDriver {
         match work {
             Work::Connect(socket) => self.finish_connect(socket),
             Work::Receive(socket) => self.receive(socket),
+            Work::End(id) => {
+                let result = self.sockets.get(id)?.error.map_or(Ok(()), |error| Err(error.into()));
+                Some(Completion::ReceiveEnded { socket: id, result })
+            }
             Work::Send(socket) => self.finish_send(socket),
             Work::Close(socket) => {
                 self.release(socket);
@@ -242,6 +249,9 @@ impl EpollDriver {
     fn receive(&mut self, id: SocketId) -> Option<Completion> {
         let socket = self.sockets.get_mut(id)?;
         socket.queued_receive = false;
+        if let Some((memory, bytes_max)) = socket.into.take() {
+            return self.receive_into_memory(id, memory, bytes_max);
+        }
         if !socket.wants_receive() {
             return None;
         }
@@ -273,6 +283,38 @@ impl EpollDriver {
                 Some(Completion::ReceiveEnded { socket: id, result })
             }
         }
+    }
+
+    fn receive_into_memory(
+        &mut self,
+        id: SocketId,
+        mut memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Option<Completion> {
+        let socket = self.sockets.get_mut(id)?;
+        if socket.paused {
+            return Some(Completion::Filled { socket: id, memory });
+        }
+        let arrived = sockets::receive_into(socket, &mut memory, bytes_max);
+        if socket.wants_receive() {
+            socket.queued_receive = true;
+            self.carried.push_back(Work::Receive(id));
+        }
+        match arrived {
+            Arrived::Bytes(length) => {
+                self.counters.receives += 1;
+                self.counters.received_bytes += length as u64;
+            }
+            Arrived::Nothing => {
+                socket.into = Some((memory, bytes_max));
+                return None;
+            }
+            Arrived::End(result) => {
+                socket.error = result.err();
+                self.work.push_front(Work::End(id));
+            }
+        }
+        Some(Completion::Filled { socket: id, memory })
     }
 
     /// Goes on with a send in flight, and reports it if it has ended.
@@ -431,16 +473,25 @@ impl Driver for EpollDriver {
 
     fn receive_into(
         &mut self,
-        _socket: SocketId,
+        socket: SocketId,
         memory: Vec<u8>,
-        _bytes_max: usize,
+        bytes_max: usize,
     ) -> Result<(), Vec<u8>> {
-        Err(memory)
+        let Some(socket) = self.sockets.get_mut(socket) else { return Err(memory) };
+        if socket.paused || socket.ended || socket.into.is_some() {
+            return Err(memory);
+        }
+        // What is to be received stands in the queue already, or will be told by the kernel.
+        socket.into = Some((memory, bytes_max.min(RECEIVE_INTO_BYTES_MAX)));
+        Ok(())
     }
 
-    fn pause_receive(&mut self, socket: SocketId) {
-        if let Some(socket) = self.sockets.get_mut(socket) {
+    fn pause_receive(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.get_mut(id) {
             socket.paused = true;
+            if socket.into.is_some() && !std::mem::replace(&mut socket.queued_receive, true) {
+                self.work.push_back(Work::Receive(id));
+            }
         }
     }
 

@@ -1,7 +1,12 @@
 //! Receiving: one submission a socket that goes on for as long as there is data and a buffer.
 //!
 //! It ends for want of a buffer (`ENOBUFS`), which is back-pressure: the socket queues, first come
-//! first served, and receives again when a buffer has come back, never before.
+//! first served, and receives again when a buffer has come back, never before. A socket that sends
+//! much may so take all buffers once; after that it has one at a time, as has everybody who queues.
+//!
+//! A large body is received into memory that the shard offers, between two chunks. A receive that
+//! goes on leaves no such moment, so the first offer is declined, and makes the socket receive
+//! chunks one by one for a while. Each is armed when the shard has dealt with the one before.
 
 use super::UringDriver;
 use super::config::Features;
@@ -56,6 +61,9 @@ impl UringDriver {
         match -reaped.result {
             libc::ENOBUFS => {
                 socket.receive = Receive::Waiting;
+                // A receive that goes on would take all buffers that come back, and those behind it
+                // in the queue would never have one.
+                socket.single = limits::SINGLE_RECEIVES;
                 self.waiting.push_back(id);
                 self.counters.buffer_waits += 1;
                 None
@@ -84,7 +92,8 @@ impl UringDriver {
         if socket.stage == Stage::Open && is_quiet {
             socket.single = limits::SINGLE_RECEIVES;
             let user_data = Op::on(Tag::ReceiveInto, id).encode();
-            let (descriptor, bytes_max) = (socket.descriptor().as_fd(), bytes_max.min(limits::RECEIVE_INTO_BYTES_MAX));
+            let (descriptor, bytes_max) =
+                (socket.descriptor().as_fd(), bytes_max.min(limits::RECEIVE_INTO_BYTES_MAX));
             let ticket = self.ring.receive_into(descriptor, memory, bytes_max, user_data);
             socket.receive = Receive::Into(ticket);
             return Ok(());
