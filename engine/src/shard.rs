@@ -25,6 +25,7 @@ mod calls;
 pub mod message;
 pub(crate) mod peers;
 pub(crate) mod serve;
+mod spare;
 
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;

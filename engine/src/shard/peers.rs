@@ -3,10 +3,11 @@
 use super::backlog::Backlog;
 use super::calls;
 use super::serve::Serving;
+use super::spare::SpareOutputs;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
-use crate::limits::{LINGER, OUTPUT_KEEP_BYTES_MAX, OUTPUT_START_BYTES, OUTPUTS_KEPT_BYTES_MAX};
+use crate::limits::LINGER;
 use crate::local::{DeferredKey, Local, Origin, TimerKey};
 use crate::metrics::ShardMetrics;
 use crate::rpc::connection::{Connection, Event, Role};
@@ -666,42 +667,5 @@ fn log_close(reason: &CloseReason, owner: Owner) {
         tracing::warn!(%reason, ?owner, "connection ended by the peer's fault");
     } else {
         tracing::debug!(%reason, ?owner, "connection ended");
-    }
-}
-
-/// Memory for output that nobody uses at the moment. Taken for the length of a turn, or of a send;
-/// so there is as much of it as sends are in flight, not as there are connections.
-#[derive(Debug, Default)]
-struct SpareOutputs {
-    outputs: Vec<Output>,
-    bytes: usize,
-}
-
-impl SpareOutputs {
-    #[inline]
-    fn take(&mut self) -> Output {
-        match self.outputs.pop() {
-            Some(output) => {
-                self.bytes -= output.capacity();
-                output
-            }
-            None => Output::with_capacity(OUTPUT_START_BYTES),
-        }
-    }
-
-    #[inline]
-    fn keep(&mut self, mut output: Output) {
-        output.clear(OUTPUT_KEEP_BYTES_MAX);
-        let bytes = output.capacity();
-        if bytes > 0 && self.bytes + bytes <= OUTPUTS_KEPT_BYTES_MAX {
-            self.bytes += bytes;
-            self.outputs.push(output);
-        }
-    }
-
-    fn extend(&mut self, unused: Option<Output>) {
-        if let Some(output) = unused {
-            self.keep(output);
-        }
     }
 }
