@@ -138,7 +138,7 @@ pub const LEND_RESERVE_FRACTION: u16 = 4;
 
 /// Frames of this many bytes or more are received into their own memory. Below, the single receives
 /// cost more than the copy that they save: measured on loopback, the server's CPU per request was
-/// 1.11 times as much at 64 KiB, the same at 128 KiB, and 0.83, 0.78 and 0.68 times at 192, 256 and
+/// 1.11 times as much at 64 KiB, the same at 128 KiB, and 0.83, 0.78 and 0.71 times at 192, 256 and
 /// 512 KiB (`docs/performance.md`).
 pub const RECEIVE_INTO_FRAME_BYTES_MIN: usize = 192 * 1_024;
 
