@@ -262,6 +262,7 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
                     }
                 }
                 Completion::Closed { .. }
+                | Completion::Filled { .. }
                 | Completion::Accepted { .. }
                 | Completion::AcceptFailed { .. }
                 | Completion::File { .. } => {}

@@ -76,6 +76,10 @@ impl Driver for MemoryDriver {
         SendState::Done(output)
     }
 
+    fn receive_into(&mut self, _: SocketId, memory: Vec<u8>, _: usize) -> Result<(), Vec<u8>> {
+        Err(memory)
+    }
+
     fn pause_receive(&mut self, _: SocketId) {}
 
     fn resume_receive(&mut self, _: SocketId) {}

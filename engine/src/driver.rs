@@ -171,6 +171,14 @@ pub enum Completion {
         /// Where they lie; must be given back.
         chunk: Chunk,
     },
+    /// A [`Driver::receive_into`] has ended: with bytes, because receiving was paused, or because
+    /// nothing will arrive any more, which [`Completion::ReceiveEnded`] then says.
+    Filled {
+        /// Which socket.
+        socket: SocketId,
+        /// The memory, longer by what arrived.
+        memory: Vec<u8>,
+    },
     /// Nothing will arrive on this socket any more. It can still be sent to; it must be closed.
     ReceiveEnded {
         /// Which socket.
@@ -229,8 +237,24 @@ pub trait Driver {
     /// Sends all of `output` in order. At most one send may be in flight on a socket.
     fn send(&mut self, socket: SocketId, output: Output) -> SendState;
 
+    /// Receives what arrives next behind the bytes of `memory`, into its spare capacity, instead of
+    /// into a buffer of the driver's: once, at most `bytes_max`, and not necessarily all of these.
+    /// [`Completion::Filled`] brings the memory back; until then nothing else is received.
+    ///
+    /// An offer, for the rest of a large frame. A driver that cannot take it up at this moment, say
+    /// because it is receiving already, hands the memory back, and the bytes come as chunks.
+    ///
+    /// # Errors
+    /// The memory, if the offer is declined.
+    fn receive_into(
+        &mut self,
+        socket: SocketId,
+        memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<u8>>;
+
     /// Stops reading: the peer's bytes stay in the kernel and its window closes. Chunks that were
-    /// already received may still be reported.
+    /// already received may still be reported; memory that is being received into comes back.
     fn pause_receive(&mut self, socket: SocketId);
 
     /// Reads again after [`Driver::pause_receive`].

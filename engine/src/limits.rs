@@ -32,6 +32,13 @@ pub const PARTIAL_KEEP_BYTES: usize = 1_024;
 /// bytes really arrive. A peer that announces 16 MiB and sends nothing costs this much.
 pub const PARTIAL_STEP_BYTES: usize = 64 * 1_024;
 
+/// The most memory in bytes that a shard keeps of large frames that nobody uses any more: as much as
+/// for output. Without it a frame of 1 MiB costs some three times the CPU, in page faults.
+pub const SPARE_BODIES_BYTES_MAX: usize = 32 << 20;
+
+/// The most pieces of such memory: at 64 KiB, the smallest that is kept, 4 MiB.
+pub const SPARE_BODIES_MAX: usize = 64;
+
 /// Payloads up to this many bytes are copied behind their header, longer ones are sent from where
 /// they lie. Copying 4 KiB costs about 100 ns and saves two slices and a reference count.
 pub const COPY_BYTES_MAX: usize = 4 * 1_024;
@@ -153,6 +160,26 @@ pub const RECEIVE_BUFFER_BYTES_MAX: u32 = 1_024 * 1_024;
 /// Below one unlent receive buffer in so many, chunks are copied out instead of lent, so that a slow
 /// holder cannot drain the pool.
 pub const LEND_RESERVE_FRACTION: u16 = 4;
+
+/// Frames of this many bytes or more are received into their own memory. Below, the single receives
+/// cost more than the copy that they save: measured on loopback, the server's CPU per request was
+/// 1.11 times as much at 64 KiB, the same at 128 KiB, and 0.83, 0.78 and 0.71 times at 192, 256 and
+/// 512 KiB (`docs/performance.md`).
+pub const RECEIVE_INTO_FRAME_BYTES_MIN: usize = 192 * 1_024;
+
+/// If fewer bytes than this of a frame are to come, they come with what follows: copying a page costs
+/// less than a receive of its own.
+pub const RECEIVE_INTO_BYTES_MIN: usize = 4 * 1_024;
+
+/// The most bytes that are received into a frame's own memory at a time: copying them takes the
+/// kernel some 100 µs, in which the shard does nothing else.
+pub const RECEIVE_INTO_BYTES_MAX: usize = 1_024 * 1_024;
+
+/// So many chunks a socket receives one by one before it goes back to a receive that goes on by
+/// itself: after an offer of memory, for the next large frame to find it between two receives, and
+/// after it ran out of buffers, for others to have some. A guess: a peer that mixes large frames
+/// with a few small ones stays as it is, and one that has changed its ways goes back soon.
+pub const SINGLE_RECEIVES: u8 = 8;
 
 /// Submission queue entries unless told otherwise. A turn that queues more enters the kernel in
 /// between; 64-byte entries, so 64 KiB.

@@ -20,10 +20,12 @@
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod calls;
+pub(crate) mod backlog;
+mod calls;
 pub mod message;
 pub(crate) mod peers;
 pub(crate) mod serve;
+mod spare;
 
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
@@ -238,6 +240,9 @@ impl Shard {
             match completion {
                 Completion::Received { socket, chunk } => {
                     self.peers.receive(driver, socket, chunk, &mut self.serving);
+                }
+                Completion::Filled { socket, memory } => {
+                    self.peers.filled(driver, socket, memory, &mut self.serving);
                 }
                 Completion::Sent { socket, output, result } => {
                     self.peers.sent(driver, socket, output, result, &mut self.serving);

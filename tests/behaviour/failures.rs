@@ -19,13 +19,16 @@ pub fn a_client_that_dies_mid_frame_harms_nobody<L: Lab>(lab: &mut L) {
     let probe = Probe::new();
     let server = lab.start(service::spec(&probe));
     let address = lab.address(server);
-    let whole = request(1, ECHO, LONG, &pattern(100_000));
+    let whole = request(1, ECHO, LONG, &pattern(1_000_000));
     let mut other = Peer::greet(lab, address);
-    for cut in [1, 31, 32, 33, 5_000, whole.len() - 1] {
+    for cut in [1, 31, 32, 33, 5_000, 400_000, whole.len() - 1] {
         let mut peer = Peer::greet(lab, address);
         peer.send(lab, &request(0, HOLD, LONG, b""));
         lab.wait_until("it runs", |_| probe.running() == 1);
-        peer.send(lab, &whole[..cut]);
+        let (first, second) = whole[..cut].split_at(cut / 2);
+        peer.send(lab, first);
+        lab.pause(Duration::from_millis(1));
+        peer.send(lab, second);
         drop(peer);
         lab.wait_until("its work is gone", |_| probe.running() == 0);
         other.send(lab, &request(0, ECHO, LONG, b"on"));

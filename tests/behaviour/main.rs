@@ -10,6 +10,7 @@ mod files;
 mod flow;
 mod kernel;
 mod lab;
+mod large;
 mod liveness;
 mod mishaps;
 mod outside;
@@ -97,6 +98,9 @@ behaviours! {
     flow::a_reader_that_pauses_is_not_taken_for_dead
     flow::a_large_answer_may_take_its_time
     flow::requests_that_cannot_be_sent_wait_with_their_caller
+    large::a_call_can_be_given_up_while_its_answer_comes
+    large::a_body_under_way_waits_while_answers_are_not_read
+    large::a_drain_does_not_wait_for_the_rest_of_a_body
     liveness::an_idle_connection_is_left
     liveness::a_client_that_was_left_idle_connects_again
     liveness::a_connection_at_work_is_not_idle

@@ -274,6 +274,7 @@ impl BareHost {
                 let state = self.sockets.get_mut(&socket).expect("nothing comes after a close");
                 state.received.push_back(Received::Bytes(bytes));
             }
+            Completion::Filled { .. } => unreachable!("no memory was offered"),
             Completion::ReceiveEnded { socket, result } => {
                 let state = self.sockets.get_mut(&socket).expect("nothing comes after a close");
                 let end = if result.is_ok() { Received::Ended } else { Received::Reset };

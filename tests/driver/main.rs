@@ -10,6 +10,7 @@ mod exhaustion;
 mod files;
 mod harness;
 mod kernel;
+mod memory;
 mod park;
 mod receive;
 mod send;
@@ -51,6 +52,10 @@ macro_rules! common_checks {
             receive::several_chunks_can_be_held
             receive::pausing_stops_the_bytes
             receive::two_hundred_sockets_do_not_mix
+            memory::bytes_go_where_they_are_wanted
+            memory::a_pause_brings_memory_back
+            memory::an_end_brings_memory_back_first
+            memory::a_close_keeps_memory_that_is_received_into
             send::a_big_output_arrives_whole_at_a_slow_reader
             send::an_empty_output_is_done_at_once
             send::both_sides_can_send_more_than_fits_at_once
@@ -102,6 +107,8 @@ macro_rules! kernel_suite {
                 kernel::bytes_and_end_that_arrive_together_are_both_told
                 kernel::a_paused_socket_keeps_its_end_for_later
                 kernel::addresses_in_use_are_refused_by_name
+                memory::a_reset_brings_memory_back_first
+                memory::a_greedy_peer_starves_nobody
                 park::a_park_lasts_until_its_deadline
                 park::a_park_with_work_queued_is_short
                 park::bytes_end_a_park

@@ -50,6 +50,7 @@ use crate::wire::framer::{Framer, Payload, PayloadWriter};
 use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
 use crate::wire::output::{Mark, Output};
+use crate::wire::spare::SpareBodies;
 use crate::wire::status::Status;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -274,6 +275,23 @@ impl Connection {
             }
         }
         None
+    }
+
+    /// Memory to receive the rest of a large frame into; see [`Deframer::lend_partial`]. Give it
+    /// back with [`Connection::put_back_memory`].
+    #[inline]
+    pub fn lend_memory(&mut self) -> Option<(Vec<u8>, usize)> {
+        self.deframer.lend_partial()
+    }
+
+    /// Takes the memory of large frames from `spare`.
+    pub fn use_spare(&mut self, spare: Arc<SpareBodies>) {
+        self.deframer.use_spare(spare);
+    }
+
+    /// Takes lent memory back. [`Connection::handle_bytes`] reads on where it ends.
+    pub fn put_back_memory(&mut self, memory: Vec<u8>) {
+        self.deframer.put_back(memory);
     }
 
     /// Takes back the memory of a request's or response's body, once it is done with.

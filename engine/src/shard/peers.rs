@@ -1,11 +1,13 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
+use super::backlog::Backlog;
 use super::calls::{self, WasSent};
 use super::serve::Serving;
+use super::spare::SpareOutputs;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
-use crate::limits::{LINGER, OUTPUT_KEEP_BYTES_MAX, OUTPUT_START_BYTES, OUTPUTS_KEPT_BYTES_MAX};
+use crate::limits::LINGER;
 use crate::local::{DeferredKey, Local, Origin, TimerKey};
 use crate::metrics::ShardMetrics;
 use crate::rpc::connection::{Connection, Event, Role};
@@ -17,6 +19,7 @@ use crate::wire::frame::{CallId, ResponseHead};
 use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
 use crate::wire::output::Output;
+use crate::wire::spare::SpareBodies;
 use crate::wire::status::Status;
 use bytes::Bytes;
 use std::cell::OnceCell;
@@ -35,6 +38,7 @@ pub(crate) struct Peers {
     /// The other of two lists that take turns at being `dirty`.
     flushing: Vec<SocketId>,
     spare: SpareOutputs,
+    spare_bodies: Arc<SpareBodies>,
     config: Arc<ConnectionConfig>,
     pub(crate) shard_map: ShardMap,
 }
@@ -58,7 +62,7 @@ pub(crate) struct Peer {
     /// Calls wait until what was started before them is on its way.
     pub(crate) holds_calls: bool,
     /// What was received and is not read, because the peer does not read its answers.
-    backlog: Vec<u8>,
+    backlog: Backlog,
     timer: Option<(TimerId, Instant)>,
 }
 
@@ -88,6 +92,7 @@ impl Peers {
             dirty: Vec::new(),
             flushing: Vec::new(),
             spare: SpareOutputs::default(),
+            spare_bodies: Arc::default(),
             config,
             shard_map: ShardMap::default(),
         }
@@ -138,7 +143,8 @@ impl Peers {
         self.insert(socket, connection, Owner::Client(client), Stage::Connecting);
     }
 
-    fn insert(&mut self, socket: SocketId, connection: Connection, owner: Owner, stage: Stage) {
+    fn insert(&mut self, socket: SocketId, mut connection: Connection, owner: Owner, stage: Stage) {
+        connection.use_spare(self.spare_bodies.clone());
         let slot = socket.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -156,7 +162,7 @@ impl Peers {
             has_answered: false,
             wants_pump: false,
             holds_calls: false,
-            backlog: Vec::new(),
+            backlog: Backlog::default(),
             timer: None,
         }));
         self.count += 1;
@@ -191,10 +197,32 @@ impl Peers {
             let whole = OnceCell::new();
             let lend = || whole.get_or_init(|| driver.lend(&chunk)).clone();
             peer.read(driver.bytes(&chunk), &lend, &|| driver.now(), serving);
+            peer.offer_memory(driver);
             self.mark_dirty(socket);
         }
         self.spare.extend(spare);
         driver.give_back(chunk);
+    }
+
+    /// More of a large frame has arrived, where it belongs.
+    pub(crate) fn filled<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        memory: Vec<u8>,
+        serving: &mut Serving,
+    ) {
+        let mut spare = Some(self.spare.take());
+        if let Some(peer) = self.get_mut(socket)
+            && peer.stage == Stage::Open
+        {
+            peer.connection.provide_output(&mut spare);
+            peer.connection.put_back_memory(memory);
+            peer.read(&[], &Bytes::new, &|| driver.now(), serving);
+            peer.offer_memory(driver);
+            self.mark_dirty(socket);
+        }
+        self.spare.extend(spare);
     }
 
     pub(crate) fn receive_ended(
@@ -450,7 +478,7 @@ impl Peers {
                 self.remove(socket, local);
             } else if peer.stage == Stage::Open {
                 peer.stage = Stage::Lingering;
-                peer.backlog = Vec::new();
+                peer.backlog = Backlog::default();
                 peer.set_timer(None, local);
                 peer.set_timer(Some(local.now() + LINGER), local);
                 if std::mem::take(&mut peer.is_paused) {
@@ -488,9 +516,26 @@ impl Peer {
         clock: &dyn Fn() -> Instant,
         serving: &mut Serving,
     ) {
-        if !self.backlog.is_empty() {
-            return self.backlog.extend_from_slice(bytes);
+        let read = match self.backlog.is_empty() {
+            true => self.read_frames(bytes, lend, clock, serving),
+            false => 0,
+        };
+        // After the end nobody reads the rest.
+        if read < bytes.len() && !self.connection.is_closed() {
+            self.backlog.push(&bytes[read..]);
         }
+        self.take_events(serving);
+    }
+
+    /// Reads frames for as long as the peer reads its answers. Returns how many bytes were read.
+    #[inline]
+    fn read_frames(
+        &mut self,
+        bytes: &[u8],
+        lend: &dyn Fn() -> Bytes,
+        clock: &dyn Fn() -> Instant,
+        serving: &mut Serving,
+    ) -> usize {
         let mut input = Input::new(bytes);
         // All of it was in hand when the turn began: time that a request waits for those before it is
         // time of its deadline.
@@ -518,18 +563,32 @@ impl Peer {
                 other => self.on_event(other, serving),
             }
         }
-        // After the end nobody reads the rest.
-        if !self.connection.is_closed() {
-            self.backlog.extend_from_slice(input.rest());
+        bytes.len() - input.left()
+    }
+
+    /// Has the rest of a large frame received into its own memory.
+    #[inline]
+    fn offer_memory<D: Driver>(&mut self, driver: &mut D) {
+        if self.backlog.is_empty()
+            && let Some((memory, rest)) = self.connection.lend_memory()
+            && let Err(memory) = driver.receive_into(self.socket, memory, rest)
+        {
+            self.connection.put_back_memory(memory);
         }
-        self.take_events(serving);
     }
 
     /// Reads what was put aside while the peer did not read its answers.
     fn read_backlog(&mut self, clock: &dyn Fn() -> Instant, serving: &mut Serving) {
-        let backlog = std::mem::take(&mut self.backlog);
-        let bytes = Bytes::from(backlog);
-        self.read(&bytes, &|| bytes.clone(), clock, serving);
+        // A frame that was received into its own memory may be whole, and wait as well.
+        self.read_frames(&[], &Bytes::new, clock, serving);
+        while !self.is_overfull()
+            && !self.connection.is_closed()
+            && let Some(piece) = self.backlog.pop()
+        {
+            let read = self.read_frames(&piece, &|| piece.clone(), clock, serving);
+            self.backlog.put_back(piece, read);
+        }
+        self.take_events(serving);
     }
 
     /// Events other than those in bytes, and what follows from them.
@@ -597,7 +656,7 @@ impl Peer {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.connection.memory_bytes() + self.backlog.capacity()
+        self.connection.memory_bytes() + self.backlog.bytes()
     }
 
     /// Sets the timer no later than `at`. One that is set too early stays: moving it at every
@@ -629,42 +688,5 @@ fn log_close(reason: &CloseReason, owner: Owner) {
         tracing::warn!(%reason, ?owner, "connection ended by the peer's fault");
     } else {
         tracing::debug!(%reason, ?owner, "connection ended");
-    }
-}
-
-/// Memory for output that nobody uses at the moment. Taken for the length of a turn, or of a send;
-/// so there is as much of it as sends are in flight, not as there are connections.
-#[derive(Debug, Default)]
-struct SpareOutputs {
-    outputs: Vec<Output>,
-    bytes: usize,
-}
-
-impl SpareOutputs {
-    #[inline]
-    fn take(&mut self) -> Output {
-        match self.outputs.pop() {
-            Some(output) => {
-                self.bytes -= output.capacity();
-                output
-            }
-            None => Output::with_capacity(OUTPUT_START_BYTES),
-        }
-    }
-
-    #[inline]
-    fn keep(&mut self, mut output: Output) {
-        output.clear(OUTPUT_KEEP_BYTES_MAX);
-        let bytes = output.capacity();
-        if bytes > 0 && self.bytes + bytes <= OUTPUTS_KEPT_BYTES_MAX {
-            self.bytes += bytes;
-            self.outputs.push(output);
-        }
-    }
-
-    fn extend(&mut self, unused: Option<Output>) {
-        if let Some(output) = unused {
-            self.keep(output);
-        }
     }
 }

@@ -121,6 +121,13 @@ impl Network {
         stage.notify(at, Notice::Readable { socket, until: TO_THE_END });
     }
 
+    /// True if a socket is open, not paused, and its end was not told yet.
+    pub fn receives(&mut self, at: ShardAt, socket: SocketId) -> bool {
+        let Some((id, side)) = self.known_socket(at, socket) else { return false };
+        let end = &self.connection(id).ends[side.index()];
+        !end.paused && !end.receive_ended && end.kernel != Kernel::Opening
+    }
+
     /// Reads at most `bytes_max` of what arrived before position `until` of the stream.
     pub fn read(
         &mut self,

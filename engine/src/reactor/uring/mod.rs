@@ -70,6 +70,8 @@ pub struct UringDriver {
     listeners: Vec<accept::Listener>,
     accept_retry_at: Option<Instant>,
     files: file::Files,
+    /// Sockets whose next receive awaits what the shard makes of the last.
+    unarmed: Vec<SocketId>,
     /// Sockets that wait for a receive buffer, first come first served.
     waiting: VecDeque<SocketId>,
     /// Completions that did not come one for one from the kernel; they go first.
@@ -110,6 +112,7 @@ impl UringDriver {
             listeners: Vec::new(),
             accept_retry_at: None,
             files: file::Files::default(),
+            unarmed: Vec::new(),
             waiting: VecDeque::new(),
             told: VecDeque::new(),
             parker,
@@ -149,6 +152,7 @@ impl UringDriver {
         let op = Op::decode(reaped.user_data);
         match op.tag {
             Tag::Receive => self.on_receive(op, reaped),
+            Tag::ReceiveInto => self.on_filled(op, reaped),
             Tag::Send => self.on_send(op, reaped),
             Tag::Accept => self.on_accept(op, reaped),
             Tag::Connect => self.on_connect(op, reaped),
@@ -172,6 +176,7 @@ impl UringDriver {
     /// What is due before the kernel is entered.
     fn prepare(&mut self) {
         self.refill();
+        self.arm_rest();
         if self.accept_retry_at.is_some() {
             self.retry_accepts();
         }
@@ -223,6 +228,15 @@ impl Driver for UringDriver {
         self.start_send(socket, output)
     }
 
+    fn receive_into(
+        &mut self,
+        socket: SocketId,
+        memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<u8>> {
+        self.receive_into_memory(socket, memory, bytes_max)
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         self.pause(socket);
     }
@@ -261,7 +275,7 @@ impl Driver for UringDriver {
         if self.told.is_empty()
             && let Some(first) = self.next_completion()
         {
-            self.told.push_back(first);
+            self.told.push_front(first);
         }
         Ok(!self.told.is_empty())
     }
@@ -291,6 +305,7 @@ impl Driver for UringDriver {
 
     fn is_ready(&mut self) -> bool {
         !self.told.is_empty()
+            || !self.unarmed.is_empty()
             || self.ring.is_ready()
             || (!self.waiting.is_empty() && self.ring.buffers().pool().has_returned())
             || self.accept_is_due()

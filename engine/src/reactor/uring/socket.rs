@@ -4,7 +4,6 @@
 //! neither an id nor a late completion ever means another socket.
 
 use super::UringDriver;
-use super::op::{Op, Tag};
 use crate::driver::{Completion, SocketId};
 use crate::sys::in_flight::Ticket;
 use crate::sys::submit::Cancel;
@@ -34,6 +33,8 @@ pub(super) enum Receive {
     Ending,
     /// Not in flight: there was no buffer, and it queues for one.
     Waiting,
+    /// In flight, into memory of the shard's.
+    Into(Ticket),
 }
 
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) struct Socket {
     pub(super) paused: bool,
     /// Nothing will be received any more, and the shard was told.
     pub(super) ended: bool,
+    /// Receives are single for so many more chunks, for the shard to offer memory in between.
+    pub(super) single: u8,
     /// The send or the connect that is in flight.
     pub(super) in_flight: Option<Ticket>,
 }
@@ -60,13 +63,15 @@ impl Socket {
             receive: Receive::Idle,
             paused: false,
             ended: false,
+            single: 0,
             in_flight: None,
         }
     }
 
     /// True while the kernel will complete something of this socket's.
     fn is_busy(&self) -> bool {
-        self.in_flight.is_some() || matches!(self.receive, Receive::Armed | Receive::Ending)
+        let receives = !matches!(self.receive, Receive::Idle | Receive::Waiting);
+        receives || self.in_flight.is_some()
     }
 
     /// The open descriptor of a socket that is not vacant.
@@ -181,10 +186,7 @@ impl UringDriver {
         if let Some(ticket) = socket.in_flight {
             self.ring.cancel(Cancel::Memory(ticket));
         }
-        if socket.receive == Receive::Armed {
-            socket.receive = Receive::Ending;
-            self.ring.cancel(Cancel::Plain(Op::on(Tag::Receive, id).encode()));
-        }
+        self.end_receive(id);
         self.finish_close(id);
     }
 
@@ -194,7 +196,8 @@ impl UringDriver {
         for _ in 0..self.told.len() {
             match self.told.pop_front().expect("counted above") {
                 Completion::Received { socket, chunk } if socket == id => self.take_back(chunk),
-                Completion::ReceiveEnded { socket, .. } if socket == id => {}
+                Completion::ReceiveEnded { socket, .. } | Completion::Filled { socket, .. }
+                    if socket == id => {}
                 Completion::Connected { socket, result } if socket == id => {
                     if result.is_err() {
                         // Its slot is free already.
@@ -263,7 +266,7 @@ mod tests {
     #[test]
     fn a_socket_is_small() {
         assert!(
-            size_of::<Socket>() <= 40,
+            size_of::<Socket>() <= 48,
             "{} bytes for each idle connection",
             size_of::<Socket>()
         );
