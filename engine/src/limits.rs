@@ -69,6 +69,19 @@ pub const TURN_COMPLETIONS_MAX: u32 = 256;
 /// of small requests takes.
 pub const TURN_TIME_MAX: Duration = Duration::from_micros(500);
 
+/// The most frames with something to do that one peer is served in a turn, the most bytes that are read
+/// of it, and the longest time. What it has sent beyond is put aside, and the others have their turn: a
+/// peer that floods delays the others by this and not by all that its socket holds. Enough that an
+/// ordinary pipeline (16 requests) or a receive buffer full of small requests (240) is never cut.
+pub const PEER_TURN_FRAMES_MAX: u32 = 256;
+/// See [`PEER_TURN_FRAMES_MAX`]. Bytes that are only collected, of large frames, cost little; those
+/// received into their own memory do not count.
+pub const PEER_TURN_BYTES_MAX: u32 = 256 * 1_024;
+/// See [`PEER_TURN_FRAMES_MAX`]. A fifth of [`TURN_TIME_MAX`].
+pub const PEER_TURN_TIME_MAX: Duration = Duration::from_micros(100);
+/// Bytes put aside of one peer above which it is not read from until they are read. Stopping and
+/// resuming costs two operations of the driver; so not for each receive beyond the peer's part.
+pub const BACKLOG_READ_MAX: usize = 64 * 1_024;
 /// Turns from one measurement of a turn's length to the next. A reading of the clock costs about as
 /// much as serving half a request; one in 16 turns does not show.
 pub const TURNS_BETWEEN_MEASUREMENTS: u64 = 16;

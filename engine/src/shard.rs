@@ -13,7 +13,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `peers` | the connections by socket, their timers and their ends |
+//! | `peers` | the connections by socket: what the driver reports of them and the shard asks of them |
+//! | `peer` | one connection: its bytes, its events, its timer |
 //! | `serve` | a request: admit, route, dispatch, answer |
 //! | `calls` | the client side: connect, start calls, match answers, back off |
 //! | [`message`] | what comes from other shards and other threads |
@@ -23,6 +24,7 @@
 pub(crate) mod backlog;
 mod calls;
 pub mod message;
+pub(crate) mod peer;
 pub(crate) mod peers;
 pub(crate) mod serve;
 mod spare;
@@ -125,7 +127,7 @@ impl Shard {
         inbox.set_parker(driver.parker());
         let router = router(&local);
         Shard {
-            peers: Peers::new(config.connection),
+            peers: Peers::new(config.connection, config.admission.connection_bytes_max),
             serving: Serving::new(local.clone(), router, Admission::new(config.admission), rng),
             mailboxes,
             inbox,
@@ -204,7 +206,9 @@ impl Shard {
         self.local.state().now.set(turn_at);
         self.serving.begin_turn(turn_at, self.previous_turn_at);
 
+        let behind = self.peers.behind();
         let completions = self.handle_completions(driver, turn_at);
+        self.read_those_behind(driver, behind);
         self.handle_messages(driver);
         self.expire_timers(driver);
         let more_futures = self.local.run_futures();
@@ -217,7 +221,7 @@ impl Shard {
         let busy = completions == Completions::Left
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
-            || self.peers.has_dirty()
+            || self.peers.has_work()
             // A full mailbox tells nobody when there is room again.
             || self.serving.has_messages_to_pass_on()
             || self.has_mail();
@@ -261,7 +265,7 @@ impl Shard {
                     self.peers.connected(driver, socket, result, &mut self.serving);
                 }
                 Completion::ReceiveEnded { socket, result } => {
-                    self.peers.receive_ended(socket, result, &mut self.serving);
+                    self.peers.receive_ended(driver, socket, result, &mut self.serving);
                 }
                 Completion::Closed { .. } => {}
                 Completion::File { op, buffer, result } => {
@@ -270,6 +274,21 @@ impl Shard {
             }
         }
         Completions::Left
+    }
+
+    /// Gives the `count` connections that were behind when the turn began their part of it, for so long
+    /// and no longer; the rest is first in the next one.
+    fn read_those_behind<D: Driver>(&mut self, driver: &mut D, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let began_at = driver.now();
+        for _ in 0..count {
+            self.peers.read_one_behind(driver, &mut self.serving);
+            if driver.now().since(began_at) > TURN_TIME_MAX {
+                return;
+            }
+        }
     }
 
     /// Messages from other shards and other threads. Those of shards are handled up to a number and a

@@ -34,6 +34,9 @@ pub struct AdmissionConfig {
     pub in_flight_max: u32,
     /// Payload bytes of those requests. Default 256 MiB.
     pub bytes_max: usize,
+    /// Memory in bytes that the connections hold: requests that have not arrived in full, and answers
+    /// that were not read. Above it the connection that holds most is ended. Default 256 MiB.
+    pub connection_bytes_max: usize,
     /// The standing queue delay above which requests are shed. Default 5 ms.
     pub queue_delay_target: Duration,
     /// How long the delay must stand. Default 100 ms, above the longest ordinary burst.
@@ -45,6 +48,7 @@ impl Default for AdmissionConfig {
         AdmissionConfig {
             in_flight_max: 65_536,
             bytes_max: 256 << 20,
+            connection_bytes_max: 256 << 20,
             queue_delay_target: Duration::from_millis(5),
             interval: Duration::from_millis(100),
         }
@@ -61,6 +65,8 @@ impl AdmissionConfig {
         const MINUTE_US: u64 = 60_000_000;
         between("admission.in_flight_max", self.in_flight_max.into(), 1, u32::MAX.into())?;
         between("admission.bytes_max", self.bytes_max as u64, 1, 1 << 40)?;
+        let connections = self.connection_bytes_max as u64;
+        between("admission.connection_bytes_max", connections, 1 << 20, 1 << 40)?;
         let target = micros(self.queue_delay_target);
         between("admission.queue_delay_target (µs)", target, 1, MINUTE_US)?;
         between("admission.interval (µs)", micros(self.interval), 1, MINUTE_US)

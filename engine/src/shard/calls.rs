@@ -7,7 +7,8 @@
 //!   └──── pause is over ── BackingOff
 //! ```
 
-use super::peers::{Peer, Peers};
+use super::peer::Peer;
+use super::peers::Peers;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
 };

@@ -1,20 +1,18 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
 use super::backlog::Backlog;
-use super::calls::{self, WasSent};
+use super::peer::{Owner, Peer, Stage};
 use super::serve::Serving;
 use super::spare::SpareOutputs;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
-use crate::limits::LINGER;
-use crate::local::{DeferredKey, Local, Origin, TimerKey};
+use crate::limits::{BACKLOG_READ_MAX, LINGER};
+use crate::local::{DeferredKey, Local, Origin};
 use crate::metrics::ShardMetrics;
-use crate::rpc::connection::{Connection, Event, Role};
+use crate::rpc::connection::{Connection, Role};
 use crate::rpc::error::CloseReason;
 use crate::time::Instant;
-use crate::timers::TimerId;
-use crate::wire::deframer::Input;
 use crate::wire::frame::{CallId, ResponseHead};
 use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
@@ -23,6 +21,7 @@ use crate::wire::spare::SpareBodies;
 use crate::wire::status::Status;
 use bytes::Bytes;
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -37,60 +36,28 @@ pub(crate) struct Peers {
     dirty: Vec<SocketId>,
     /// The other of two lists that take turns at being `dirty`.
     flushing: Vec<SocketId>,
+    /// Connections with more to read than was their part of a turn, each at most once.
+    behind: VecDeque<SocketId>,
+    /// Memory of all connections, in bytes.
+    memory: usize,
+    memory_max: usize,
     spare: SpareOutputs,
     spare_bodies: Arc<SpareBodies>,
     config: Arc<ConnectionConfig>,
     pub(crate) shard_map: ShardMap,
 }
 
-/// One connection and its socket.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    socket: SocketId,
-    pub(crate) connection: Connection,
-    owner: Owner,
-    stage: Stage,
-    is_dirty: bool,
-    is_sending: bool,
-    is_paused: bool,
-    /// It ended with a word of ours that the peer should have a chance to read.
-    wants_linger: bool,
-    /// It has answered a call.
-    has_answered: bool,
-    /// A call has ended or the hello has come: calls that wait may have room now.
-    wants_pump: bool,
-    /// Calls wait until what was started before them is on its way.
-    pub(crate) holds_calls: bool,
-    /// What was received and is not read, because the peer does not read its answers.
-    backlog: Backlog,
-    timer: Option<(TimerId, Instant)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Owner {
-    /// It called us.
-    Server,
-    /// A client of ours called it.
-    Client(ClientKey),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// The socket is not connected yet.
-    Connecting,
-    Open,
-    /// The end has come; the peer has a moment to read the last bytes, or the close would destroy them.
-    Lingering,
-}
-
 impl Peers {
-    pub(crate) fn new(config: Arc<ConnectionConfig>) -> Self {
+    pub(crate) fn new(config: Arc<ConnectionConfig>, memory_max: usize) -> Self {
         Peers {
             slots: Vec::new(),
             count: 0,
             served: 0,
             dirty: Vec::new(),
             flushing: Vec::new(),
+            behind: VecDeque::new(),
+            memory: 0,
+            memory_max,
             spare: SpareOutputs::default(),
             spare_bodies: Arc::default(),
             config,
@@ -108,8 +75,9 @@ impl Peers {
         self.served
     }
 
-    pub(crate) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+    /// True if there is something to do that nobody outside will tell of.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || !self.behind.is_empty()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -150,21 +118,7 @@ impl Peers {
             self.slots.resize_with(slot + 1, || None);
         }
         assert!(self.slots[slot].is_none(), "a driver reuses a slot only after it was closed");
-        self.slots[slot] = Some(Box::new(Peer {
-            socket,
-            connection,
-            owner,
-            stage,
-            is_dirty: false,
-            is_sending: false,
-            is_paused: false,
-            wants_linger: false,
-            has_answered: false,
-            wants_pump: false,
-            holds_calls: false,
-            backlog: Backlog::default(),
-            timer: None,
-        }));
+        self.slots[slot] = Some(Box::new(Peer::new(socket, connection, owner, stage)));
         self.count += 1;
         self.mark_dirty(socket);
     }
@@ -225,14 +179,19 @@ impl Peers {
         self.spare.extend(spare);
     }
 
-    pub(crate) fn receive_ended(
+    pub(crate) fn receive_ended<D: Driver>(
         &mut self,
+        driver: &mut D,
         socket: SocketId,
         result: io::Result<()>,
         serving: &mut Serving,
     ) {
         let Some(peer) = self.get_mut(socket) else { return };
         peer.stage = Stage::Open;
+        if matches!(peer.owner, Owner::Client(_)) {
+            // Answers that came before the end are answers.
+            peer.read_to_the_end(&|| driver.now(), serving);
+        }
         peer.connection.handle_end(result);
         peer.take_events(serving);
         // It has read all that it will ever read.
@@ -251,6 +210,7 @@ impl Peers {
         self.spare.keep(output);
         let Some(peer) = self.get_mut(socket) else { return };
         peer.is_sending = false;
+        peer.sending_bytes = 0;
         peer.connection.handle_send_ended(serving.local.now());
         if let Err(error) = result {
             peer.connection.handle_end(Err(error));
@@ -260,12 +220,38 @@ impl Peers {
         self.catch_up(driver, socket, serving);
     }
 
-    /// Once the peer has read enough of its answers, goes on reading what it asked.
+    /// How many have more to read than was their part of a turn.
+    pub(crate) fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// Gives the one that has been behind for longest its part of this turn.
+    pub(crate) fn read_one_behind<D: Driver>(&mut self, driver: &mut D, serving: &mut Serving) {
+        let Some(socket) = self.behind.pop_front() else { return };
+        let Some(peer) = self.get_mut(socket) else { return };
+        peer.is_behind = false;
+        self.catch_up(driver, socket, serving);
+    }
+
+    /// Goes on reading what was put aside, once the peer has read enough of its answers.
     fn catch_up<D: Driver>(&mut self, driver: &mut D, socket: SocketId, serving: &mut Serving) {
+        let mut spare = Some(self.spare.take());
+        self.read_on(driver, socket, &mut spare, serving);
+        self.spare.extend(spare);
+    }
+
+    fn read_on<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        socket: SocketId,
+        spare: &mut Option<Output>,
+        serving: &mut Serving,
+    ) {
         let Some(peer) = self.get_mut(socket) else { return };
         if peer.is_overfull() || (peer.backlog.is_empty() && !peer.is_paused) {
             return;
         }
+        peer.connection.provide_output(spare);
         peer.read_backlog(&|| driver.now(), serving);
         if peer.is_paused && peer.backlog.is_empty() && !peer.is_overfull() {
             peer.is_paused = false;
@@ -452,6 +438,7 @@ impl Peers {
             SendState::Done(output) => self.spare.keep(output),
             SendState::InFlight => {
                 peer.is_sending = true;
+                peer.sending_bytes = bytes;
                 peer.connection.handle_send_started(bytes, local.now());
             }
         }
@@ -488,7 +475,12 @@ impl Peers {
             }
             return;
         }
-        if !peer.is_paused && (peer.is_overfull() || !peer.backlog.is_empty()) {
+        if !peer.is_behind && peer.has_more_to_read() {
+            peer.is_behind = true;
+            self.behind.push_back(socket);
+        }
+        let Some(peer) = self.get_mut(socket) else { return };
+        if !peer.is_paused && (peer.is_overfull() || peer.backlog.bytes() > BACKLOG_READ_MAX) {
             peer.is_paused = true;
             driver.pause_receive(socket);
             peer.connection.handle_receive_paused();
@@ -496,197 +488,50 @@ impl Peers {
         if peer.stage == Stage::Open {
             peer.set_timer(peer.connection.poll_timeout(), local);
         }
+        self.account(socket);
+    }
+
+    /// Brings the account of memory up to date with one connection that has changed.
+    #[inline]
+    fn account(&mut self, socket: SocketId) {
+        let Some(peer) = self.get_mut(socket) else { return };
+        let now = peer.memory_bytes();
+        let before = std::mem::replace(&mut peer.accounted, now);
+        self.memory = self.memory + now - before;
+        if self.memory > self.memory_max {
+            self.give_up_the_largest();
+        }
+    }
+
+    /// All connections together hold more memory than they may: the one that holds most is told so and
+    /// ended. A few peers that do not read their answers, or do not finish their requests, would take the
+    /// memory of all.
+    #[cold]
+    fn give_up_the_largest(&mut self) {
+        let open = self.slots.iter().flatten().filter(|peer| peer.stage == Stage::Open);
+        let held: usize = open.clone().map(|peer| peer.accounted).sum();
+        // What those hold that are ending already comes back without further ado.
+        if held <= self.memory_max {
+            return;
+        }
+        let largest = open.max_by_key(|peer| peer.accounted).map(|peer| peer.socket);
+        if let Some(peer) = largest.and_then(|socket| self.get_mut(socket)) {
+            tracing::warn!(
+                bytes = peer.accounted,
+                all_bytes = held,
+                "connections hold too much memory; the one that holds most is ended"
+            );
+            peer.connection.abort(CloseReason::Overloaded);
+            let socket = peer.socket;
+            self.mark_dirty(socket);
+        }
     }
 
     fn remove(&mut self, socket: SocketId, local: &Local) {
         let Some(mut peer) = self.slots[socket.slot as usize].take() else { return };
         self.count -= 1;
+        self.memory -= peer.accounted;
         self.served -= usize::from(peer.owner == Owner::Server);
         peer.set_timer(None, local);
-    }
-}
-
-/// Bytes and events of one peer.
-impl Peer {
-    #[inline]
-    fn read(
-        &mut self,
-        bytes: &[u8],
-        lend: &dyn Fn() -> Bytes,
-        clock: &dyn Fn() -> Instant,
-        serving: &mut Serving,
-    ) {
-        let read = match self.backlog.is_empty() {
-            true => self.read_frames(bytes, lend, clock, serving),
-            false => 0,
-        };
-        // After the end nobody reads the rest.
-        if read < bytes.len() && !self.connection.is_closed() {
-            self.backlog.push(&bytes[read..]);
-        }
-        self.take_events(serving);
-    }
-
-    /// Reads frames for as long as the peer reads its answers. Returns how many bytes were read.
-    #[inline]
-    fn read_frames(
-        &mut self,
-        bytes: &[u8],
-        lend: &dyn Fn() -> Bytes,
-        clock: &dyn Fn() -> Instant,
-        serving: &mut Serving,
-    ) -> usize {
-        let mut input = Input::new(bytes);
-        // All of it was in hand when the turn began: time that a request waits for those before it is
-        // time of its deadline.
-        let arrived = serving.turn_at();
-        let mut now = clock();
-        while !self.is_overfull()
-            && let Some(event) = self.connection.handle_bytes(&mut input, arrived)
-        {
-            match event {
-                Event::Request { head, body, deadline } => {
-                    let arrival = (&head, &body, deadline);
-                    let connection = &mut self.connection;
-                    now = serving.serve_peer(connection, self.socket, arrival, lend, clock, now);
-                    self.connection.recycle(body);
-                }
-                Event::Response { token, head, body } => {
-                    let is_refused = head.status == Status::DRAINING && !self.connection.is_open();
-                    if !is_refused || !calls::retry(&serving.local, token, WasSent::Yes) {
-                        calls::answered(&serving.local, token, head, body.to_payload_bytes(lend));
-                    }
-                    self.connection.recycle(body);
-                    self.has_answered = true;
-                    self.wants_pump = true;
-                }
-                other => self.on_event(other, serving),
-            }
-        }
-        bytes.len() - input.left()
-    }
-
-    /// Has the rest of a large frame received into its own memory.
-    #[inline]
-    fn offer_memory<D: Driver>(&mut self, driver: &mut D) {
-        if self.backlog.is_empty()
-            && let Some((memory, rest)) = self.connection.lend_memory()
-            && let Err(memory) = driver.receive_into(self.socket, memory, rest)
-        {
-            self.connection.put_back_memory(memory);
-        }
-    }
-
-    /// Reads what was put aside while the peer did not read its answers.
-    fn read_backlog(&mut self, clock: &dyn Fn() -> Instant, serving: &mut Serving) {
-        // A frame that was received into its own memory may be whole, and wait as well.
-        self.read_frames(&[], &Bytes::new, clock, serving);
-        while !self.is_overfull()
-            && !self.connection.is_closed()
-            && let Some(piece) = self.backlog.pop()
-        {
-            let read = self.read_frames(&piece, &|| piece.clone(), clock, serving);
-            self.backlog.put_back(piece, read);
-        }
-        self.take_events(serving);
-    }
-
-    /// Events other than those in bytes, and what follows from them.
-    fn take_events(&mut self, serving: &mut Serving) {
-        while let Some(event) = self.connection.poll_event() {
-            self.on_event(event, serving);
-        }
-        if std::mem::take(&mut self.wants_pump)
-            && let Owner::Client(client) = self.owner
-        {
-            calls::pump(&serving.local, client, self.socket, self);
-        }
-    }
-
-    fn on_event(&mut self, event: Event<'_>, serving: &mut Serving) {
-        let client = match self.owner {
-            Owner::Server => None,
-            Owner::Client(client) => Some(client),
-        };
-        match event {
-            Event::Opened => {
-                if let Some(client) = client {
-                    calls::opened(&serving.local, client, self.socket);
-                    self.wants_pump = true;
-                }
-            }
-            Event::RequestRefused { status } => serving.count_refused(status),
-            Event::RequestDropped { token, cause } => {
-                serving.drop_deferred(DeferredKey::from_token(token), cause);
-            }
-            Event::CallFailed { token, failure } => {
-                calls::failed(&serving.local, token, failure, &self.connection);
-                self.wants_pump = true;
-            }
-            Event::PeerLeaves { reason, text } => {
-                tracing::debug!(?reason, text, "a peer says go-away");
-                if let Some(client) = client {
-                    calls::leaving(&serving.local, client, self.socket, self.has_answered);
-                }
-            }
-            Event::Closed(reason) => {
-                self.wants_linger = reason.is_told();
-                if self.owner == Owner::Server {
-                    serving.metrics.closed.increment();
-                }
-                if matches!(reason, CloseReason::PeerMisbehaved(_)) {
-                    serving.metrics.protocol_errors.increment();
-                }
-                log_close(&reason, self.owner);
-                if let Some(client) = client {
-                    let has_answered = self.has_answered;
-                    calls::lost(&serving.local, client, self.socket, &reason, has_answered);
-                }
-            }
-            Event::Request { .. } | Event::Response { .. } => {
-                unreachable!("these lie in bytes and are taken where bytes are read")
-            }
-        }
-    }
-
-    /// So many answers wait for this peer that nothing more is read from it.
-    #[inline]
-    fn is_overfull(&self) -> bool {
-        self.connection.is_output_full()
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.connection.memory_bytes() + self.backlog.bytes()
-    }
-
-    /// Sets the timer no later than `at`. One that is set too early stays: moving it at every
-    /// sign of life would cost more than one look too many.
-    #[inline]
-    fn set_timer(&mut self, at: Option<Instant>, local: &Local) {
-        match (at, self.timer) {
-            (Some(at), Some((_, set_for))) if set_for <= at => {}
-            (Some(at), Some((timer, _))) => {
-                local.state().timers.borrow_mut().reschedule(timer, at);
-                self.timer = Some((timer, at));
-            }
-            (Some(at), None) => {
-                let key = TimerKey::Peer(self.socket);
-                let timer = local.state().timers.borrow_mut().insert(at, key);
-                self.timer = Some((timer, at));
-            }
-            (None, Some((timer, _))) => {
-                local.state().timers.borrow_mut().cancel(timer);
-                self.timer = None;
-            }
-            (None, None) => {}
-        }
-    }
-}
-
-fn log_close(reason: &CloseReason, owner: Owner) {
-    if reason.is_peers_fault() {
-        tracing::warn!(%reason, ?owner, "connection ended by the peer's fault");
-    } else {
-        tracing::debug!(%reason, ?owner, "connection ended");
     }
 }

@@ -75,23 +75,23 @@ impl Serving {
         self.turn_at
     }
 
-    /// Serves a request that arrived on `connection` at this turn; `now` is the instant before it.
+    /// Serves a request of `connection`, and since when it waits; `now` is the instant before it.
     /// Returns the instant after it.
     #[inline]
     pub(crate) fn serve_peer(
         &mut self,
         connection: &mut Connection,
         socket: SocketId,
-        arrival: (&RequestHead, &Body<'_>, Option<Instant>),
+        arrival: (&RequestHead, &Body<'_>, Option<Instant>, Instant),
         lend: &dyn Fn() -> Bytes,
         clock: &dyn Fn() -> Instant,
         now: Instant,
     ) -> Instant {
-        let (head, body, deadline) = arrival;
+        let (head, body, deadline, arrived) = arrival;
         self.metrics.requests.increment();
         let origin = Origin::Peer { socket, call: head.call };
         let body = RequestBody::Frame { body, lend };
-        let arrival = Arrival { head, body, deadline, arrived: self.turn_at, origin };
+        let arrival = Arrival { head, body, deadline, arrived, origin };
         if let Some(shard) = self.owner_elsewhere(head.route) {
             self.hand_over(connection, arrival, shard, now);
             return now;
@@ -101,7 +101,7 @@ impl Serving {
         match self.serve(arrival, target, clock, now) {
             Some(at) => at,
             None => {
-                let head = self.bare_head(head, Status::INTERNAL, now);
+                let head = self.bare_head(head, Status::INTERNAL, arrived, now);
                 self.metrics.count_response(head.status.class());
                 connection.roll_back_output(mark);
                 connection.respond(head, Payload::Copied(PANICKED.as_bytes()));
@@ -121,7 +121,7 @@ impl Serving {
         let now = self.local.now();
         if self.serve(arrival, target, &|| driver.now(), now).is_none() {
             let text = Bytes::from_static(PANICKED.as_bytes());
-            answer = Some((self.bare_head(&head, Status::INTERNAL, now), text));
+            answer = Some((self.bare_head(&head, Status::INTERNAL, arrived, now), text));
         }
         if let Some((head, payload)) = answer {
             self.outbox.push(from, ShardMessage::Response { key, head, payload });
@@ -130,7 +130,8 @@ impl Serving {
 
     /// Sends a request back that another shard handed over, for this one serves nothing any more.
     pub(crate) fn refuse_handed_over(&mut self, request: &HandedOver) {
-        let head = self.bare_head(&request.head, Status::DRAINING, self.local.now());
+        let head =
+            self.bare_head(&request.head, Status::DRAINING, request.arrived, self.local.now());
         self.answer_shard(request.from, request.key, head, Bytes::new());
     }
 
@@ -329,7 +330,7 @@ impl Serving {
                 Status::SHED
             })
         };
-        let response_head = self.bare_head(head, Status::OK, now);
+        let response_head = self.bare_head(head, Status::OK, arrived, now);
         if let Some(status) = refusal {
             let head = ResponseHead { status, ..response_head };
             self.metrics.count_response(status.class());
@@ -356,11 +357,17 @@ impl Serving {
         self.outbox.push(shard, message);
     }
 
-    fn bare_head(&self, head: &RequestHead, status: Status, now: Instant) -> ResponseHead {
+    fn bare_head(
+        &self,
+        head: &RequestHead,
+        status: Status,
+        arrived: Instant,
+        now: Instant,
+    ) -> ResponseHead {
         ResponseHead {
             call: head.call,
             status,
-            queue_delay_us: now.micros_since(self.turn_at),
+            queue_delay_us: now.micros_since(arrived),
             service_us: 0,
             in_flight: self.admission.in_flight() + 1,
         }

@@ -85,6 +85,10 @@ impl Connection {
         if self.phase == Phase::Closed {
             return;
         }
+        if reason == CloseReason::Overloaded {
+            // What waits to be sent is what there is too much of.
+            self.output = crate::wire::output::Output::default();
+        }
         if let Some(go_away) = reason.go_away() {
             self.push_go_away(go_away, &reason.to_string());
         }
