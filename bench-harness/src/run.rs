@@ -47,9 +47,6 @@ fn plan(args: &RunArgs) -> Plan {
         let (threads, connections) = (cores.len(), args.connections);
         wrong_usage(&format!("{threads} threads share {connections} connections; ask for more -c"));
     }
-    if args.duration.is_zero() {
-        wrong_usage("a run of no length measures nothing");
-    }
     let request = Request {
         method: args.method.id(),
         payload: args.method.payload(args.size),
@@ -97,7 +94,10 @@ fn cores(args: &RunArgs) -> Vec<Option<usize>> {
     if args.threads.is_some_and(|threads| threads as usize != chosen.len()) {
         wrong_usage("-t and --cores name different numbers; one thread runs on each core");
     }
-    for core in &chosen {
+    for (index, core) in chosen.iter().enumerate() {
+        if chosen[..index].contains(core) {
+            wrong_usage(&format!("core {core} is named twice; each thread wants one of its own"));
+        }
         if !available.contains(core) {
             wrong_usage(&format!("core {core} cannot be used; this process has {available:?}"));
         }
@@ -105,9 +105,12 @@ fn cores(args: &RunArgs) -> Vec<Option<usize>> {
     chosen.into_iter().map(Some).collect()
 }
 
-/// Ends the process as clap does.
-pub fn wrong_usage(message: &str) -> ! {
-    Cli::command().error(ErrorKind::ValueValidation, message).exit()
+/// Ends the process as clap does, with the usage of `run`.
+fn wrong_usage(message: &str) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    let verb = cli.find_subcommand_mut("run").expect("it is a verb");
+    verb.error(ErrorKind::ValueValidation, message).exit()
 }
 
 /// One live line on a terminal, nothing elsewhere.

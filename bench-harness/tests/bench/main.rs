@@ -153,6 +153,8 @@ fn mistakes_have_clear_words_and_codes() {
         (vec!["run", "http://127.0.0.1"], 2, "catena://HOST:PORT"),
         (vec!["run", &url, "-t", "2", "--cores", "0"], 2, "different numbers"),
         (vec!["run", &url, "-t", "1", "-d", "0"], 2, "measures nothing"),
+        (vec!["run", &url, "--cores", "0,0", "-c", "2"], 2, "core 0 is named twice"),
+        (vec!["run", &url, "--cores", "0,0", "-c", "2"], 2, "Usage: catena-bench run"),
         (vec!["serve", "--cores", "4000"], 1, "core 4000"),
         (vec!["nonsense"], 2, "unrecognized"),
     ] {
