@@ -20,14 +20,22 @@ pub const PORT_DEFAULT: u16 = 7_400;
 
 /// A load generator and its server, for Catena.
 ///
-/// Start with `catena-bench quick`. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Start with `catena-bench quick`.
 #[derive(Parser, Debug)]
-#[command(name = "catena-bench", version, max_term_width = 100)]
+#[command(name = "catena-bench", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; whether a run's figures are worth something is in its notes, and in the JSON's is_valid
+  1    failed
+  2    wrong usage
+  4    the server was gone for a part of the run: there is a report, and it is not valid
+  130  interrupted by ^C or SIGTERM: there is a report of what was measured, and it is not valid";
 
 /// What can be done.
 #[derive(Subcommand, Debug)]
@@ -90,7 +98,10 @@ whatever the server does, and response time counts from the intended instant, as
 would.
 
   catena-bench run catena://127.0.0.1:7400 -c 32 -n 16 -d 10s
-  catena-bench run catena://127.0.0.1:7400 -c 32 -R 50k --method sleep:200")]
+  catena-bench run catena://127.0.0.1:7400 -c 32 -R 50k --method sleep:200
+
+Exit codes: 0 measured, 1 failed, 2 wrong usage, 4 the server was gone for a part of the run,
+130 interrupted; after the last two the report says so and is not valid.")]
 pub struct RunArgs {
     /// catena://HOST:PORT
     pub target: TargetUrl,

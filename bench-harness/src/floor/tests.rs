@@ -59,6 +59,7 @@ fn the_json_has_what_is_promised() {
         ratio_rps: rounds.by_shape(|rounds| rounds.ratio_to_bare(rate, Best::Highest)),
         ratio_cpu_epoll_uring: BTreeMap::new(),
         ratio_p50_spin: None,
+        is_interrupted: false,
         idle: None,
         notes: Vec::new(),
     };
