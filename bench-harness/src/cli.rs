@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::log::LogArgs;
 use crate::method::Method;
 use crate::schedule::Arrival;
 use crate::units::{
@@ -55,6 +56,17 @@ pub enum Verb {
 
 /// `serve`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Methods, for whoever writes a client:
+
+  echo    payload: anything            answers with the same
+  sink    payload: anything            answers with nothing
+  source  payload: u32 little-endian   answers with so many bytes, 16 MiB at most
+  spin    payload: u32 little-endian   keeps its core busy for so many µs, a second at most
+  sleep   payload: u32 little-endian   answers with nothing after so many µs; nobody else waits
+
+SIGTERM or ^C drains; once more ends at once.
+Exit codes: 0 ended in order, 1 failed, or ended at once, 2 wrong usage.")]
 pub struct ServeArgs {
     /// Port to listen on; 0 lets the system pick one.
     #[arg(long, short, default_value_t = PORT_DEFAULT)]
@@ -84,6 +96,13 @@ pub struct ServeArgs {
     /// Requests are shed while they wait for longer than this [default: 5ms].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub queue_delay_target: Option<Duration>,
+    /// Shows counters as text for Prometheus, on http://ADDR/metrics: a port of 127.0.0.1, or
+    /// ADDRESS:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = crate::metrics::parse_address)]
+    pub metrics: Option<SocketAddr>,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
     /// End when standard input ends.
     #[arg(long, hide = true)]
     pub until_stdin_ends: bool,
@@ -153,6 +172,9 @@ pub struct RunArgs {
     /// Connections that are opened beside and do nothing.
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse_count_or_zero)]
     pub idle: u32,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Which cores two processes on this machine run on.

@@ -27,7 +27,7 @@
 //! | [`run`], [`cell`], [`floor`], [`quick`] | the verbs |
 //! | [`idle`] | connections that do nothing |
 //! | [`host`], [`interrupt`] | the machine, and whoever presses ^C |
-//! | [`publish`] | where reports go |
+//! | [`publish`], [`log`], [`metrics`] | where reports, log lines and counters go |
 //! | [`table`] | tables and numbers for people |
 
 mod bare;
@@ -40,7 +40,9 @@ mod idle;
 mod interrupt;
 mod lanes;
 mod load;
+mod log;
 mod method;
+mod metrics;
 mod protocol;
 mod publish;
 mod quick;

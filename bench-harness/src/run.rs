@@ -23,6 +23,7 @@ const OPEN_DEPTH_DEFAULT: u32 = 128;
 
 /// Makes the run and tells of it.
 pub fn run(args: &RunArgs) -> Result<Ended, Failure> {
+    args.log.install();
     let plan = plan(args, Interrupt::on_signals()?);
     let mut publisher = Publisher::open(args.json.as_deref())?;
     let progress = progress(100);
