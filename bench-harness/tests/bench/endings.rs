@@ -204,7 +204,7 @@ fn the_servers_window_bounds_the_depth() {
 #[test]
 fn what_a_server_says_with_a_status_is_shown() {
     let server = Server::start(&[]);
-    let output = bench(&["run", &server.url, "-d", "50ms", "-m", "source:99999999"]);
+    let output = bench(&["run", &server.url, "-d", "300ms", "-m", "source:99999999"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("(\"source gives 16 MiB at most\")"), "{text}");
     // Nothing was answered with ok, so there is no latency: that is not a latency of 0.

@@ -156,7 +156,7 @@ fn refusals_are_counted_by_status_and_idle_connections_are_kept() {
     assert_eq!(report["errors"]["shed"], report["error_classes"]["not_executed"]);
     assert!(number(&report, "/ok") > 0.0);
 
-    let output = bench(&["run", &server.url, "-d", "50ms", "--method", "nobody.knows"]);
+    let output = bench(&["run", &server.url, "-d", "300ms", "--method", "nobody.knows"]);
     assert_eq!(output.status.code(), Some(1), "nothing was answered with ok");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("unknown method"), "{text}");
