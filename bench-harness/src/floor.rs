@@ -6,14 +6,16 @@
 mod report;
 mod rounds;
 
-use crate::Failure;
 use crate::cell::{Bench, Cell, Contender, Polls, Seats, Shape};
 use crate::cli::FloorArgs;
 use crate::host;
 use crate::idle::Idlers;
+use crate::interrupt::Interrupt;
 use crate::load::{self, Pace};
+use crate::publish::Publisher;
 use crate::report::Manifest;
-use crate::run::{progress, publish};
+use crate::run::progress;
+use crate::{Ended, Failure};
 use catena_engine::reactor::turn::PollMode;
 use indicatif::ProgressBar;
 use report::{FloorReport, IdleRow};
@@ -28,7 +30,8 @@ const BUSY: Shape = Shape { conns: 32, depth: 1 };
 const DESCRIPTORS_RESERVED: u64 = 512;
 
 /// Measures everything and tells.
-pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
+pub fn floor(args: &FloorArgs) -> Result<Ended, Failure> {
+    let mut publisher = Publisher::open(args.json.as_deref())?;
     let manifest = Manifest::gather();
     let mut notes = Vec::new();
     let contenders = contenders(&manifest, &mut notes);
@@ -40,6 +43,7 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
         duration: args.secs,
         payload_bytes: args.size,
         driver: args.load_driver,
+        interrupt: Interrupt::on_signals()?,
     };
     let spins = bench.seats.are_apart();
     let rows = contenders.len() * SHAPES.len() + if spins { contenders.len() } else { 0 };
@@ -48,22 +52,35 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
 
     let mut asleep = Rounds::default();
     let mut spinning = Rounds::default();
-    for round in 0..args.rounds {
-        // Each round begins with another row, so that none always follows the same one.
-        let mut turn = contenders.clone();
-        turn.rotate_left(round as usize % contenders.len());
-        let polls = Polls { server: PollMode::Never, load: args.load_poll };
-        for shape in SHAPES {
-            asleep.measure(&bench, &turn, polls, shape, round, &progress)?;
+    let mut measure = || -> Result<Option<IdleRow>, Failure> {
+        for round in 0..args.rounds {
+            // Each round begins with another row, so that none always follows the same one.
+            let mut turn = contenders.clone();
+            turn.rotate_left(round as usize % contenders.len());
+            let polls = Polls { server: PollMode::Never, load: args.load_poll };
+            for shape in SHAPES {
+                asleep.measure(&bench, &turn, polls, shape, round, &progress)?;
+            }
+            if spins {
+                spinning.measure(&bench, &turn, Polls::SPIN, SHAPES[0], round, &progress)?;
+            }
         }
-        if spins {
-            spinning.measure(&bench, &turn, Polls::SPIN, SHAPES[0], round, &progress)?;
-        }
-    }
-    let idle = (idle_rounds > 0)
-        .then(|| idle_row(&bench, contenders[0], args, idle_rounds, &progress, &mut notes))
-        .transpose()?;
+        (idle_rounds > 0)
+            .then(|| idle_row(&bench, contenders[0], args, idle_rounds, &progress, &mut notes))
+            .transpose()
+    };
+    let (idle, ended) = match measure() {
+        Ok(idle) => (idle, Ended::Done),
+        // Whatever broke off then broke off because of that.
+        Err(_) if bench.interrupt.is_set() => (None, Ended::Interrupted),
+        Err(failure) => return Err(failure),
+    };
+    let steps_done = progress.position();
     progress.finish_and_clear();
+    if ended == Ended::Interrupted {
+        let steps = progress.length().unwrap_or_default();
+        notes.push(format!("WARNING: interrupted after {steps_done} of {steps} measurements."));
+    }
     notes.extend(complaints(&asleep, &spinning));
 
     let report = FloorReport {
@@ -81,9 +98,11 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
         rows: asleep.rows(),
         spin_rows: spinning.rows(),
         idle,
+        is_interrupted: ended == Ended::Interrupted,
         notes,
     };
-    publish(&report.text(), &report, args.json.as_deref())
+    publisher.publish(&report.text(), &report)?;
+    Ok(ended)
 }
 
 /// Who takes part on this machine. The first one is the engine at its best.

@@ -180,6 +180,12 @@ impl Server {
         MetricsSnapshot::of(&self.metrics)
     }
 
+    /// What each shard counts: what [`Server::metrics`] adds up, for whoever reads it while the server
+    /// drains, or outlives it.
+    pub fn shard_metrics(&self) -> Vec<Arc<ShardMetrics>> {
+        self.metrics.clone()
+    }
+
     /// A handle for any thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()

@@ -73,6 +73,8 @@ pub struct FloorReport {
     pub ratio_p50_spin: Option<f64>,
     /// Idle connections.
     pub idle: Option<IdleRow>,
+    /// Ended before its time: rows and rounds are missing.
+    pub is_interrupted: bool,
     /// What a reader should know.
     pub notes: Vec<String>,
 }

@@ -122,15 +122,16 @@ impl ShapeRounds {
     pub fn ratio_to_bare(&self, figure: fn(&Cell) -> f64, best: Best) -> Option<f64> {
         let (_, engine) = self.0.iter().find(|(contender, _)| contender.is_engine())?;
         let bare: Vec<_> = self.0.iter().filter(|(contender, _)| !contender.is_engine()).collect();
+        // The last round may have been interrupted before a bare echo's turn.
         let in_round = |(round, cell): (usize, &Cell)| {
             let figures = bare.iter().filter_map(|(_, cells)| cells.get(round)).map(figure);
             let best = match best {
-                Best::Lowest => figures.fold(f64::INFINITY, f64::min),
-                Best::Highest => figures.fold(0.0, f64::max),
+                Best::Lowest => figures.reduce(f64::min)?,
+                Best::Highest => figures.reduce(f64::max)?,
             };
-            figure(cell) / best
+            Some(figure(cell) / best)
         };
-        Some(median(engine.iter().enumerate().map(in_round)))
+        median_of(engine.iter().enumerate().filter_map(in_round))
     }
 
     /// True if a bare echo could have been asked for more, and the engine at its best could not: then
@@ -147,7 +148,7 @@ impl ShapeRounds {
     pub fn ratio_epoll_uring(&self, figure: fn(&Cell) -> f64) -> Option<f64> {
         let epoll = self.0.get(&Contender::EngineEpoll)?;
         let uring = self.0.get(&Contender::EngineUring)?;
-        Some(median(epoll.iter().zip(uring).map(|(epoll, uring)| figure(epoll) / figure(uring))))
+        median_of(epoll.iter().zip(uring).map(|(epoll, uring)| figure(epoll) / figure(uring)))
     }
 }
 
@@ -163,6 +164,12 @@ pub fn medians(cells: &[Cell]) -> Cell {
         waited_share: of(|cell| cell.waited_share),
         errors: cells.iter().map(|cell| cell.errors).sum(),
     }
+}
+
+/// The median, if there are any.
+fn median_of(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut figures = figures.peekable();
+    figures.peek().is_some().then(|| median(figures))
 }
 
 /// The middle one, or the mean of the two in the middle.

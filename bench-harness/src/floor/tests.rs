@@ -97,6 +97,7 @@ fn report(rounds: &Rounds) -> FloorReport {
         ratio_rps_at_most: rounds.shapes(ShapeRounds::rate_is_upper_bound),
         ratio_cpu_epoll_uring: BTreeMap::new(),
         ratio_p50_spin: None,
+        is_interrupted: false,
         idle: None,
         notes: Vec::new(),
     }

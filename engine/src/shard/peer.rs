@@ -157,7 +157,8 @@ impl Peer {
         if self.part.turn_at != serving.turn_at() {
             self.part = Part::of(serving.turn_at(), now);
         }
-        if std::mem::replace(&mut self.is_held, self.is_overfull()) {
+        if self.is_held {
+            self.is_held = self.is_overfull();
             self.readable_since = serving.turn_at();
         }
         while !self.is_overfull()
