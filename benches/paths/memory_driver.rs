@@ -76,6 +76,8 @@ impl Driver for MemoryDriver {
         SendState::Done(output)
     }
 
+    fn shutdown_send(&mut self, _: SocketId) {}
+
     fn pause_receive(&mut self, _: SocketId) {}
 
     fn resume_receive(&mut self, _: SocketId) {}

@@ -229,6 +229,10 @@ pub trait Driver {
     /// Sends all of `output` in order. At most one send may be in flight on a socket.
     fn send(&mut self, socket: SocketId, output: Output) -> SendState;
 
+    /// Ends the sending side in order: the peer reads what was sent, and then the end. Receiving goes
+    /// on. No send may be in flight, and none may follow; a connection that is broken already stays so.
+    fn shutdown_send(&mut self, socket: SocketId);
+
     /// Stops reading: the peer's bytes stay in the kernel and its window closes. Chunks that were
     /// already received may still be reported.
     fn pause_receive(&mut self, socket: SocketId);

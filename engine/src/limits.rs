@@ -75,8 +75,9 @@ pub const OUTPUT_KEEP_BYTES_MAX: usize = 64 * 1_024;
 /// size, which are as many connections answering at once.
 pub const OUTPUTS_KEPT_BYTES_MAX: usize = 32 << 20;
 
-/// How long a peer has to read our last word before the socket is closed. A close with unread input
-/// resets the connection, and a reset destroys what the peer has not read yet.
+/// How long a peer has to read our last word, and the end behind it, and to end its own side, before the
+/// socket is closed. A close with unread input resets the connection, and a reset destroys what the
+/// peer has not read yet.
 pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Messages that may wait between one shard and one other. At 128 bytes each: 128 KiB a pair.

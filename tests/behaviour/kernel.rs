@@ -154,6 +154,10 @@ impl Lab for Kernel {
         thread::sleep(time);
     }
 
+    fn virtual_now(&self) -> Option<Duration> {
+        None
+    }
+
     fn nobody(&mut self) -> SocketAddr {
         // Bound and not listening: refused, and nobody else gets the port meanwhile.
         let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None);

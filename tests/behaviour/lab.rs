@@ -118,6 +118,9 @@ pub trait Lab: Sized {
     /// Lets so much time pass.
     fn pause(&mut self, time: Duration);
 
+    /// What the clock of this lab shows, where nothing but what happens in it makes time pass.
+    fn virtual_now(&self) -> Option<Duration>;
+
     /// An address on which nobody listens.
     fn nobody(&mut self) -> SocketAddr;
     fn connect(&mut self, address: SocketAddr) -> Self::Socket;

@@ -127,6 +127,7 @@ behaviours! {
     strangers::a_call_beyond_the_window_is_a_mistake
     strangers::two_calls_in_one_slot_are_a_mistake
     strangers::what_was_right_is_served_first
+    strangers::who_is_sent_away_hears_the_end_at_once
     strangers::a_client_leaves_a_server_that_is_none
     strangers::a_client_leaves_a_server_that_asks_it
     strangers::a_client_passes_over_answers_to_nothing

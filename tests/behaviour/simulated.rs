@@ -146,6 +146,10 @@ impl Lab for Simulated<'_> {
         self.send_on();
     }
 
+    fn virtual_now(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.world.now().as_nanos()))
+    }
+
     fn nobody(&mut self) -> SocketAddr {
         SocketAddr::new(self.client.host().ip(), 1)
     }

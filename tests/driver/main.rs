@@ -57,6 +57,7 @@ macro_rules! common_checks {
             close::a_send_in_flight_ends_before_its_socket
             close::a_socket_that_was_never_used_closes
             close::closed_comes_once
+            close::a_side_that_has_ended_its_sends_still_receives
             close::ids_are_never_used_again
             close::nothing_is_reported_of_a_closed_socket
             files::what_was_written_is_read_back

@@ -48,6 +48,8 @@ pub(crate) struct Peer {
     stage: Stage,
     is_dirty: bool,
     is_sending: bool,
+    /// The peer was told that nothing more will be sent.
+    has_ended_sends: bool,
     is_paused: bool,
     /// It ended with a word of ours that the peer should have a chance to read.
     wants_linger: bool,
@@ -149,6 +151,7 @@ impl Peers {
             stage,
             is_dirty: false,
             is_sending: false,
+            has_ended_sends: false,
             is_paused: false,
             wants_linger: false,
             has_answered: false,
@@ -430,18 +433,11 @@ impl Peers {
             return;
         }
         if peer.connection.is_closed() {
-            if !peer.wants_linger && !peer.is_sending {
+            if peer.wants_linger || peer.is_sending {
+                peer.linger(driver, local);
+            } else {
                 driver.close(socket);
                 self.remove(socket, local);
-            } else if peer.stage == Stage::Open {
-                peer.stage = Stage::Lingering;
-                peer.backlog = Vec::new();
-                peer.set_timer(None, local);
-                peer.set_timer(Some(local.now() + LINGER), local);
-                if std::mem::take(&mut peer.is_paused) {
-                    // What is left unread when the socket is closed would destroy the last bytes.
-                    driver.resume_receive(socket);
-                }
             }
             return;
         }
@@ -573,6 +569,23 @@ impl Peer {
     #[inline]
     fn is_overfull(&self) -> bool {
         self.connection.is_output_full()
+    }
+
+    /// Lets the peer read what was sent last, then the end, and discards what it still sends: a close
+    /// with unread input would destroy the last bytes. Its own end, or the timer, ends this.
+    fn linger<D: Driver>(&mut self, driver: &mut D, local: &Local) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Lingering;
+            self.backlog = Default::default();
+            self.set_timer(None, local);
+            self.set_timer(Some(local.now() + LINGER), local);
+            if std::mem::take(&mut self.is_paused) {
+                driver.resume_receive(self.socket);
+            }
+        }
+        if !self.is_sending && !std::mem::replace(&mut self.has_ended_sends, true) {
+            driver.shutdown_send(self.socket);
+        }
     }
 
     fn memory_bytes(&self) -> usize {

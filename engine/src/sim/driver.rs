@@ -290,6 +290,11 @@ impl Driver for SimDriver {
         core.network.send(&mut core.stage, self.at, socket, output)
     }
 
+    fn shutdown_send(&mut self, socket: SocketId) {
+        let core = &mut *self.core();
+        core.network.shutdown_send(&mut core.stage, self.at, socket);
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         let core = &mut *self.core();
         core.network.pause_receive(&mut core.stage, self.at, socket);

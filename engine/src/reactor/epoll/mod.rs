@@ -429,6 +429,14 @@ impl Driver for EpollDriver {
         SendState::InFlight
     }
 
+    fn shutdown_send(&mut self, id: SocketId) {
+        let socket = self.sockets.get_mut(id).filter(|one| one.phase == Phase::Open);
+        let socket = socket.expect("only an open socket ends its sends");
+        assert!(socket.sending.is_none(), "a send is not cut off by ending in order");
+        // Fails where the connection is gone, of which the receiving side hears.
+        let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Write);
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         if let Some(socket) = self.sockets.get_mut(socket) {
             socket.paused = true;

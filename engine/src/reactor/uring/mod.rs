@@ -223,6 +223,10 @@ impl Driver for UringDriver {
         self.start_send(socket, output)
     }
 
+    fn shutdown_send(&mut self, socket: SocketId) {
+        self.end_sends(socket);
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         self.pause(socket);
     }

@@ -47,6 +47,8 @@ pub(super) struct Socket {
     pub(super) paused: bool,
     /// Nothing will be received any more, and the shard was told.
     pub(super) ended: bool,
+    /// Nothing will be sent any more, and the peer was told.
+    pub(super) sends_ended: bool,
     /// The send or the connect that is in flight.
     pub(super) in_flight: Option<Ticket>,
 }
@@ -60,6 +62,7 @@ impl Socket {
             receive: Receive::Idle,
             paused: false,
             ended: false,
+            sends_ended: false,
             in_flight: None,
         }
     }
