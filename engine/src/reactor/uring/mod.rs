@@ -333,7 +333,8 @@ impl Driver for UringDriver {
     }
 
     fn describe(&self) -> String {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        // Asked of the kernel itself: a file may not be there, or no descriptor left to read it with.
+        let kernel = rustix::system::uname();
         let missing = Features::ALL.without(self.features);
         let (submissions, completions) = self.ring.entries();
         let pool = self.ring.buffers().pool();
@@ -341,7 +342,7 @@ impl Driver for UringDriver {
         let mut text = format!(
             "io_uring on Linux {}: {}; {submissions} submissions, {completions} completions, \
              {buffers} receive buffers of {bytes} bytes",
-            kernel.trim(),
+            kernel.release().to_string_lossy(),
             self.features,
         );
         if missing != Features::NONE {
