@@ -98,6 +98,11 @@ const _: () = assert!(DIRECT_IO_ALIGN_BYTES.is_power_of_two());
 /// (4,096 since Linux 5.4), so asking for more is in vain unless an operator has raised that.
 pub const LISTEN_BACKLOG: u32 = 4_096;
 
+/// How long a start waits for its address to become free. A process that was killed has let go of a
+/// port that it had on epoll when it is reaped; an io_uring that still accepts on it is taken down by
+/// the kernel in the background, seen to take up to 14 ms, longer on a loaded machine.
+pub const ADDRESS_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Sockets of one shard unless told otherwise. An idle one costs the driver some 40 bytes; file
 /// descriptors are what really bounds them, and lower this at start.
 pub const SOCKETS_MAX_DEFAULT: u32 = 65_536;

@@ -305,6 +305,10 @@ impl ServerBuilder {
 
     /// Starts the shards and returns once all of them serve.
     ///
+    /// An address that is taken is tried again for up to 250 ms
+    /// ([`ADDRESS_PATIENCE`](crate::limits::ADDRESS_PATIENCE)): a server that was killed a moment ago
+    /// still holds it until the kernel has taken its rings down.
+    ///
     /// # Errors
     /// [`StartError`]: nothing is running then.
     pub fn start(self) -> Result<Server, StartError> {
@@ -391,8 +395,8 @@ impl fmt::Display for StartError {
             StartError::Listen { address, error } => match error.kind() {
                 io::ErrorKind::AddrInUse => write!(
                     f,
-                    "cannot listen on {address}: another process has that port; stop it or choose \
-                     another port"
+                    "cannot listen on {address}: another process has that port, or one that was \
+                     killed has not let go of it yet; stop it or choose another port"
                 ),
                 io::ErrorKind::PermissionDenied => write!(
                     f,

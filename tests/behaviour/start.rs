@@ -10,7 +10,7 @@ use catena_engine::shard_index::ShardIndex;
 use catena_engine::{Client, ClientConfig, Cores, DriverChoice, Router, Server, ServerBuilder};
 use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
@@ -55,10 +55,10 @@ fn a_second_server_on_one_port_is_refused() {
     }
 }
 
-/// However close their starts are.
+/// However close their starts are. The loser of each round waits until it believes it.
 #[test]
 fn two_servers_never_share_a_port() {
-    for round in 0..40 {
+    for round in 0..20 {
         let free = TcpListener::bind(anywhere()).expect("loopback has ports");
         let address = free.local_addr().expect("it is bound");
         drop(free);
@@ -174,7 +174,11 @@ impl Drop for ServerProcess {
 
 /// Be the child: start, say how that went, serve until standard input ends.
 fn be_child(builder: ServerBuilder) {
-    match builder.listen(anywhere()).start() {
+    be_child_at(anywhere(), builder);
+}
+
+fn be_child_at(address: SocketAddr, builder: ServerBuilder) {
+    match builder.listen(address).start() {
         Ok(server) => {
             println!("started: {}", server.description().join("; "));
             println!("notes: {}", server.notes().join("; "));
@@ -182,6 +186,32 @@ fn be_child(builder: ServerBuilder) {
             drop(std::io::stdin().read_to_end(&mut Vec::new()));
         }
         Err(error) => println!("refused: {error}"),
+    }
+}
+
+/// A supervisor starts a killed server again at once. Its rings, which accept and receive, may outlive
+/// it for a moment.
+#[test]
+fn a_killed_server_can_be_started_again_at_once() {
+    const TEST: &str = "start::a_killed_server_can_be_started_again_at_once";
+    if let Ok(role) = std::env::var(CHILD) {
+        let (driver, address) = role.split_once(' ').expect("a driver and an address");
+        let address = address.parse().expect("an address");
+        return be_child_at(address, builder(driver.parse().expect("a driver")));
+    }
+    for driver in DRIVERS {
+        if crate::kernel::is_refused(driver) {
+            continue;
+        }
+        let mut address = anywhere();
+        for _ in 0..6 {
+            let role = format!("{driver} {address}");
+            let mut server = ServerProcess::start(TEST, &role, |_| {});
+            address = server.told("address").parse().expect("an address");
+            let _client = TcpStream::connect(address).expect("it serves");
+            server.child.kill().expect("it is our own");
+            server.child.wait().expect("it has ended");
+        }
     }
 }
 
