@@ -75,13 +75,6 @@ impl ConnectionConfig {
     /// # Errors
     /// The first value that is out of bounds, with the bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let between = |name, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError { name, value, low, high })
-            }
-        };
         let millis = |duration: Duration| duration.as_millis().try_into().unwrap_or(u64::MAX);
         const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
         between(
@@ -99,6 +92,16 @@ impl ConnectionConfig {
         between("drain_timeout (ms)", millis(self.drain_timeout), 0, DAY_MS)?;
         between("output_bytes_max", self.output_bytes_max as u64, 1, 1 << 40)
     }
+}
+
+pub(crate) fn between(
+    name: &'static str,
+    value: u64,
+    low: u64,
+    high: u64,
+) -> Result<(), ConfigError> {
+    let is_within = (low..=high).contains(&value);
+    if is_within { Ok(()) } else { Err(ConfigError { name, value, low, high }) }
 }
 
 /// A configuration value that is out of its bounds.

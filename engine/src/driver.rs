@@ -42,7 +42,7 @@ pub struct SocketId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ListenerId(pub u32);
 
-/// One open file of one shard.
+/// One open file of one shard. Counts the files that were opened: an id is never given again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FileId(pub u32);
 
@@ -258,7 +258,11 @@ pub trait Driver {
     /// Makes durable what was *completed* before this call (`fdatasync`).
     fn sync(&mut self, file: FileId, op: FileOpId);
 
-    /// Closes the file once its operations in flight have ended.
+    /// Closes the file once its operations in flight have ended. Its id is void from now on.
+    ///
+    /// # Panics
+    /// If it is void already, as every operation on a void id does: whoever keeps one for too long
+    /// would write into what somebody else has opened.
     fn close_file(&mut self, file: FileId);
 
     /// Hands over what was asked for and looks, without sleeping, whether anything completed.

@@ -83,9 +83,16 @@ pub const LINGER: Duration = Duration::from_secs(1);
 /// Messages that may wait between one shard and one other. At 128 bytes each: 128 KiB a pair.
 pub const MAILBOX_MESSAGES_MAX: usize = 1_024;
 
+/// Messages that there is room for between one shard and all others together: 4 MiB. There is a
+/// mailbox for each pair of shards, so that with a fixed size their memory grows with the square of
+/// the shards (128 GiB for 1,024). From 32 shards on the mailboxes share this instead. What finds
+/// its mailbox full waits with the sender, so a small one costs wake-ups and loses nothing.
+pub const SHARD_MAILBOX_MESSAGES_MAX: usize = 32 * 1_024;
+
 /// Messages from other threads that may wait for one shard.
 pub const HANDLE_MESSAGES_MAX: usize = 16 * 1_024;
 
+const _: () = assert!(SHARD_MAILBOX_MESSAGES_MAX >= 32 * SHARDS_MAX, "no mailbox below 32");
 const _: () = assert!(GO_AWAY_TEXT_BYTES_MAX + 64 <= FRAME_BYTES_FLOOR as usize);
 const _: () = assert!(SHARDS_MAX * 2 + 128 <= FRAME_BYTES_FLOOR as usize, "a hello must fit");
 const _: () = assert!(FRAME_BYTES_FLOOR <= FRAME_BYTES_CEILING);
@@ -114,6 +121,10 @@ pub const SOCKETS_MAX: u32 = 1 << 24;
 /// File descriptors that are left for everything but sockets when the limit of the process lowers
 /// the number of sockets: rings, listeners, log files, standard streams.
 pub const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// File descriptors that each shard has beside its sockets: its ring or epoll instance, the counters
+/// that wake it, its two listeners.
+pub const DESCRIPTORS_OF_SHARD: u64 = 5;
 
 /// Receive buffers of one shard unless told otherwise: with 16 KiB each, 8 MiB of address space, of
 /// which only what was ever filled is memory. Enough for 512 connections to deliver in one turn.

@@ -209,7 +209,6 @@ impl Shard {
         self.end_connections();
         self.pass_on_messages(driver);
         self.end_drain();
-        self.measure_turn(driver, turn_at);
 
         let busy = completions == Completions::Left
             || more_futures
@@ -218,6 +217,7 @@ impl Shard {
             // A full mailbox tells nobody when there is room again.
             || self.serving.has_messages_to_pass_on()
             || self.has_mail();
+        self.measure_turn(driver, turn_at, busy);
         self.previous_turn_at = busy.then_some(turn_at);
         Next { busy, until: self.next_timer(), stopped: self.phase == Phase::Stopped }
     }
@@ -350,12 +350,16 @@ impl Shard {
         }
     }
 
-    /// Every so many turns: how long this one took, and the figures that are not counted one by one.
-    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant) {
+    /// Every so many turns: how long this one took, and the figures that are not counted one by one;
+    /// these also before a sleep, which may be a long one.
+    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant, busy: bool) {
         let metrics = &self.serving.metrics;
         metrics.turns.increment();
-        if metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS) {
+        let is_time = metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS);
+        if is_time {
             metrics.turn_us.record(driver.now().micros_since(turn_at));
+        }
+        if is_time || !busy {
             metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
             metrics.connections.set(self.peers.len() as u64);
             metrics.publish_driver(driver.counters());

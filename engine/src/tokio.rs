@@ -380,6 +380,7 @@ impl Conversation {
                 self.is_over = true;
             }
             Event::Opened | Event::PeerLeaves { .. } | Event::RequestDropped { .. } => {}
+            Event::RequestRefused { .. } => {}
             Event::Request { .. } | Event::Response { .. } => {
                 unreachable!("a client gets no requests, and takes responses where bytes are read")
             }

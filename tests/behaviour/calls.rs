@@ -120,7 +120,7 @@ pub fn large_bodies_and_small_calls_share_a_connection<L: Lab>(lab: &mut L) {
     let address = lab.address(server);
     let (large, small) = lab.run(move |local| async move {
         let client = Client::new(&local, address, ClientConfig::default());
-        let body = Bytes::from(pattern(L::SOCKET_BYTES_MAX / 4));
+        let body = Bytes::from(pattern(L::socket_bytes_max() / 4));
         let large = (0..4).map(async |task| {
             let mut right = 0;
             for round in 0..5 {

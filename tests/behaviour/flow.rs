@@ -64,8 +64,8 @@ pub fn a_client_lets_only_so_many_calls_wait<L: Lab>(lab: &mut L) {
 const ANSWER_BYTES: usize = 16 << 10;
 
 /// So many answers are several times what fits into all buffers on the way.
-const fn answers<L: Lab>() -> usize {
-    6 * L::SOCKET_BYTES_MAX / ANSWER_BYTES
+fn answers<L: Lab>() -> usize {
+    6 * L::socket_bytes_max() / ANSWER_BYTES
 }
 
 fn sources<L: Lab>() -> Vec<u8> {
@@ -148,7 +148,7 @@ pub fn a_large_answer_may_take_its_time<L: Lab>(lab: &mut L) {
     }));
     let address = lab.address(server);
     let mut slow = Peer::greet(lab, address);
-    let large = 3 * L::SOCKET_BYTES_MAX;
+    let large = 3 * L::socket_bytes_max();
     slow.send(lab, &request(0, SOURCE, Duration::ZERO, &(large as u32).to_le_bytes()));
     lab.pause(Duration::from_secs(3));
     assert!(slow.response(lab).1 == pattern(large));

@@ -1,6 +1,8 @@
 //! The lab on threads and real sockets.
 
 use crate::lab::{Block, Lab, Received, ServerId, Spec};
+use catena_engine::metrics::MetricsSnapshot;
+use catena_engine::reactor::uring::{UringConfig, UringDriver, UringError};
 use catena_engine::{Cores, DriverChoice, Handle, Server};
 use rustix::net::{self, AddressFamily, SocketType};
 use std::future::Future;
@@ -42,17 +44,40 @@ enum State {
 
 /// Tries a behaviour out on a driver, where this host has it.
 pub fn on(driver: DriverChoice, behaviour: impl Fn(&mut Kernel)) {
-    match Server::builder().driver(driver).cores(Cores::Unpinned(1)).start() {
-        Ok(client) => {
-            behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
-        }
-        Err(refused) => println!("skipped: {refused}"),
+    if let Some(why) = why_missing(driver) {
+        return println!("skipped: {why}");
+    }
+    let client = Server::builder().driver(driver).cores(Cores::Unpinned(1)).start();
+    let client = client.expect("a driver that is not refused starts");
+    behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
+}
+
+/// Why this host does not have the driver, if it does not: only io_uring can be missing, and only
+/// because it is refused. Whatever else keeps a driver from starting is a failure.
+pub fn why_missing(driver: DriverChoice) -> Option<String> {
+    if driver != DriverChoice::Uring {
+        return None;
+    }
+    match UringDriver::new(&UringConfig::default()) {
+        Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
+        Err(error) => panic!("io_uring is not refused, and yet: {error}"),
+        Ok(_) => None,
     }
 }
 
-/// True where this host does not have the driver.
-pub fn is_refused(driver: DriverChoice) -> bool {
-    Server::builder().driver(driver).cores(Cores::Unpinned(1)).start().is_err()
+impl Kernel {
+    /// What the shards of a server that serves have counted.
+    pub fn metrics(&self, server: ServerId) -> MetricsSnapshot {
+        match &self.servers[server.0].state {
+            State::Serving(server) => server.metrics(),
+            State::Draining(_) | State::Ended => panic!("it serves no more"),
+        }
+    }
+
+    /// What the shard counted that runs the clients.
+    pub fn metrics_of_client(&self) -> MetricsSnapshot {
+        self.client.metrics()
+    }
 }
 
 fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
@@ -73,9 +98,19 @@ impl Lab for Kernel {
     type Socket = Socket;
     type Listener = TcpListener;
     const SENDS_IN_ONE_PIECE: bool = true;
-    // The third values of net.ipv4.tcp_wmem and tcp_rmem: 4 and 6 MiB unless somebody has raised them.
-    const SOCKET_BYTES_MAX: usize = 10 << 20;
+    const TIME_IS_SIMULATED: bool = false;
     const A_WHILE: Duration = Duration::from_secs(3);
+
+    /// The third values of net.ipv4.tcp_wmem and tcp_rmem: 4 and 6 MiB unless somebody has raised them.
+    fn socket_bytes_max() -> usize {
+        let most = |name: &str| {
+            let path = format!("/proc/sys/net/ipv4/{name}");
+            let text = std::fs::read_to_string(&path).expect("every Linux with TCP has it");
+            let most = text.split_whitespace().nth(2).and_then(|most| most.parse::<usize>().ok());
+            most.unwrap_or_else(|| panic!("{path} says {text:?}, not three numbers"))
+        };
+        most("tcp_wmem") + most("tcp_rmem")
+    }
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let server = start(self.driver, spec.clone(), (Ipv4Addr::LOCALHOST, 0).into());

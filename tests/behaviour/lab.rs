@@ -89,11 +89,13 @@ pub trait Lab: Sized {
     type Listener;
     /// A small send arrives as it was sent.
     const SENDS_IN_ONE_PIECE: bool;
-    /// What the sockets of both ends hold together, at most, for who sends and for who does not read.
-    const SOCKET_BYTES_MAX: usize;
+    /// Its time is its own: what is measured tells of the engine, whatever else the machine does.
+    const TIME_IS_SIMULATED: bool;
     /// Longer than anything takes that works.
     const A_WHILE: Duration;
 
+    /// What the sockets of both ends hold together, at most, for who sends and for who does not read.
+    fn socket_bytes_max() -> usize;
     /// Starts a server on a port of its own.
     fn start(&mut self, spec: Spec) -> ServerId;
     /// The address that its shards share.

@@ -2,6 +2,7 @@
 
 mod calls;
 mod cancels;
+mod counts;
 mod deadlines;
 mod drain;
 mod failures;

@@ -75,8 +75,12 @@ impl Lab for Simulated<'_> {
     type Socket = Socket;
     type Listener = Listener;
     const SENDS_IN_ONE_PIECE: bool = false;
-    const SOCKET_BYTES_MAX: usize = 512 << 10;
+    const TIME_IS_SIMULATED: bool = true;
     const A_WHILE: Duration = Duration::from_millis(200);
+
+    fn socket_bytes_max() -> usize {
+        512 << 10
+    }
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let Spec { shards, connection, admission, service } = spec;

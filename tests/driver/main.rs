@@ -63,6 +63,7 @@ macro_rules! common_checks {
             files::what_was_written_is_read_back
             files::a_read_past_the_end_is_short
             files::a_closed_file_finishes_what_is_in_flight
+            files::a_closed_file_is_void
             files::opening_a_missing_file_says_so
         }
     };

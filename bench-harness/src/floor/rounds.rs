@@ -21,6 +21,11 @@ pub fn p50(cell: &Cell) -> f64 {
     cell.p50_us
 }
 
+/// True if the generator had no more to give, so that its server could be asked for more.
+pub fn is_spent(cell: &Cell) -> bool {
+    cell.client_busy_share >= 0.95
+}
+
 /// Which of two bare echoes is the better one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Best {
@@ -76,6 +81,12 @@ impl Rounds {
         self.0.iter().filter_map(named).collect()
     }
 
+    /// The names of the loads of which `is_so` holds.
+    pub fn shapes(&self, is_so: impl Fn(&ShapeRounds) -> bool) -> Vec<String> {
+        let of = self.0.iter().filter(|(_, rounds)| is_so(rounds));
+        of.map(|(shape, _)| shape.to_string()).collect()
+    }
+
     /// Rows for the report.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -120,6 +131,16 @@ impl ShapeRounds {
             figure(cell) / best
         };
         Some(median(engine.iter().enumerate().map(in_round)))
+    }
+
+    /// True if a bare echo could have been asked for more, and the engine at its best could not: then
+    /// the ratio of their rates is an upper bound.
+    pub fn rate_is_upper_bound(&self) -> bool {
+        let is_spent = |cells: &Vec<Cell>| is_spent(&medians(cells));
+        let engine = self.0.iter().find(|(contender, _)| contender.is_engine());
+        let engine_is_spent = engine.is_some_and(|(_, cells)| is_spent(cells));
+        let mut bare = self.0.iter().filter(|(contender, _)| !contender.is_engine());
+        !engine_is_spent && bare.any(|(_, cells)| is_spent(cells))
     }
 
     /// The engine on epoll over the engine on io_uring, within each round; the median of that.

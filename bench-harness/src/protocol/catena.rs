@@ -129,7 +129,10 @@ fn happened(event: Event<'_>) -> Option<Happened> {
         Event::Closed(reason) => Some(Happened::Closed(reason.to_string())),
         // What is in flight is still answered; the window is 0 from here on.
         Event::PeerLeaves { .. } => None,
-        Event::Response { .. } | Event::Request { .. } | Event::RequestDropped { .. } => {
+        Event::Response { .. }
+        | Event::Request { .. }
+        | Event::RequestRefused { .. }
+        | Event::RequestDropped { .. } => {
             unreachable!("responses lie in bytes, and nobody sends requests to a client")
         }
     }

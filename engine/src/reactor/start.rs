@@ -8,8 +8,9 @@ use super::epoll::{EpollConfig, EpollDriver};
 use super::listen::{KernelDriver, listen};
 use super::turn;
 use super::uring::{UringConfig, UringDriver};
+use crate::config::between;
 use crate::driver::{Driver, Parker};
-use crate::limits::MAILBOX_MESSAGES_MAX;
+use crate::limits::{MAILBOX_MESSAGES_MAX, SHARD_MAILBOX_MESSAGES_MAX, SHARDS_MAX, SOCKETS_MAX};
 use crate::mailbox::{Mailboxes, mesh};
 use crate::metrics::ShardMetrics;
 use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
@@ -48,9 +49,11 @@ pub(crate) struct Started {
 impl ShardPlan {
     /// A plan for each shard that the builder asks for.
     pub(crate) fn all(builder: &ServerBuilder) -> Result<Vec<ShardPlan>, StartError> {
+        builder.admission.validate().map_err(StartError::Config)?;
+        check("connections_max", builder.connections_max.into(), SOCKETS_MAX.into())?;
         let cores = choose_cores(&builder.cores, &available_cores().map_err(StartError::Thread)?)?;
-        let count = u16::try_from(cores.len())
-            .map_err(|_| StartError::TooManyShards { asked: u16::MAX, available: cores.len() })?;
+        check("the number of shards", cores.len() as u64, SHARDS_MAX as u64)?;
+        let count = u16::try_from(cores.len()).expect("SHARDS_MAX is far below");
         let plan = |(index, core)| ShardPlan {
             index: ShardIndex(index),
             count,
@@ -59,6 +62,17 @@ impl ShardPlan {
         };
         Ok((0..count).zip(cores).map(plan).collect())
     }
+}
+
+/// What every driver asks for alike is checked before any of them is made.
+fn check(name: &'static str, value: u64, high: u64) -> Result<(), StartError> {
+    between(name, value, 1, high).map_err(StartError::Config)
+}
+
+/// How many messages may wait between each two of so many shards; a power of two.
+fn mailbox_messages(shards: u16) -> usize {
+    let share = SHARD_MAILBOX_MESSAGES_MAX / usize::from(shards.max(1));
+    (1 << share.ilog2()).min(MAILBOX_MESSAGES_MAX)
 }
 
 /// The core of each shard; `None`: not pinned.
@@ -112,7 +126,10 @@ struct ShardStart {
     plan: ShardPlan,
     builder: Arc<ServerBuilder>,
     shard_ports: Vec<u16>,
+    /// Listening.
     sockets: Vec<OwnedFd>,
+    /// Connections at a time, as far as the limit on descriptors allows.
+    sockets_max: u32,
     mailboxes: Mailboxes<ShardMessage>,
 }
 
@@ -134,12 +151,13 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
     let shard_ports: Vec<u16> = shard_addresses.iter().map(SocketAddr::port).collect();
     let mut sockets = listening.map_or_else(Vec::new, |listening| listening.sockets).into_iter();
     let builder = Arc::new(builder);
-    let starts =
-        plans.into_iter().zip(mesh(count, MAILBOX_MESSAGES_MAX)).map(|(plan, mailboxes)| {
-            let sockets = sockets.next().unwrap_or_default();
-            let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
-            ShardStart { plan, builder, shard_ports, sockets, mailboxes }
-        });
+    let (sockets_max, lowered) = descriptors::sockets_max(builder.connections_max, count);
+    let mailboxes = mesh(count, mailbox_messages(count));
+    let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| {
+        let sockets = sockets.next().unwrap_or_default();
+        let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
+        ShardStart { plan, builder, shard_ports, sockets, sockets_max, mailboxes }
+    });
     let mut starting = Vec::new();
     let all_ready = match get_ready(starts, &mut starting) {
         Ok(all_ready) => all_ready,
@@ -150,10 +168,11 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
     };
     let parkers: Vec<_> = all_ready.iter().map(|ready| ready.parker.clone()).collect();
     let metrics = all_ready.iter().map(|ready| ready.metrics.clone()).collect();
-    let (_, lowered) = descriptors::sockets_max(builder.connections_max);
+    // What concerns every shard alike is said once.
     let of_shards = all_ready.iter().flat_map(|ready| ready.notes.clone());
     let mut notes: Vec<String> = lowered.into_iter().chain(of_shards).collect();
     notes.dedup();
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
     let description = all_ready.into_iter().map(|ready| ready.description).collect();
     let threads = starting.into_iter().map(|Starting { thread, go, .. }| {
         go.send(Go { parkers: parkers.clone() }).expect("a shard that is ready waits for this");
@@ -206,23 +225,22 @@ fn run_shard(
     if choice == DriverChoice::Epoll {
         return run_on_epoll(start, &report, Vec::new());
     }
-    let config = UringConfig { sockets_max: start.builder.connections_max, ..Default::default() };
+    let config = UringConfig { sockets_max: start.sockets_max, ..Default::default() };
     match UringDriver::new(&config) {
         Ok(driver) => run_on(start, &report, driver, Vec::new()),
-        Err(error) if choice == DriverChoice::Uring => {
-            let reason = error.to_string();
-            report.failed(StartError::Driver { driver: choice, reason })
+        Err(error) if choice == DriverChoice::Auto && error.suggests_another_driver() => {
+            let note = format!("io_uring cannot be used ({error}); running on epoll");
+            run_on_epoll(start, &report, vec![note])
         }
         Err(error) => {
-            let note = format!("io_uring cannot be used ({error}); running on epoll");
-            tracing::warn!("{note}");
-            run_on_epoll(start, &report, vec![note])
+            let (driver, reason) = (DriverChoice::Uring, error.to_string());
+            report.failed(StartError::Driver { driver, reason })
         }
     }
 }
 
 fn run_on_epoll(start: ShardStart, report: &Report<'_>, notes: Vec<String>) -> io::Result<()> {
-    let config = EpollConfig { sockets_max: start.builder.connections_max, ..Default::default() };
+    let config = EpollConfig { sockets_max: start.sockets_max, ..Default::default() };
     match EpollDriver::new(&config) {
         Ok(driver) => run_on(start, report, driver, notes),
         Err(error) => {
@@ -258,7 +276,7 @@ fn run_on<D: KernelDriver>(
     mut driver: D,
     notes: Vec<String>,
 ) -> io::Result<()> {
-    let ShardStart { plan, builder, shard_ports, sockets, mailboxes } = start;
+    let ShardStart { plan, builder, shard_ports, sockets, sockets_max: _, mailboxes } = start;
     let mut shard = make_shard(&plan, &builder, &driver, mailboxes);
     for socket in sockets {
         match driver.listen_on(socket) {
@@ -294,4 +312,24 @@ fn make_shard<D: Driver>(
         seed: seed.wrapping_add(u64::from(plan.index.0)),
     };
     Shard::new(config, driver, mailboxes, plan.inbox.clone(), |local| (builder.service)(local))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox;
+
+    #[test]
+    fn the_memory_of_all_mailboxes_is_bounded() {
+        assert_eq!(mailbox_messages(1), MAILBOX_MESSAGES_MAX);
+        assert_eq!(mailbox_messages(32), MAILBOX_MESSAGES_MAX);
+        assert_eq!(mailbox_messages(33), MAILBOX_MESSAGES_MAX / 2);
+        for shards in 1..=SHARDS_MAX as u16 {
+            let messages = mailbox_messages(shards);
+            assert!(messages.is_power_of_two() && messages >= 32, "{messages} for {shards} shards");
+            assert!(messages * usize::from(shards) <= SHARD_MAILBOX_MESSAGES_MAX);
+        }
+        let mesh = mailbox::mesh::<u8>(40, mailbox_messages(40));
+        assert_eq!(mesh.len(), 40, "every size that is chosen can be made");
+    }
 }

@@ -320,23 +320,29 @@ impl Connection {
 
 /// Commands of a server.
 impl Connection {
-    /// Answers a request that was not deferred.
+    /// Answers a request that was not deferred. Returns the status that the peer is told: that of
+    /// `head`, unless the answer is longer than the peer accepts.
     #[inline]
-    pub fn respond(&mut self, head: ResponseHead, payload: Payload<'_>) {
+    pub fn respond(&mut self, head: ResponseHead, payload: Payload<'_>) -> Status {
         if self.phase == Phase::Closed {
-            return;
+            return head.status;
         }
         if self.framer.frame_bytes(0, payload.len()) > self.peer.frame_bytes_max as usize {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
-            return self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            return head.status;
         }
         self.framer.push(&mut self.output, head.header(), &[], payload);
+        head.status
     }
 
     /// Answers a request that was not deferred; `write` puts the payload where it is sent from and
-    /// returns the header that goes before it.
+    /// returns the header that goes before it. Returns as [`Connection::respond`] does.
     #[inline]
-    pub fn respond_with(&mut self, write: impl FnOnce(&mut PayloadWriter<'_>) -> ResponseHead) {
+    pub fn respond_with(
+        &mut self,
+        write: impl FnOnce(&mut PayloadWriter<'_>) -> ResponseHead,
+    ) -> Status {
         let frame_at = self.output.copied_mut().len();
         let (head, payload_bytes) = self.framer.push_with(&mut self.output, write);
         let is_too_large =
@@ -346,8 +352,9 @@ impl Connection {
         }
         if is_too_large {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
-            self.respond(head, Payload::Copied(&[]));
+            return self.respond(head, Payload::Copied(&[]));
         }
+        head.status
     }
 
     /// Where the output ends now; see [`Connection::roll_back_output`].
@@ -371,13 +378,14 @@ impl Connection {
         self.deferred.enter(call, deadline, token);
     }
 
-    /// Answers a deferred request. False: nobody waits for it any more, nothing was sent.
-    pub fn respond_deferred(&mut self, head: ResponseHead, payload: Payload<'_>) -> bool {
-        if self.phase == Phase::Closed || self.end_deferred(head.call).is_none() {
-            return false;
+    /// Answers a deferred request; returns as [`Connection::respond`] does. `None`: nobody waits for
+    /// it any more, nothing was sent.
+    pub fn respond_deferred(&mut self, head: ResponseHead, payload: Payload<'_>) -> Option<Status> {
+        if self.phase == Phase::Closed {
+            return None;
         }
-        self.respond(head, payload);
-        true
+        self.end_deferred(head.call)?;
+        Some(self.respond(head, payload))
     }
 }
 

@@ -307,14 +307,12 @@ impl Peers {
         // Nobody waits any more: cancelled, expired, or the connection is gone.
         let Some(mut deferred) = serving.end_deferred(key) else { return };
         deferred.release_task();
-        let metrics = &serving.metrics;
-        metrics.count_response(status.class());
         let took_us = serving.local.now().micros_since(deferred.started);
-        metrics.service_time_us.record(took_us);
+        serving.metrics.service_time_us.record(took_us);
         let in_flight = serving.admission.in_flight() + 1;
         let head = deferred.answer_head(status, in_flight, serving.local.now());
         match deferred.origin {
-            Origin::Peer { socket, .. } => self.respond(socket, head, payload),
+            Origin::Peer { socket, .. } => self.respond(socket, head, payload, &serving.metrics),
             Origin::Shard { shard, key } => {
                 let payload = match payload {
                     Payload::Copied(bytes) => Bytes::from_static(bytes),
@@ -335,15 +333,24 @@ impl Peers {
     ) {
         let Some(deferred) = serving.end_deferred(DeferredKey::from_token(token)) else { return };
         if let Origin::Peer { socket, call } = deferred.origin {
-            self.respond(socket, ResponseHead { call, ..head }, Payload::Shared(payload));
+            let (head, payload) = (ResponseHead { call, ..head }, Payload::Shared(payload));
+            self.respond(socket, head, payload, &serving.metrics);
         }
     }
 
-    fn respond(&mut self, socket: SocketId, head: ResponseHead, payload: Payload<'static>) {
+    fn respond(
+        &mut self,
+        socket: SocketId,
+        head: ResponseHead,
+        payload: Payload<'static>,
+        metrics: &ShardMetrics,
+    ) {
         let mut spare = Some(self.spare.take());
         if let Some(peer) = self.get_mut(socket) {
             peer.connection.provide_output(&mut spare);
-            peer.connection.respond_deferred(head, payload);
+            if let Some(status) = peer.connection.respond_deferred(head, payload) {
+                metrics.count_response(status.class());
+            }
             self.mark_dirty(socket);
         }
         self.spare.extend(spare);
@@ -534,6 +541,7 @@ impl Peer {
                     self.wants_pump = true;
                 }
             }
+            Event::RequestRefused { status } => serving.count_refused(status),
             Event::RequestDropped { token, cause } => {
                 serving.drop_deferred(DeferredKey::from_token(token), cause);
             }
@@ -549,7 +557,9 @@ impl Peer {
             }
             Event::Closed(reason) => {
                 self.wants_linger = reason.is_told();
-                serving.metrics.closed.increment();
+                if self.owner == Owner::Server {
+                    serving.metrics.closed.increment();
+                }
                 if matches!(reason, CloseReason::PeerMisbehaved(_)) {
                     serving.metrics.protocol_errors.increment();
                 }

@@ -88,6 +88,7 @@ impl Serving {
         now: Instant,
     ) -> Instant {
         let (head, body, deadline) = arrival;
+        self.metrics.requests.increment();
         let origin = Origin::Peer { socket, call: head.call };
         let body = RequestBody::Frame { body, lend };
         let arrival = Arrival { head, body, deadline, arrived: self.turn_at, origin };
@@ -130,23 +131,41 @@ impl Serving {
     /// Nobody waits any more for a request that another shard handed over.
     pub(crate) fn drop_handed_over(&mut self, from: ShardIndex, key: u64) {
         if let Some(deferred) = self.handed_over.get(&(from, key)).copied() {
-            self.drop_deferred(deferred, DropCause::Cancelled);
+            self.discard_deferred(deferred);
         }
     }
 
     /// Ends a deferred request that nobody waits for: its future is dropped with all it waits for.
     pub(crate) fn drop_deferred(&mut self, key: DeferredKey, cause: DropCause) {
-        let Some(mut deferred) = self.end_deferred(key) else { return };
+        if !self.discard_deferred(key) {
+            return;
+        }
         match cause {
             DropCause::Cancelled => self.metrics.cancelled.increment(),
-            DropCause::DeadlinePassed => self.metrics.deadline_passed.increment(),
+            DropCause::DeadlinePassed => {
+                self.metrics.deadline_passed.increment();
+                // Its connection has told the caller so.
+                self.metrics.count_response(Status::DEADLINE_PASSED.class());
+            }
             DropCause::ConnectionEnded => {}
         }
+    }
+
+    /// Counts a request that its connection has answered by itself.
+    pub(crate) fn count_refused(&self, status: Status) {
+        self.metrics.requests.increment();
+        self.metrics.count_response(status.class());
+    }
+
+    /// True if there was such a request.
+    fn discard_deferred(&mut self, key: DeferredKey) -> bool {
+        let Some(mut deferred) = self.end_deferred(key) else { return false };
         if let Some(shard) = deferred.handed_to {
             let from = self.local.shard();
             self.outbox.push(shard, ShardMessage::Drop { from, key: key.to_token() });
         }
         deferred.drop_task();
+        true
     }
 
     /// Takes a deferred request off the books.
@@ -201,7 +220,6 @@ impl Serving {
         let request = Request { head, body, deadline, local: &self.local };
         let payload_bytes = request.payload().len();
         let waited = now.since(arrived);
-        self.metrics.requests.increment();
         self.metrics.queue_delay_us.record(now.micros_since(arrived));
         self.admission.observe(head.priority, waited + self.waited_before, now);
         let reply = Reply {
@@ -246,7 +264,10 @@ impl Serving {
         match answered {
             Answered(Outcome::Now(at, status)) => {
                 self.metrics.service_time_us.record(at.micros_since(now));
-                self.metrics.count_response(status.class());
+                // What is handed over is counted where it arrived, and where its answer leaves.
+                if let Origin::Peer { .. } = origin {
+                    self.metrics.count_response(status.class());
+                }
                 Some(at)
             }
             Answered(Outcome::Later(key)) => {
@@ -295,7 +316,8 @@ impl Serving {
         if let Some(status) = refusal {
             let head = ResponseHead { status, ..response_head };
             self.metrics.count_response(status.class());
-            return connection.respond(head, Payload::Copied(&[]));
+            connection.respond(head, Payload::Copied(&[]));
+            return;
         }
         let shard = ShardIndex(u16::try_from(shard).expect("below the count, which is a u16"));
         let key = self.local.defer(origin, &response_head, now, payload_bytes);

@@ -1,14 +1,11 @@
 //! Listening sockets, and what to do while accepting fails.
 
 use crate::driver::ListenerId;
-use crate::time::{Duration, Instant, earliest};
+use crate::reactor::accept_errors::{RETRY_AFTER, concerns_one_connection};
+use crate::time::{Instant, earliest};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::os::fd::OwnedFd;
-
-/// Pause before accepting is tried again by itself: file descriptors ran out, most likely. Long
-/// enough to cost nothing, short against the second after which a connecting peer tries again.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 pub(super) struct Listener {
     fd: OwnedFd,
@@ -55,24 +52,6 @@ impl Listener {
     pub fn recovered(&mut self) {
         self.failing = false;
     }
-}
-
-/// Linux hands the errors of a connection that died in the backlog to who accepts it (`accept(2)`).
-fn concerns_one_connection(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::INTR
-            | Errno::CONNABORTED
-            | Errno::PROTO
-            | Errno::NOPROTOOPT
-            | Errno::OPNOTSUPP
-            | Errno::PERM
-            | Errno::NETDOWN
-            | Errno::NETUNREACH
-            | Errno::HOSTDOWN
-            | Errno::HOSTUNREACH
-            | Errno::NONET
-    )
 }
 
 /// All listeners of a shard. Few: they are looked through one by one.

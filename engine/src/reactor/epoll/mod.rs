@@ -115,7 +115,7 @@ impl EpollDriver {
         let wake = move || {
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
         };
-        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max, 1);
         Ok(EpollDriver {
             poller,
             sockets: Sockets::new(sockets_max),

@@ -10,10 +10,12 @@ use super::op::{Op, Tag};
 use super::socket::Stage;
 use crate::driver::{Completion, ListenerId};
 use crate::limits;
+use crate::reactor::accept_errors::{RETRY_AFTER, concerns_one_connection};
 use crate::sys::ring::{Brings, Reaped};
 use crate::sys::submit::{Cancel, Shots};
 use crate::sys::{clock, socket};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
+use rustix::io::Errno;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -112,12 +114,12 @@ impl UringDriver {
 
     fn accept_failed(&mut self, id: ListenerId, error: io::Error) -> Option<Completion> {
         let listener = &mut self.listeners[id.0 as usize];
-        // The connection was gone before it was accepted: the peer's affair.
-        let gone = [libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::EAGAIN];
-        if error.raw_os_error().is_some_and(|number| gone.contains(&number)) {
+        // The peer's affair, or nobody's.
+        let is_lost = |error| concerns_one_connection(error) || error == Errno::AGAIN;
+        if Errno::from_io_error(&error).is_some_and(is_lost) {
             return None;
         }
-        let retry_at = clock::now() + Duration::from_millis(limits::ACCEPT_RETRY_MS);
+        let retry_at = clock::now() + RETRY_AFTER;
         listener.retry_at = Some(retry_at);
         self.accept_retry_at = Some(self.accept_retry_at.map_or(retry_at, |at| at.min(retry_at)));
         let first = !std::mem::replace(&mut listener.failing, true);
@@ -145,7 +147,7 @@ impl UringDriver {
             return;
         }
         let now = clock::now();
-        let later = now + Duration::from_millis(limits::ACCEPT_RETRY_MS);
+        let later = now + RETRY_AFTER;
         self.accept_retry_at = None;
         for index in 0..self.listeners.len() {
             let listener = &mut self.listeners[index];

@@ -83,12 +83,14 @@ impl Socket {
 pub(super) struct Sockets {
     slots: Vec<Socket>,
     vacant: Vec<u32>,
+    /// Slots that are vacant for ever.
+    retired: usize,
     max: u32,
 }
 
 impl Sockets {
     pub(super) fn new(max: u32) -> Self {
-        Sockets { slots: Vec::new(), vacant: Vec::new(), max }
+        Sockets { slots: Vec::new(), vacant: Vec::new(), retired: 0, max }
     }
 
     /// The most sockets at a time.
@@ -145,13 +147,18 @@ impl Sockets {
     pub(super) fn remove(&mut self, id: SocketId) {
         let socket = self.known(id);
         assert!(!socket.is_busy(), "a slot is freed after its last completion");
-        *socket = Socket { generation: id.generation.wrapping_add(1), ..Socket::vacant() };
-        self.vacant.push(id.slot);
+        let next = id.generation.checked_add(1);
+        *socket = Socket { generation: next.unwrap_or(id.generation), ..Socket::vacant() };
+        // A slot that has run out of generations stays empty: no id is ever given twice.
+        match next {
+            Some(_) => self.vacant.push(id.slot),
+            None => self.retired += 1,
+        }
     }
 
     /// Sockets that are not vacant.
     pub(super) fn count(&self) -> usize {
-        self.slots.len() - self.vacant.len()
+        self.slots.len() - self.vacant.len() - self.retired
     }
 }
 
@@ -234,6 +241,17 @@ mod tests {
         assert!(sockets.get(first).is_none() && sockets.get_mut(first).is_none());
         assert!(sockets.get(second).is_some());
         assert_eq!(sockets.count(), 1);
+    }
+
+    #[test]
+    fn a_slot_out_of_generations_is_let_to_nobody() {
+        let mut sockets = Sockets::new(1);
+        let first = sockets.insert(descriptor(), Stage::Open).expect("room for one");
+        sockets.slots[0].generation = u32::MAX;
+        let last = SocketId { generation: u32::MAX, ..first };
+        sockets.remove(last);
+        assert!(!sockets.has_room() && sockets.count() == 0);
+        assert!(sockets.get(last).is_none() && sockets.get(first).is_none());
     }
 
     #[test]

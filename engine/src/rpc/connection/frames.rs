@@ -64,7 +64,7 @@ impl Connection {
         if self.phase == Phase::Leaving {
             self.answer_bare(head.call, Status::DRAINING);
             self.deframer.recycle(body);
-            return None;
+            return Some(Event::RequestRefused { status: Status::DRAINING });
         }
         let deadline = head.time_left().map(|left| now + left);
         Some(Event::Request { head, body, deadline })

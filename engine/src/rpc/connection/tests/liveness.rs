@@ -8,6 +8,7 @@ use crate::time::Duration;
 use crate::wire::deframer::{Deframer, Input};
 use crate::wire::frame::{GoAwayReason, control};
 use crate::wire::header::{Header, Kind};
+use crate::wire::status::Status;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -134,7 +135,8 @@ fn an_idle_connection_is_left_as_one_leaves_not_slammed() {
     pair.now += SECOND;
     pair.handle_timeouts();
     pair.settle();
-    assert_eq!(pair.server.seen, [closed(CloseReason::Idle)]);
+    let refused = Seen::RequestRefused { status: Status::DRAINING };
+    assert_eq!(pair.server.seen, [refused, closed(CloseReason::Idle)]);
     let Seen::PeerLeaves { reason, .. } = &pair.client.seen[0] else { panic!() };
     assert_eq!(*reason, GoAwayReason::IDLE);
     let Seen::Response { head, .. } = &pair.client.seen[1] else { panic!() };
