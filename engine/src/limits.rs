@@ -146,12 +146,13 @@ pub const RECEIVE_BUFFER_BYTES_MAX: u32 = 1_024 * 1_024;
 /// holder cannot drain the pool.
 pub const LEND_RESERVE_FRACTION: u16 = 4;
 
-/// Submission queue entries unless told otherwise. A turn that queues more enters the kernel in
-/// between; 64-byte entries, so 64 KiB.
-pub const SUBMISSION_ENTRIES_DEFAULT: u32 = 1_024;
+/// Submission queue entries unless told otherwise: a send and a receive for each completion of a turn
+/// ([`TURN_COMPLETIONS_MAX`]). A turn that queues more enters the kernel in between. 64-byte entries,
+/// so 32 KiB, which some kernels charge to the limit on locked memory (`docs/operations.md`).
+pub const SUBMISSION_ENTRIES_DEFAULT: u32 = 2 * TURN_COMPLETIONS_MAX;
 
 /// Completion queue entries unless told otherwise: 8 for each submission, because multishot
-/// operations complete many times. 16 bytes each. When it overflows, the kernel queues on the heap.
+/// operations complete many times. 16 bytes each, so 64 KiB. When it overflows, the kernel queues on the heap.
 pub const COMPLETION_ENTRIES_DEFAULT: u32 = 8 * SUBMISSION_ENTRIES_DEFAULT;
 
 /// Outputs up to this many bytes are sent eagerly: the kernel takes what fits into the socket at
