@@ -143,7 +143,8 @@ impl FileBuffer {
 /// What happened since it was last asked.
 #[derive(Debug)]
 pub enum Completion {
-    /// A peer connected; the socket reads from now on.
+    /// A peer connected; the socket reads from now on. While all of the driver's sockets are in use
+    /// others wait, as they do in the backlog, and nothing is reported of them.
     Accepted {
         /// Where it arrived.
         listener: ListenerId,
@@ -241,6 +242,7 @@ pub trait Driver {
     fn resume_receive(&mut self, socket: SocketId);
 
     /// Ends the socket: sends nothing more, forgets what was not read. [`Completion::Closed`] follows.
+    /// A send in flight is cut off, before its first byte perhaps if it was asked for in this turn.
     fn close(&mut self, socket: SocketId);
 
     /// Opens a file. May block for as long as the file system does: for start, not for the hot path.

@@ -110,6 +110,21 @@ pub const LISTEN_BACKLOG: u32 = 4_096;
 /// the kernel in the background, seen to take up to 14 ms, longer on a loaded machine.
 pub const ADDRESS_PATIENCE: Duration = Duration::from_millis(250);
 
+/// Connections of one shard at a time that are one too many and are told so, beside those that are
+/// served. Each takes a round trip, or [`LINGER`] where the peer does not close; whoever comes beyond
+/// them waits in the backlog, so a flood of connections costs a shard no more memory than this.
+pub const GOODBYES_MAX: u32 = 32;
+
+/// How long a shard that has said that it cannot accept keeps silent about the next time.
+pub const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The most connections that a shard can be told to have.
+pub const CONNECTIONS_MAX: u32 = SOCKETS_MAX - GOODBYES_MAX;
+
+/// Sockets of one shard below which a server does not start, unless it was asked for fewer: it would
+/// turn away nearly everybody. A dozen clients, and a few goodbyes beside them.
+pub const SOCKETS_MIN: u32 = 16;
+
 /// Sockets of one shard unless told otherwise. An idle one costs the driver some 40 bytes; file
 /// descriptors are what really bounds them, and lower this at start.
 pub const SOCKETS_MAX_DEFAULT: u32 = 65_536;

@@ -37,6 +37,7 @@ pub struct Spec {
     pub shards: u16,
     pub connection: ConnectionConfig,
     pub admission: AdmissionConfig,
+    pub connections_max: u32,
     pub service: Service,
 }
 
@@ -49,12 +50,17 @@ impl Spec {
             shards: 1,
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
+            connections_max: 4_000,
             service: Arc::new(service),
         }
     }
 
     pub fn shards(self, shards: u16) -> Self {
         Spec { shards, ..self }
+    }
+
+    pub fn connections_max(self, connections_max: u32) -> Self {
+        Spec { connections_max, ..self }
     }
 
     pub fn connection(self, change: impl FnOnce(&mut ConnectionConfig)) -> Self {

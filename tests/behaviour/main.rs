@@ -109,6 +109,8 @@ behaviours! {
     outside::work_that_panics_harms_nobody
     overload::a_shard_takes_so_many_requests
     overload::a_shard_holds_so_many_bytes
+    overload::one_connection_too_many_is_told_so
+    overload::too_many_at_once_are_told_one_after_the_other
     overload::under_a_standing_queue_the_unimportant_goes_first
     routing::a_request_finds_the_shard_it_is_for
     routing::shards_say_where_they_are

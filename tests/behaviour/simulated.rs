@@ -83,12 +83,13 @@ impl Lab for Simulated<'_> {
     }
 
     fn start(&mut self, spec: Spec) -> ServerId {
-        let Spec { shards, connection, admission, service } = spec;
+        let Spec { shards, connection, admission, connections_max, service } = spec;
         self.servers.push(self.world.start_engine(EngineConfig {
             shards,
             port: Some(PORT),
             connection,
             admission,
+            connections_max,
             service: Rc::new(move |local, hook| {
                 let hook = hook.clone();
                 service(local, &Block(Rc::new(move |time| hook.burn(time))))

@@ -225,10 +225,7 @@ fn a_killed_server_can_be_started_again_at_once() {
         let address = address.parse().expect("an address");
         return be_child_at(address, builder(driver.parse().expect("a driver")));
     }
-    for driver in DRIVERS {
-        if crate::kernel::is_refused(driver) {
-            continue;
-        }
+    for driver in drivers() {
         let mut address = anywhere();
         for _ in 0..6 {
             let role = format!("{driver} {address}");
@@ -246,8 +243,8 @@ fn lower_limit(resource: Resource, to: u64) {
     setrlimit(resource, limit).expect("a limit may be lowered");
 }
 
-/// With descriptors for some forty sockets the server says so, takes as many, lets others wait, and
-/// goes on as soon as some have left.
+/// With descriptors for some forty connections the server says so, takes as many, sends others away or
+/// lets them wait, and goes on as soon as some have left.
 #[test]
 fn few_descriptors_are_said_and_lived_with() {
     const TEST: &str = "start::few_descriptors_are_said_and_lived_with";
@@ -259,7 +256,10 @@ fn few_descriptors_are_said_and_lived_with() {
         let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
         server.told("started");
         let notes = server.told("notes");
-        assert!(notes.contains("51 sockets instead of") && notes.contains("ulimit -n"), "{notes}");
+        assert!(
+            notes.contains("39 connections instead of") && notes.contains("ulimit -n"),
+            "{notes}"
+        );
         let address: SocketAddr = server.told("address").parse().expect("an address");
         crate::kernel::on(driver, |lab| {
             let mut served: Vec<Peer<Kernel>> = Vec::new();
@@ -271,7 +271,7 @@ fn few_descriptors_are_said_and_lived_with() {
             served.clear();
             drop(waiting);
             for _ in 0..30 {
-                served.push(Peer::greet(lab, address));
+                served.push(Peer::greet_at_last(lab, address));
             }
             let answer = lab.run(move |local| async move {
                 let client = Client::new(&local, address, ClientConfig::default());
@@ -294,25 +294,31 @@ fn few_descriptors_are_shared_among_shards() {
         let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
         server.told("started");
         let notes = server.told("notes");
-        assert!(notes.contains("40 sockets instead of 65536 on each shard"), "{notes}");
+        assert!(notes.contains("30 connections instead of 65536 on each shard"), "{notes}");
         assert!(notes.contains("244 files (ulimit -n), which 4 shards share"), "{notes}");
-        assert_eq!(notes.matches("sockets instead of").count(), 1, "said once: {notes}");
+        assert_eq!(notes.matches("connections instead of").count(), 1, "said once: {notes}");
     }
 }
 
-/// Too few to begin with: refused, and told what to do.
+/// Too few to begin with, or to be of use: refused, and told what to do.
 #[test]
 fn no_descriptors_at_all_are_refused_in_words() {
     const TEST: &str = "start::no_descriptors_at_all_are_refused_in_words";
     if let Ok(role) = std::env::var(CHILD) {
-        // One beside the standard streams.
-        lower_limit(Resource::Nofile, 4);
-        return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
+        let (driver, files) = role.split_once(' ').expect("a driver and a number");
+        lower_limit(Resource::Nofile, files.parse().expect("a number"));
+        return be_child(builder(driver.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
     for driver in drivers() {
-        let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
-        let refused = server.told("refused");
-        assert!(refused.contains("ulimit -n"), "{refused}");
+        // One beside the standard streams; and as many as would serve one client.
+        for files in [4, 64] {
+            let mut server = ServerProcess::start(TEST, &format!("{driver} {files}"), |_| {});
+            let refused = server.told("refused");
+            assert!(
+                refused.contains("ulimit -n") && refused.contains("85 are needed"),
+                "{refused}"
+            );
+        }
     }
 }
 

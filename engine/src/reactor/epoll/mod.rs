@@ -115,7 +115,7 @@ impl EpollDriver {
         let wake = move || {
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
         };
-        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max, 1);
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         Ok(EpollDriver {
             poller,
             sockets: Sockets::new(sockets_max),
@@ -304,19 +304,21 @@ impl EpollDriver {
         let listener = self.listeners.get_mut(id)?;
         listener.queued = false;
         if self.sockets.is_full() {
-            return self.pause_accepting(id, |config| sockets::no_slot(config.sockets_max));
+            // The backlog is the place to wait in, until a socket has ended.
+            listener.wait(clock::now());
+            return None;
         }
         let completion = match listener.accept() {
             Accepted::Connection(fd) => match self.adopt(fd, Phase::Open, READING) {
                 Ok(socket) => Some(Completion::Accepted { listener: id, socket }),
-                Err(error) => return self.pause_accepting(id, |_| error.into()),
+                Err(error) => return self.pause_accepting(id, error),
             },
             Accepted::Lost => None,
             Accepted::None => {
                 listener.recovered();
                 return None;
             }
-            Accepted::Failed(error) => return self.pause_accepting(id, |_| error.into()),
+            Accepted::Failed(error) => return self.pause_accepting(id, error),
         };
         let listener = self.listeners.get_mut(id).expect("it accepted a moment ago");
         listener.recovered();
@@ -330,13 +332,9 @@ impl EpollDriver {
     }
 
     /// Stops accepting for a while, and says why unless the caller knows that it fails.
-    fn pause_accepting(
-        &mut self,
-        id: ListenerId,
-        why: impl FnOnce(&EpollConfig) -> io::Error,
-    ) -> Option<Completion> {
+    fn pause_accepting(&mut self, id: ListenerId, error: Errno) -> Option<Completion> {
         let is_news = self.listeners.get_mut(id)?.pause(clock::now());
-        is_news.then(|| Completion::AcceptFailed { listener: id, error: why(&self.config) })
+        is_news.then(|| Completion::AcceptFailed { listener: id, error: error.into() })
     }
 
     /// Takes a socket into a slot and into the epoll set. The caller looked whether there is room.

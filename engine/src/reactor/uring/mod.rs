@@ -101,7 +101,7 @@ impl UringDriver {
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
             .map_err(|error| UringError::new("mapping the receive buffers", error))?;
         probe::provide(&mut ring, pool)?;
-        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max, 1);
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         let mut driver = UringDriver {
             ring,
             features,
