@@ -147,7 +147,7 @@ pub fn hello(in_flight_max: u32) -> Hello {
     Hello {
         version_max: VERSION_MAX,
         version_min: VERSION_MIN,
-        frame_bytes_max: 64 << 20,
+        frame_bytes_max: FRAME_BYTES_CEILING,
         in_flight_max,
         payload_crc: false,
         idle_timeout_ms: 0,
