@@ -7,7 +7,7 @@
 //! A call that finds no connection waits for one as long as its deadline allows; without a deadline
 //! it fails with the first attempt that does.
 
-use crate::config::ConnectionConfig;
+use crate::config::{ConfigError, ConnectionConfig, between};
 use crate::driver::SocketId;
 use crate::local::{Command, Local};
 use crate::rng::Rng;
@@ -69,6 +69,20 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
+    /// Checks every value against its bounds.
+    ///
+    /// # Errors
+    /// The first value that is out of bounds, with the bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+        let millis = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
+        self.connection.validate()?;
+        between("client.backoff_min (ms)", millis(self.backoff_min), 0, DAY_MS)?;
+        let least = millis(self.backoff_min);
+        between("client.backoff_max (ms)", millis(self.backoff_max), least, DAY_MS)?;
+        between("client.waiting_max", self.waiting_max as u64, 1, u32::MAX.into())
+    }
+
     /// The pause before attempt `attempt` (from 1): doubling, capped, and drawn from its upper half,
     /// so that the clients of a server that came back do not come all at once.
     pub(crate) fn backoff(&self, attempt: u32, rng: &mut Rng) -> Duration {
@@ -95,7 +109,11 @@ impl Drop for Owner {
 
 impl Client {
     /// A client of the server at `address`. Connects with the first call.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which [`ClientConfig::validate`] tells beforehand.
     pub fn new(local: &Local, address: SocketAddr, config: ClientConfig) -> Client {
+        config.validate().unwrap_or_else(|error| panic!("a client cannot be made: {error}"));
         let state = ClientState::new(address, config);
         let key = local.state().clients.borrow_mut().insert(state);
         Client(std::rc::Rc::new(Owner { local: local.clone(), key }))
@@ -462,6 +480,21 @@ impl ClientState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_out_of_bounds_is_named() {
+        let valid = ClientConfig::default();
+        valid.validate().expect("the defaults serve");
+        let broken = ConnectionConfig { frame_bytes_max: 1, ..ConnectionConfig::default() };
+        let shorter = valid.backoff_min / 2;
+        for (config, name) in [
+            (ClientConfig { connection: Arc::new(broken), ..valid.clone() }, "frame_bytes_max"),
+            (ClientConfig { backoff_max: shorter, ..valid.clone() }, "client.backoff_max"),
+            (ClientConfig { waiting_max: 0, ..valid.clone() }, "client.waiting_max"),
+        ] {
+            assert_eq!(config.validate().expect_err(name).name.split(' ').next(), Some(name));
+        }
+    }
 
     #[test]
     fn backoff_doubles_is_capped_and_jittered() {

@@ -179,6 +179,23 @@ pub const EAGER_SEND_BYTES_MAX: usize = 32 * 1_024;
 /// the wait when nothing does. A busy shard is woken in vain 200 times a second by it: 0.1 % of a core.
 pub const EAGER_SEND_TOLD_LATE_MS_MAX: u64 = 5;
 
+/// Connections that one listener of the epoll driver accepts in one round. Accepting costs some 10 µs,
+/// so this bounds what a storm of connections adds to the latency of the others to about half a
+/// millisecond. (io_uring's accepts are bounded by [`TURN_COMPLETIONS_MAX`].)
+pub const ACCEPTS_PER_ROUND: u32 = 64;
+
+/// The longest spin before sleep. Waking from sleep costs 5 to 50 µs on both sides of a round trip;
+/// a spin of this length at worst doubles what the sleep would have cost.
+pub const SPIN_MAX: Duration = Duration::from_micros(50);
+
+/// Waits from one spin that is tried, although it is not expected to pay, to the next. One spin of
+/// [`SPIN_MAX`] in 64 waits that are longer costs below 1 µs a wait.
+pub const SPIN_RETRY_WAITS: u32 = 64;
+
+/// Messages taken from one shard while another has some too. Large enough to read a peer's cache lines
+/// for many messages at a time, small enough to keep the others' waiting short.
+pub const PEER_BATCH: u32 = 32;
+
 /// Milliseconds until accepting is tried again after it failed for want of descriptors or memory.
 pub const ACCEPT_RETRY_MS: u64 = 50;
 

@@ -4,6 +4,7 @@ use crate::lab::{Block, Lab, Received, ServerId, Spec};
 use catena_engine::metrics::MetricsSnapshot;
 use catena_engine::reactor::uring::{UringConfig, UringDriver, UringError};
 use catena_engine::{Cores, DriverChoice, Handle, Server};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{self, AddressFamily, SocketType};
 use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
@@ -17,6 +18,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+/// Bytes that a socket of the lab's own asks for to receive into.
+const OWN_BUFFER: usize = 2 << 20;
 /// How long one wait may take. Nothing here takes a second where it works.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,10 +61,12 @@ pub fn why_missing(driver: DriverChoice) -> Option<String> {
     if driver != DriverChoice::Uring {
         return None;
     }
-    match UringDriver::new(&UringConfig::default()) {
+    // On a thread of its own: what is left of a ring interrupts the system calls of who had it.
+    let tried = thread::spawn(|| UringDriver::new(&UringConfig::default()).map(drop));
+    match tried.join().expect("a driver is made or refused, without a panic") {
         Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
         Err(error) => panic!("io_uring is not refused, and yet: {error}"),
-        Ok(_) => None,
+        Ok(()) => None,
     }
 }
 
@@ -102,15 +107,13 @@ impl Lab for Kernel {
     const TIME_IS_SIMULATED: bool = false;
     const A_WHILE: Duration = Duration::from_secs(3);
 
-    /// The third values of net.ipv4.tcp_wmem and tcp_rmem: 4 and 6 MiB unless somebody has raised them.
+    /// What the server's may grow to, which is the third value of net.ipv4.tcp_wmem (4 MiB unless
+    /// somebody has raised it), and what the lab's own socket is held to, which the kernel doubles.
     fn socket_bytes_max() -> usize {
-        let most = |name: &str| {
-            let path = format!("/proc/sys/net/ipv4/{name}");
-            let text = std::fs::read_to_string(&path).expect("every Linux with TCP has it");
-            let most = text.split_whitespace().nth(2).and_then(|most| most.parse::<usize>().ok());
-            most.unwrap_or_else(|| panic!("{path} says {text:?}, not three numbers"))
-        };
-        most("tcp_wmem") + most("tcp_rmem")
+        let path = "/proc/sys/net/ipv4/tcp_wmem";
+        let text = std::fs::read_to_string(path).expect("every Linux with TCP has it");
+        let most = text.split_whitespace().nth(2).and_then(|most| most.parse::<usize>().ok());
+        most.unwrap_or_else(|| panic!("{path} says {text:?}, not three numbers")) + 2 * OWN_BUFFER
     }
 
     fn start(&mut self, spec: Spec) -> ServerId {
@@ -206,7 +209,10 @@ impl Lab for Kernel {
     }
 
     fn connect(&mut self, address: SocketAddr) -> Socket {
-        Socket::new(TcpStream::connect(address).expect("somebody listens there"))
+        let stream = TcpStream::connect(address).expect("somebody listens there");
+        // A size that was asked for is not tuned, however far the system would go.
+        set_socket_recv_buffer_size(&stream, OWN_BUFFER).expect("it is a socket");
+        Socket::new(stream)
     }
 
     fn listen(&mut self) -> (TcpListener, SocketAddr) {
@@ -248,6 +254,7 @@ impl Lab for Kernel {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("a socket waited in vain")
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.receive(socket),
             Err(_) => Received::Reset,
         }
     }

@@ -58,7 +58,9 @@ behaviours! {
     cancels::an_answer_to_nobody_does_no_harm
     cancels::a_cancel_of_an_unknown_call_is_passed_over
     cancels::a_cancelled_call_is_not_answered
+    cancels::a_duty_knows_when_nobody_waits
     deadlines::a_deadline_is_inherited_by_nested_calls
+    deadlines::a_deadline_can_be_left_behind
     deadlines::a_deadline_in_the_past_is_not_even_sent
     deadlines::what_expires_in_the_queue_is_not_executed
     deadlines::what_expires_in_a_mailbox_is_not_executed

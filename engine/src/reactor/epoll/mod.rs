@@ -30,6 +30,7 @@ use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
     Output, Parker, SendState, SocketId,
 };
+use crate::limits::ACCEPTS_PER_ROUND;
 use crate::sys::{clock, socket as sys_socket};
 use crate::time::{Duration, Instant, earliest};
 use bytes::Bytes;
@@ -49,10 +50,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Connections that one listener accepts in one round. Accepting costs some 10 µs, so this bounds
-/// what a storm of connections adds to the latency of the others to about half a millisecond.
-const ACCEPTS_PER_ROUND: u32 = 64;
 
 /// See the module page.
 pub struct EpollDriver {

@@ -94,7 +94,8 @@ fn messages_wake(ring: &mut Ring, config: &UringConfig, features: Features) -> b
 fn try_message(ring: &mut Ring, config: &UringConfig, features: Features) -> io::Result<bool> {
     let small = Setup { submission_entries: 1, completion_entries: 2, ..setup(config, features) };
     let mut other = Ring::new(&small)?;
-    ring.message(other.share_descriptor()?.as_fd(), 0);
+    let descriptor = other.share_descriptor()?;
+    ring.message(descriptor.as_fd(), 0);
     ring.enter(Wait::No)?;
     // It has arrived before it is over for the sender; the receiver may have to go and fetch it.
     other.enter(Wait::No)?;
