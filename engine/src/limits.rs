@@ -167,7 +167,8 @@ pub const LEND_RESERVE_FRACTION: u16 = 4;
 pub const SUBMISSION_ENTRIES_DEFAULT: u32 = 2 * TURN_COMPLETIONS_MAX;
 
 /// Completion queue entries unless told otherwise: 8 for each submission, because multishot
-/// operations complete many times. 16 bytes each, so 64 KiB. When it overflows, the kernel queues on the heap.
+/// operations complete many times. 16 bytes each, so 64 KiB. When it overflows, the kernel queues on
+/// the heap.
 pub const COMPLETION_ENTRIES_DEFAULT: u32 = 8 * SUBMISSION_ENTRIES_DEFAULT;
 
 /// Outputs up to this many bytes are sent eagerly: the kernel takes what fits into the socket at

@@ -95,8 +95,7 @@ fn a_flood_does_not_make_a_round_longer() {
 
 #[test]
 fn a_full_table_lets_others_wait_and_is_emptied_by_a_close() {
-    let (mut driver, _, address) =
-        driver(EpollConfig { sockets_max: 2, ..EpollConfig::default() });
+    let (mut driver, _, address) = driver(EpollConfig { sockets_max: 2, ..EpollConfig::default() });
     let (_first, socket) = guest(&mut driver, address);
     let (_second, _) = guest(&mut driver, address);
     let _third = TcpStream::connect(address).expect("the backlog takes it");
