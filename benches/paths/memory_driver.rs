@@ -80,6 +80,8 @@ impl Driver for MemoryDriver {
         Err(memory)
     }
 
+    fn shutdown_send(&mut self, _: SocketId) {}
+
     fn pause_receive(&mut self, _: SocketId) {}
 
     fn resume_receive(&mut self, _: SocketId) {}

@@ -143,7 +143,8 @@ impl FileBuffer {
 /// What happened since it was last asked.
 #[derive(Debug)]
 pub enum Completion {
-    /// A peer connected; the socket reads from now on.
+    /// A peer connected; the socket reads from now on. While all of the driver's sockets are in use
+    /// others wait, as they do in the backlog, and nothing is reported of them.
     Accepted {
         /// Where it arrived.
         listener: ListenerId,
@@ -253,6 +254,10 @@ pub trait Driver {
         bytes_max: usize,
     ) -> Result<(), Vec<u8>>;
 
+    /// Ends the sending side in order: the peer reads what was sent, and then the end. Receiving goes
+    /// on. No send may be in flight, and none may follow; a connection that is broken already stays so.
+    fn shutdown_send(&mut self, socket: SocketId);
+
     /// Stops reading: the peer's bytes stay in the kernel and its window closes. Chunks that were
     /// already received may still be reported; memory that is being received into comes back.
     fn pause_receive(&mut self, socket: SocketId);
@@ -261,6 +266,7 @@ pub trait Driver {
     fn resume_receive(&mut self, socket: SocketId);
 
     /// Ends the socket: sends nothing more, forgets what was not read. [`Completion::Closed`] follows.
+    /// A send in flight is cut off, before its first byte perhaps if it was asked for in this turn.
     fn close(&mut self, socket: SocketId);
 
     /// Opens a file. May block for as long as the file system does: for start, not for the hot path.

@@ -109,8 +109,9 @@ pub const OUTPUT_KEEP_BYTES_MAX: usize = 64 * 1_024;
 /// size, which are as many connections answering at once.
 pub const OUTPUTS_KEPT_BYTES_MAX: usize = 32 << 20;
 
-/// How long a peer has to read our last word before the socket is closed. A close with unread input
-/// resets the connection, and a reset destroys what the peer has not read yet.
+/// How long a peer has to read our last word, and the end behind it, and to end its own side, before the
+/// socket is closed. A close with unread input resets the connection, and a reset destroys what the
+/// peer has not read yet.
 pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Messages that may wait between one shard and one other. At 128 bytes each: 128 KiB a pair.
@@ -137,6 +138,26 @@ const _: () = assert!(DIRECT_IO_ALIGN_BYTES.is_power_of_two());
 /// Connections that wait to be accepted, per listener. The kernel cuts it to `net.core.somaxconn`
 /// (4,096 since Linux 5.4), so asking for more is in vain unless an operator has raised that.
 pub const LISTEN_BACKLOG: u32 = 4_096;
+
+/// How long a start waits for its address to become free. A process that was killed has let go of a
+/// port that it had on epoll when it is reaped; an io_uring that still accepts on it is taken down by
+/// the kernel in the background, seen to take up to 14 ms, longer on a loaded machine.
+pub const ADDRESS_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Connections of one shard at a time that are one too many and are told so, beside those that are
+/// served. Each takes a round trip, or [`LINGER`] where the peer does not close; whoever comes beyond
+/// them waits in the backlog, so a flood of connections costs a shard no more memory than this.
+pub const GOODBYES_MAX: u32 = 32;
+
+/// How long a shard that has said that it cannot accept keeps silent about the next time.
+pub const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The most connections that a shard can be told to have.
+pub const CONNECTIONS_MAX: u32 = SOCKETS_MAX - GOODBYES_MAX;
+
+/// Sockets of one shard below which a server does not start, unless it was asked for fewer: it would
+/// turn away nearly everybody. A dozen clients, and a few goodbyes beside them.
+pub const SOCKETS_MIN: u32 = 16;
 
 /// Sockets of one shard unless told otherwise. An idle one costs the driver some 40 bytes; file
 /// descriptors are what really bounds them, and lower this at start.
@@ -194,12 +215,14 @@ pub const RECEIVE_INTO_BYTES_MAX: usize = 1_024 * 1_024;
 /// with a few small ones stays as it is, and one that has changed its ways goes back soon.
 pub const SINGLE_RECEIVES: u8 = 8;
 
-/// Submission queue entries unless told otherwise. A turn that queues more enters the kernel in
-/// between; 64-byte entries, so 64 KiB.
-pub const SUBMISSION_ENTRIES_DEFAULT: u32 = 1_024;
+/// Submission queue entries unless told otherwise: a send and a receive for each completion of a turn
+/// ([`TURN_COMPLETIONS_MAX`]). A turn that queues more enters the kernel in between. 64-byte entries,
+/// so 32 KiB, which some kernels charge to the limit on locked memory (`docs/operations.md`).
+pub const SUBMISSION_ENTRIES_DEFAULT: u32 = 2 * TURN_COMPLETIONS_MAX;
 
 /// Completion queue entries unless told otherwise: 8 for each submission, because multishot
-/// operations complete many times. 16 bytes each. When it overflows, the kernel queues on the heap.
+/// operations complete many times. 16 bytes each, so 64 KiB. When it overflows, the kernel queues on
+/// the heap.
 pub const COMPLETION_ENTRIES_DEFAULT: u32 = 8 * SUBMISSION_ENTRIES_DEFAULT;
 
 /// Outputs up to this many bytes are sent eagerly: the kernel takes what fits into the socket at
@@ -210,6 +233,23 @@ pub const EAGER_SEND_BYTES_MAX: usize = 32 * 1_024;
 /// wakes the shard next, so that an answer and the sleep after it are one system call; this bounds
 /// the wait when nothing does. A busy shard is woken in vain 200 times a second by it: 0.1 % of a core.
 pub const EAGER_SEND_TOLD_LATE_MS_MAX: u64 = 5;
+
+/// Connections that one listener of the epoll driver accepts in one round. Accepting costs some 10 µs,
+/// so this bounds what a storm of connections adds to the latency of the others to about half a
+/// millisecond. (io_uring's accepts are bounded by [`TURN_COMPLETIONS_MAX`].)
+pub const ACCEPTS_PER_ROUND: u32 = 64;
+
+/// The longest spin before sleep. Waking from sleep costs 5 to 50 µs on both sides of a round trip;
+/// a spin of this length at worst doubles what the sleep would have cost.
+pub const SPIN_MAX: Duration = Duration::from_micros(50);
+
+/// Waits from one spin that is tried, although it is not expected to pay, to the next. One spin of
+/// [`SPIN_MAX`] in 64 waits that are longer costs below 1 µs a wait.
+pub const SPIN_RETRY_WAITS: u32 = 64;
+
+/// Messages taken from one shard while another has some too. Large enough to read a peer's cache lines
+/// for many messages at a time, small enough to keep the others' waiting short.
+pub const PEER_BATCH: u32 = 32;
 
 /// Milliseconds until accepting is tried again after it failed for want of descriptors or memory.
 pub const ACCEPT_RETRY_MS: u64 = 50;

@@ -291,7 +291,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Sockets of each shard. Default 65,536, or what the file descriptor limit allows.
+    /// Connections of each shard, those that its clients make included. Default 65,536, or what the file
+    /// descriptor limit allows. Whoever connects beyond them is told to go away (OVERLOADED), a few at
+    /// a time; the others wait in the kernel's backlog.
     pub fn connections_max(mut self, connections_max: u32) -> Self {
         self.connections_max = connections_max;
         self
@@ -310,6 +312,10 @@ impl ServerBuilder {
     }
 
     /// Starts the shards and returns once all of them serve.
+    ///
+    /// An address that is taken is tried again for up to 250 ms
+    /// ([`ADDRESS_PATIENCE`](crate::limits::ADDRESS_PATIENCE)): a server that was killed a moment ago
+    /// still holds it until the kernel has taken its rings down.
     ///
     /// # Errors
     /// [`StartError`]: nothing is running then.
@@ -375,6 +381,15 @@ pub enum StartError {
         /// Why, and what to do.
         reason: String,
     },
+    /// The process may not open enough files to serve anybody.
+    TooFewDescriptors {
+        /// Files that it may open.
+        limit: u64,
+        /// Files that it takes at least.
+        needed: u64,
+        /// Shards that share them.
+        shards: u16,
+    },
     /// A thread could not be started or pinned.
     Thread(io::Error),
     /// A shard ended while it was starting.
@@ -399,8 +414,8 @@ impl fmt::Display for StartError {
             StartError::Listen { address, error } => match error.kind() {
                 io::ErrorKind::AddrInUse => write!(
                     f,
-                    "cannot listen on {address}: another process has that port; stop it or choose \
-                     another port"
+                    "cannot listen on {address}: another process has that port, or one that was \
+                     killed has not let go of it yet; stop it or choose another port"
                 ),
                 io::ErrorKind::PermissionDenied => write!(
                     f,
@@ -415,6 +430,11 @@ impl fmt::Display for StartError {
                 }
             },
             StartError::Driver { driver, reason } => write!(f, "driver {driver}: {reason}"),
+            StartError::TooFewDescriptors { limit, needed, shards } => write!(
+                f,
+                "this process may open {limit} files, and {needed} are needed at least, {shards} \
+                 shards being served by them; raise the limit (ulimit -n, LimitNOFILE=)"
+            ),
             StartError::Thread(error) => write!(f, "cannot start or pin a thread: {error}"),
             StartError::ShardEnded => f.write_str("a shard ended while it was starting"),
         }

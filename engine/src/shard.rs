@@ -61,6 +61,9 @@ pub struct ShardConfig {
     pub connection: Arc<ConnectionConfig>,
     /// Its limits.
     pub admission: AdmissionConfig,
+    /// Connections at a time, of both roles. Whoever calls beyond them is told to go away, so the
+    /// driver should have [`crate::limits::GOODBYES_MAX`] sockets more.
+    pub connections_max: u32,
     /// Seed of its generator.
     pub seed: u64,
 }
@@ -127,7 +130,11 @@ impl Shard {
         inbox.set_parker(driver.parker());
         let router = router(&local);
         Shard {
-            peers: Peers::new(config.connection, config.admission.connection_bytes_max),
+            peers: Peers::new(
+                config.connection,
+                config.connections_max,
+                config.admission.connection_bytes_max,
+            ),
             serving: Serving::new(local.clone(), router, Admission::new(config.admission), rng),
             mailboxes,
             inbox,
@@ -259,7 +266,7 @@ impl Shard {
                     }
                 }
                 Completion::AcceptFailed { error, .. } => {
-                    tracing::warn!(%error, "cannot accept connections for now");
+                    self.peers.accept_failed(&error, self.local.now());
                 }
                 Completion::Connected { socket, result } => {
                     self.peers.connected(driver, socket, result, &mut self.serving);

@@ -86,7 +86,7 @@ impl Kernel {
 }
 
 fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
-    let Spec { shards, connection, admission, service } = spec;
+    let Spec { shards, connection, admission, connections_max, service } = spec;
     let block = |time| thread::sleep(time);
     let started = Server::builder()
         .driver(driver)
@@ -94,6 +94,7 @@ fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
         .listen(address)
         .connection(connection)
         .admission(admission)
+        .connections_max(connections_max)
         .service(move |local| service(local, &Block(Rc::new(block))))
         .start();
     started.expect("the driver is there and the port is free")
@@ -192,6 +193,10 @@ impl Lab for Kernel {
         thread::sleep(time);
     }
 
+    fn virtual_now(&self) -> Option<Duration> {
+        None
+    }
+
     fn nobody(&mut self) -> SocketAddr {
         // Bound and not listening: refused, and nobody else gets the port meanwhile.
         let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None);
@@ -233,7 +238,14 @@ impl Lab for Kernel {
 
     fn receive(&mut self, socket: &mut Socket) -> Received {
         let mut bytes = vec![0; 64 << 10];
-        match socket.stream.read(&mut bytes) {
+        // The kernel may interrupt a read that has a time-out, to tidy up a ring of this thread's.
+        let read = loop {
+            match socket.stream.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => Received::Ended,
             Ok(count) => {
                 bytes.truncate(count);

@@ -126,6 +126,8 @@ behaviours! {
     outside::work_that_panics_harms_nobody
     overload::a_shard_takes_so_many_requests
     overload::a_shard_holds_so_many_bytes
+    overload::one_connection_too_many_is_told_so
+    overload::too_many_at_once_are_told_one_after_the_other
     overload::under_a_standing_queue_the_unimportant_goes_first
     routing::a_request_finds_the_shard_it_is_for
     routing::shards_say_where_they_are
@@ -146,6 +148,7 @@ behaviours! {
     strangers::a_call_beyond_the_window_is_a_mistake
     strangers::two_calls_in_one_slot_are_a_mistake
     strangers::what_was_right_is_served_first
+    strangers::who_is_sent_away_hears_the_end_at_once
     strangers::a_client_leaves_a_server_that_is_none
     strangers::a_client_leaves_a_server_that_asks_it
     strangers::a_client_passes_over_answers_to_nothing

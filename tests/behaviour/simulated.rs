@@ -83,12 +83,13 @@ impl Lab for Simulated<'_> {
     }
 
     fn start(&mut self, spec: Spec) -> ServerId {
-        let Spec { shards, connection, admission, service } = spec;
+        let Spec { shards, connection, admission, connections_max, service } = spec;
         self.servers.push(self.world.start_engine(EngineConfig {
             shards,
             port: Some(PORT),
             connection,
             admission,
+            connections_max,
             service: Rc::new(move |local, hook| {
                 let hook = hook.clone();
                 service(local, &Block(Rc::new(move |time| hook.burn(time))))
@@ -148,6 +149,10 @@ impl Lab for Simulated<'_> {
     fn pause(&mut self, time: Duration) {
         self.world.run_for(time);
         self.send_on();
+    }
+
+    fn virtual_now(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.world.now().as_nanos()))
     }
 
     fn nobody(&mut self) -> SocketAddr {

@@ -62,6 +62,7 @@ macro_rules! common_checks {
             close::a_send_in_flight_ends_before_its_socket
             close::a_socket_that_was_never_used_closes
             close::closed_comes_once
+            close::a_side_that_has_ended_its_sends_still_receives
             close::ids_are_never_used_again
             close::nothing_is_reported_of_a_closed_socket
             files::what_was_written_is_read_back
@@ -211,3 +212,47 @@ mod sim_alone {
         park::an_unpark_before_the_sleep_is_not_lost
     }
 }
+
+/// `few_sockets!(name, Type, how to make one with few sockets, why there is none)`
+macro_rules! few_sockets {
+    ($name:ident, $driver:ty, $make:expr, $unavailable:expr) => {
+        mod $name {
+            use super::*;
+
+            struct Make;
+
+            fn unavailable() -> Option<String> {
+                $unavailable
+            }
+
+            impl kernel::Make for Make {
+                type D = $driver;
+                const SUITE: &'static str = stringify!($name);
+
+                fn make() -> $driver {
+                    $make
+                }
+            }
+
+            checks! { Make: exhaustion::who_finds_no_socket_waits }
+        }
+    };
+}
+
+few_sockets!(
+    epoll_few_sockets,
+    EpollDriver,
+    EpollDriver::new(&EpollConfig {
+        sockets_max: exhaustion::FEW_SOCKETS,
+        ..EpollConfig::default()
+    })
+    .expect("epoll is there"),
+    None
+);
+
+few_sockets!(
+    uring_few_sockets,
+    UringDriver,
+    make_uring(UringConfig { sockets_max: exhaustion::FEW_SOCKETS, ..UringConfig::default() }),
+    uring_is_refused()
+);

@@ -3,7 +3,7 @@
 //! Two rounds: every shard first gets ready and reports (its driver, its bed), and only when all of
 //! them are ready they are told of each other, and run. So either all serve or none.
 
-use super::descriptors;
+use super::descriptors::{self, Share};
 use super::epoll::{EpollConfig, EpollDriver};
 use super::listen::{KernelDriver, listen};
 use super::turn;
@@ -11,7 +11,9 @@ use super::uring::{UringConfig, UringDriver};
 use crate::config::between;
 use crate::driver::{Driver, Parker};
 use crate::handle::Handle;
-use crate::limits::{MAILBOX_MESSAGES_MAX, SHARD_MAILBOX_MESSAGES_MAX, SHARDS_MAX, SOCKETS_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, MAILBOX_MESSAGES_MAX, SHARD_MAILBOX_MESSAGES_MAX, SHARDS_MAX,
+};
 use crate::mailbox::{Mailboxes, mesh};
 use crate::metrics::ShardMetrics;
 use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
@@ -53,7 +55,7 @@ impl ShardPlan {
     /// A plan for each shard that the builder asks for.
     pub(crate) fn all(builder: &ServerBuilder) -> Result<Vec<ShardPlan>, StartError> {
         builder.admission.validate().map_err(StartError::Config)?;
-        check("connections_max", builder.connections_max.into(), SOCKETS_MAX.into())?;
+        check("connections_max", builder.connections_max.into(), CONNECTIONS_MAX.into())?;
         let cores = choose_cores(&builder.cores, &available_cores().map_err(StartError::Thread)?)?;
         check("the number of shards", cores.len() as u64, SHARDS_MAX as u64)?;
         let count = u16::try_from(cores.len()).expect("SHARDS_MAX is far below");
@@ -131,8 +133,8 @@ struct ShardStart {
     shard_ports: Vec<u16>,
     /// Listening.
     sockets: Vec<OwnedFd>,
-    /// Connections at a time, as far as the limit on descriptors allows.
-    sockets_max: u32,
+    /// What it may open, as far as the limit on descriptors allows.
+    share: Share,
     mailboxes: Mailboxes<ShardMessage>,
 }
 
@@ -175,6 +177,7 @@ pub(crate) fn start(
     supervision: &Supervision,
 ) -> Result<Started, StartError> {
     let count = u16::try_from(plans.len()).expect("shards are counted in a u16 by their plans");
+    let (share, lowered) = descriptors::share(builder.connections_max, count)?;
     let listening = builder.listen.map(|address| listen(address, count, builder.shard_ports));
     let mut listening = listening.transpose()?;
     let address = listening.as_ref().map(|listening| listening.address);
@@ -183,12 +186,11 @@ pub(crate) fn start(
     let shard_ports: Vec<u16> = shard_addresses.iter().map(SocketAddr::port).collect();
     let mut sockets = listening.map_or_else(Vec::new, |listening| listening.sockets).into_iter();
     let builder = Arc::new(builder);
-    let (sockets_max, lowered) = descriptors::sockets_max(builder.connections_max, count);
     let mailboxes = mesh(count, mailbox_messages(count));
     let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| {
         let sockets = sockets.next().unwrap_or_default();
         let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
-        ShardStart { plan, builder, shard_ports, sockets, sockets_max, mailboxes }
+        ShardStart { plan, builder, shard_ports, sockets, share, mailboxes }
     });
     let mut starting = Vec::new();
     let all_ready = match get_ready(starts, supervision, &mut starting) {
@@ -260,7 +262,7 @@ fn run_shard(
     if choice == DriverChoice::Epoll {
         return run_on_epoll(start, &report, Vec::new());
     }
-    let config = UringConfig { sockets_max: start.sockets_max, ..Default::default() };
+    let config = UringConfig { sockets_max: start.share.sockets, ..Default::default() };
     match UringDriver::new(&config) {
         Ok(driver) => run_on(start, &report, driver, Vec::new()),
         Err(error) if choice == DriverChoice::Auto && error.suggests_another_driver() => {
@@ -275,7 +277,7 @@ fn run_shard(
 }
 
 fn run_on_epoll(start: ShardStart, report: &Report<'_>, notes: Vec<String>) -> io::Result<()> {
-    let config = EpollConfig { sockets_max: start.sockets_max, ..Default::default() };
+    let config = EpollConfig { sockets_max: start.share.sockets, ..Default::default() };
     match EpollDriver::new(&config) {
         Ok(driver) => run_on(start, report, driver, notes),
         Err(error) => {
@@ -311,8 +313,8 @@ fn run_on<D: KernelDriver>(
     mut driver: D,
     notes: Vec<String>,
 ) -> io::Result<()> {
-    let ShardStart { plan, builder, shard_ports, sockets, sockets_max: _, mailboxes } = start;
-    let mut shard = make_shard(&plan, &builder, &driver, mailboxes);
+    let ShardStart { plan, builder, shard_ports, sockets, share, mailboxes } = start;
+    let mut shard = make_shard(&plan, &builder, share, &driver, mailboxes);
     for socket in sockets {
         match driver.listen_on(socket) {
             Ok(listener) => shard.add_listener(listener),
@@ -335,6 +337,7 @@ fn run_on<D: KernelDriver>(
 fn make_shard<D: Driver>(
     plan: &ShardPlan,
     builder: &ServerBuilder,
+    share: Share,
     driver: &D,
     mailboxes: Mailboxes<ShardMessage>,
 ) -> Shard {
@@ -344,6 +347,7 @@ fn make_shard<D: Driver>(
         count: plan.count,
         connection: Arc::new(builder.connection.clone()),
         admission: builder.admission,
+        connections_max: share.connections,
         seed: seed.wrapping_add(u64::from(plan.index.0)),
     };
     Shard::new(config, driver, mailboxes, plan.inbox.clone(), |local| (builder.service)(local))

@@ -9,7 +9,7 @@ use super::calls::{self, WasSent};
 use super::serve::Serving;
 use crate::client::ClientKey;
 use crate::driver::{Driver, SocketId};
-use crate::limits::{PEER_TURN_BYTES_MAX, PEER_TURN_FRAMES_MAX, PEER_TURN_TIME_MAX};
+use crate::limits::{LINGER, PEER_TURN_BYTES_MAX, PEER_TURN_FRAMES_MAX, PEER_TURN_TIME_MAX};
 use crate::local::{DeferredKey, Local, TimerKey};
 use crate::rpc::connection::{Connection, Event};
 use crate::rpc::error::CloseReason;
@@ -26,8 +26,12 @@ pub(crate) struct Peer {
     pub(crate) connection: Connection,
     pub(super) owner: Owner,
     pub(super) stage: Stage,
+    /// One too many: it is told so, and that is all.
+    pub(super) is_surplus: bool,
     pub(super) is_dirty: bool,
     pub(super) is_sending: bool,
+    /// The peer was told that nothing more will be sent.
+    has_ended_sends: bool,
     pub(super) is_paused: bool,
     /// It ended with a word of ours that the peer should have a chance to read.
     pub(super) wants_linger: bool,
@@ -101,8 +105,10 @@ impl Peer {
             connection,
             owner,
             stage,
-            is_dirty: false,
+            is_surplus: false,
+            is_dirty: true,
             is_sending: false,
+            has_ended_sends: false,
             is_paused: false,
             wants_linger: false,
             has_answered: false,
@@ -302,6 +308,23 @@ impl Peer {
     #[inline]
     pub(super) fn is_overfull(&self) -> bool {
         self.connection.is_output_full()
+    }
+
+    /// Lets the peer read what was sent last, then the end, and discards what it still sends: a close
+    /// with unread input would destroy the last bytes. Its own end, or the timer, ends this.
+    pub(super) fn linger<D: Driver>(&mut self, driver: &mut D, local: &Local) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Lingering;
+            self.backlog = Backlog::default();
+            self.set_timer(None, local);
+            self.set_timer(Some(local.now() + LINGER), local);
+            if std::mem::take(&mut self.is_paused) {
+                driver.resume_receive(self.socket);
+            }
+        }
+        if !self.is_sending && !std::mem::replace(&mut self.has_ended_sends, true) {
+            driver.shutdown_send(self.socket);
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -1,13 +1,12 @@
 //! The connections of a shard by socket: their bytes, their timers, their ends.
 
-use super::backlog::Backlog;
 use super::peer::{Owner, Peer, Stage};
 use super::serve::Serving;
 use super::spare::SpareOutputs;
 use crate::client::ClientKey;
 use crate::config::ConnectionConfig;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
-use crate::limits::{BACKLOG_READ_MAX, LINGER};
+use crate::limits::{ACCEPT_WARNING_INTERVAL, BACKLOG_READ_MAX};
 use crate::local::{DeferredKey, Local, Origin};
 use crate::metrics::ShardMetrics;
 use crate::rpc::connection::{Connection, Role};
@@ -32,6 +31,14 @@ pub(crate) struct Peers {
     slots: Vec<Option<Box<Peer>>>,
     count: usize,
     served: usize,
+    /// How many, both roles together, before one more is surplus.
+    connections_max: usize,
+    /// Connections that are surplus, and have a moment to read so.
+    surplus: usize,
+    /// The log says already that there are too many.
+    is_crowded: bool,
+    /// When the log last said that nobody can be accepted.
+    accept_warned_at: Option<Instant>,
     /// Slots whose connection may have output, a new timeout or an end; each at most once.
     dirty: Vec<SocketId>,
     /// The other of two lists that take turns at being `dirty`.
@@ -48,11 +55,19 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(config: Arc<ConnectionConfig>, memory_max: usize) -> Self {
+    pub(crate) fn new(
+        config: Arc<ConnectionConfig>,
+        connections_max: u32,
+        memory_max: usize,
+    ) -> Self {
         Peers {
             slots: Vec::new(),
             count: 0,
             served: 0,
+            connections_max: connections_max as usize,
+            surplus: 0,
+            is_crowded: false,
+            accept_warned_at: None,
             dirty: Vec::new(),
             flushing: Vec::new(),
             behind: VecDeque::new(),
@@ -91,12 +106,37 @@ impl Peers {
         (peer.socket == socket).then_some(peer)
     }
 
-    /// A peer has called.
+    /// A peer has called. If it is one too many it is told so, and that is all.
     pub(crate) fn accept(&mut self, socket: SocketId, now: Instant) {
         let config = self.config.clone();
-        let connection = Connection::new(Role::Server, config, &self.shard_map, now);
-        self.insert(socket, connection, Owner::Server, Stage::Open);
+        let mut connection = Connection::new(Role::Server, config, &self.shard_map, now);
+        let is_surplus = self.count - self.surplus >= self.connections_max;
+        if is_surplus {
+            connection.refuse(CloseReason::Overloaded);
+            self.note_crowd();
+        }
+        let peer = self.insert(socket, connection, Owner::Server, Stage::Open);
+        peer.is_surplus = is_surplus;
+        self.surplus += usize::from(is_surplus);
         self.served += 1;
+    }
+
+    /// Says once that there are too many. It is news again when an eighth of them has gone.
+    fn note_crowd(&mut self) {
+        if !std::mem::replace(&mut self.is_crowded, true) {
+            let max = self.connections_max;
+            tracing::warn!(max, "all connections of a shard are in use; others are sent away");
+        }
+    }
+
+    /// The driver cannot accept for now, most likely for want of file descriptors, and tries again by
+    /// itself. Whoever calls waits in the backlog.
+    pub(crate) fn accept_failed(&mut self, error: &io::Error, now: Instant) {
+        let is_said = |at| now.since(at) < ACCEPT_WARNING_INTERVAL;
+        if !self.accept_warned_at.is_some_and(is_said) {
+            self.accept_warned_at = Some(now);
+            tracing::warn!(%error, "cannot accept connections for now; they wait (ulimit -n)");
+        }
     }
 
     /// A client of ours calls a peer; its socket is not connected yet.
@@ -111,7 +151,13 @@ impl Peers {
         self.insert(socket, connection, Owner::Client(client), Stage::Connecting);
     }
 
-    fn insert(&mut self, socket: SocketId, mut connection: Connection, owner: Owner, stage: Stage) {
+    fn insert(
+        &mut self,
+        socket: SocketId,
+        mut connection: Connection,
+        owner: Owner,
+        stage: Stage,
+    ) -> &mut Peer {
         connection.use_spare(self.spare_bodies.clone());
         let slot = socket.slot as usize;
         if self.slots.len() <= slot {
@@ -120,7 +166,8 @@ impl Peers {
         assert!(self.slots[slot].is_none(), "a driver reuses a slot only after it was closed");
         self.slots[slot] = Some(Box::new(Peer::new(socket, connection, owner, stage)));
         self.count += 1;
-        self.mark_dirty(socket);
+        self.dirty.push(socket);
+        self.slots[slot].as_deref_mut().expect("it was put there a moment ago")
     }
 
     pub(crate) fn mark_dirty(&mut self, socket: SocketId) {
@@ -298,8 +345,7 @@ impl Peers {
         let Some(peer) = self.get_mut(socket) else { return };
         peer.timer = None;
         if peer.stage == Stage::Lingering {
-            driver.close(socket);
-            self.remove(socket, &serving.local);
+            self.close(driver, socket, &serving.local);
             return;
         }
         peer.connection.handle_timeout(now);
@@ -452,26 +498,17 @@ impl Peers {
         let Some(peer) = self.get_mut(socket) else { return };
         if peer.stage == Stage::Connecting {
             if peer.connection.is_closed() {
-                driver.close(socket);
-                self.remove(socket, local);
+                self.close(driver, socket, local);
             } else {
                 peer.set_timer(peer.connection.poll_timeout(), local);
             }
             return;
         }
         if peer.connection.is_closed() {
-            if !peer.wants_linger && !peer.is_sending {
-                driver.close(socket);
-                self.remove(socket, local);
-            } else if peer.stage == Stage::Open {
-                peer.stage = Stage::Lingering;
-                peer.backlog = Backlog::default();
-                peer.set_timer(None, local);
-                peer.set_timer(Some(local.now() + LINGER), local);
-                if std::mem::take(&mut peer.is_paused) {
-                    // What is left unread when the socket is closed would destroy the last bytes.
-                    driver.resume_receive(socket);
-                }
+            if peer.wants_linger || peer.is_sending {
+                peer.linger(driver, local);
+            } else {
+                self.close(driver, socket, local);
             }
             return;
         }
@@ -527,11 +564,23 @@ impl Peers {
         }
     }
 
+    fn close<D: Driver>(&mut self, driver: &mut D, socket: SocketId, local: &Local) {
+        let Some(peer) = self.get_mut(socket) else { return };
+        // A driver may hand a send over only after the turn that asked for it; a close overtakes it.
+        let may_cut_off = peer.stage == Stage::Lingering;
+        assert!(!peer.is_sending || may_cut_off, "only a linger that is over cuts a send off");
+        driver.close(socket);
+        self.remove(socket, local);
+    }
+
     fn remove(&mut self, socket: SocketId, local: &Local) {
         let Some(mut peer) = self.slots[socket.slot as usize].take() else { return };
         self.count -= 1;
         self.memory -= peer.accounted;
         self.served -= usize::from(peer.owner == Owner::Server);
+        self.surplus -= usize::from(peer.is_surplus);
+        let calm = self.connections_max - self.connections_max.div_ceil(8);
+        self.is_crowded &= self.count - self.surplus > calm;
         peer.set_timer(None, local);
     }
 }

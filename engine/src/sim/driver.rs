@@ -328,6 +328,11 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    fn shutdown_send(&mut self, socket: SocketId) {
+        let core = &mut *self.core();
+        core.network.shutdown_send(&mut core.stage, self.at, socket);
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         {
             let core = &mut *self.core();

@@ -77,6 +77,7 @@ impl Network {
             ("digest", digest(&output)),
         ];
         let tenant = self.table(at).tenant_mut(socket).expect("the socket was found open above");
+        assert!(!tenant.sends_ended, "nothing is sent on {socket:?} after the end of its sends");
         let before = std::mem::replace(&mut tenant.send_in_flight, true);
         assert!(!before, "at most one send may be in flight on {socket:?}");
         let connection = self.connection(id);
@@ -106,6 +107,20 @@ impl Network {
         };
         self.transmit(stage, id, side);
         state
+    }
+
+    /// Ends the sending side: what was sent still arrives, and then the end of the stream.
+    pub fn shutdown_send(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
+        let (id, side) = self.known_socket(at, socket).expect("only an open socket ends its sends");
+        stage.record_at(at, EventKind::SendEnded, &[("socket", u64::from(socket.slot))]);
+        let tenant = self.table(at).tenant_mut(socket).expect("the socket was found open above");
+        assert!(!tenant.send_in_flight, "a send is not cut off by ending in order");
+        tenant.sends_ended = true;
+        let connection = self.connection(id);
+        if connection.ends[side.index()].kernel == Kernel::Open {
+            connection.pipes[side.index()].end_stream();
+            self.transmit(stage, id, side);
+        }
     }
 
     pub fn pause_receive(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
@@ -346,6 +361,8 @@ pub(super) struct Tenant {
     pub closing: bool,
     /// Until its end is reported.
     pub send_in_flight: bool,
+    /// Its caller has nothing more to send.
+    pub sends_ended: bool,
     /// The output of a send that a close cut short, until it is reported.
     pub cut_short: Option<Output>,
 }
@@ -368,9 +385,14 @@ impl SocketTable {
         };
         let place = &mut self.slots[slot as usize];
         place.generation += 1;
-        let tenant =
-            Tenant { connection, side, closing: false, send_in_flight: false, cut_short: None };
-        place.tenant = Some(tenant);
+        place.tenant = Some(Tenant {
+            connection,
+            side,
+            closing: false,
+            send_in_flight: false,
+            sends_ended: false,
+            cut_short: None,
+        });
         Some(SocketId { slot, generation: place.generation })
     }
 

@@ -44,8 +44,13 @@ impl Listener {
 
     /// Pauses accepting. True when this begins an episode of which the caller does not know yet.
     pub fn pause(&mut self, now: Instant) -> bool {
-        self.retry_at = Some(now + RETRY_AFTER);
+        self.wait(now);
         !std::mem::replace(&mut self.failing, true)
+    }
+
+    /// Pauses accepting for want of nothing but a free slot.
+    pub fn wait(&mut self, now: Instant) {
+        self.retry_at = Some(now + RETRY_AFTER);
     }
 
     /// Ends the episode: the next failure is news again.

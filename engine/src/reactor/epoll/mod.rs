@@ -31,7 +31,7 @@ use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
     Output, Parker, SendState, SocketId,
 };
-use crate::limits::RECEIVE_INTO_BYTES_MAX;
+use crate::limits::{ACCEPTS_PER_ROUND, RECEIVE_INTO_BYTES_MAX};
 use crate::sys::{clock, socket as sys_socket};
 use crate::time::{Duration, Instant, earliest};
 use bytes::Bytes;
@@ -51,10 +51,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Connections that one listener accepts in one round. Accepting costs some 10 µs, so this bounds
-/// what a storm of connections adds to the latency of the others to about half a millisecond.
-const ACCEPTS_PER_ROUND: u32 = 64;
 
 /// See the module page.
 pub struct EpollDriver {
@@ -119,7 +115,7 @@ impl EpollDriver {
         let wake = move || {
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
         };
-        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max, 1);
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         Ok(EpollDriver {
             poller,
             sockets: Sockets::new(sockets_max),
@@ -276,19 +272,21 @@ impl EpollDriver {
         let listener = self.listeners.get_mut(id)?;
         listener.queued = false;
         if self.sockets.is_full() {
-            return self.pause_accepting(id, |config| sockets::no_slot(config.sockets_max));
+            // The backlog is the place to wait in, until a socket has ended.
+            listener.wait(clock::now());
+            return None;
         }
         let completion = match listener.accept() {
             Accepted::Connection(fd) => match self.adopt(fd, Phase::Open, READING) {
                 Ok(socket) => Some(Completion::Accepted { listener: id, socket }),
-                Err(error) => return self.pause_accepting(id, |_| error.into()),
+                Err(error) => return self.pause_accepting(id, error),
             },
             Accepted::Lost => None,
             Accepted::None => {
                 listener.recovered();
                 return None;
             }
-            Accepted::Failed(error) => return self.pause_accepting(id, |_| error.into()),
+            Accepted::Failed(error) => return self.pause_accepting(id, error),
         };
         let listener = self.listeners.get_mut(id).expect("it accepted a moment ago");
         listener.recovered();
@@ -302,13 +300,9 @@ impl EpollDriver {
     }
 
     /// Stops accepting for a while, and says why unless the caller knows that it fails.
-    fn pause_accepting(
-        &mut self,
-        id: ListenerId,
-        why: impl FnOnce(&EpollConfig) -> io::Error,
-    ) -> Option<Completion> {
+    fn pause_accepting(&mut self, id: ListenerId, error: Errno) -> Option<Completion> {
         let is_news = self.listeners.get_mut(id)?.pause(clock::now());
-        is_news.then(|| Completion::AcceptFailed { listener: id, error: why(&self.config) })
+        is_news.then(|| Completion::AcceptFailed { listener: id, error: error.into() })
     }
 
     /// Takes a socket into a slot and into the epoll set. The caller looked whether there is room.
@@ -414,6 +408,14 @@ impl Driver for EpollDriver {
         // What is to be received stands in the queue already, or will be told by the kernel.
         socket.into = Some((memory, bytes_max.min(RECEIVE_INTO_BYTES_MAX)));
         Ok(())
+    }
+
+    fn shutdown_send(&mut self, id: SocketId) {
+        let socket = self.sockets.get_mut(id).filter(|one| one.phase == Phase::Open);
+        let socket = socket.expect("only an open socket ends its sends");
+        assert!(socket.sending.is_none(), "a send is not cut off by ending in order");
+        // Fails where the connection is gone, of which the receiving side hears.
+        let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Write);
     }
 
     fn pause_receive(&mut self, id: SocketId) {

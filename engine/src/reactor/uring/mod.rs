@@ -103,7 +103,7 @@ impl UringDriver {
         let pool = Pool::new(config.receive_buffers, config.receive_buffer_bytes, on_return)
             .map_err(|error| UringError::new("mapping the receive buffers", error))?;
         probe::provide(&mut ring, pool)?;
-        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max, 1);
+        let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         let mut driver = UringDriver {
             ring,
             features,
@@ -237,6 +237,10 @@ impl Driver for UringDriver {
         self.receive_into_memory(socket, memory, bytes_max)
     }
 
+    fn shutdown_send(&mut self, socket: SocketId) {
+        self.end_sends(socket);
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         self.pause(socket);
     }
@@ -344,7 +348,8 @@ impl Driver for UringDriver {
     }
 
     fn describe(&self) -> String {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        // Asked of the kernel itself: a file may not be there, or no descriptor left to read it with.
+        let kernel = rustix::system::uname();
         let missing = Features::ALL.without(self.features);
         let (submissions, completions) = self.ring.entries();
         let pool = self.ring.buffers().pool();
@@ -352,7 +357,7 @@ impl Driver for UringDriver {
         let mut text = format!(
             "io_uring on Linux {}: {}; {submissions} submissions, {completions} completions, \
              {buffers} receive buffers of {bytes} bytes",
-            kernel.trim(),
+            kernel.release().to_string_lossy(),
             self.features,
         );
         if missing != Features::NONE {

@@ -241,8 +241,9 @@ impl UringDriver {
 /// How the stream ended, by the result of the last receive.
 fn end_of(socket: &Socket, error: i32) -> io::Result<()> {
     match error {
-        // The kernel tells a reset once, and a send may have been the one to hear it.
-        0 if peer_address(socket.descriptor()).is_some() => Ok(()),
+        // The kernel tells a reset once, and a send may have been the one to hear it. Where both sides
+        // have ended in order, there is no peer left either.
+        0 if socket.sends_ended || peer_address(socket.descriptor()).is_some() => Ok(()),
         0 => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
         _ => Err(io::Error::from_raw_os_error(error)),
     }

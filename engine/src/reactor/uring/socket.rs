@@ -50,6 +50,8 @@ pub(super) struct Socket {
     pub(super) ended: bool,
     /// Receives are single for so many more chunks, for the shard to offer memory in between.
     pub(super) single: u8,
+    /// Nothing will be sent any more, and the peer was told.
+    pub(super) sends_ended: bool,
     /// The send or the connect that is in flight.
     pub(super) in_flight: Option<Ticket>,
 }
@@ -64,6 +66,7 @@ impl Socket {
             paused: false,
             ended: false,
             single: 0,
+            sends_ended: false,
             in_flight: None,
         }
     }

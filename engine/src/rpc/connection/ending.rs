@@ -7,6 +7,7 @@ use crate::time::Instant;
 use crate::wire::frame::{CallId, GoAwayReason, control};
 use crate::wire::framer::Payload;
 use crate::wire::header::Kind;
+use crate::wire::output::Output;
 
 impl Connection {
     /// Begins to leave of our own will: says go-away and lets what runs end, for so long.
@@ -74,6 +75,17 @@ impl Connection {
             _ => end,
         };
         self.end(reason);
+    }
+
+    /// Ends a connection before it has begun: a go-away takes the place of the hello, so that nothing
+    /// is started on it.
+    ///
+    /// # Panics
+    /// If it has begun.
+    pub fn refuse(&mut self, reason: CloseReason) {
+        assert!(self.phase == Phase::Greeting && !self.is_greeted, "refused before it begins");
+        self.output = Output::default();
+        self.close(reason);
     }
 
     pub(super) fn misbehaved(&mut self, what: Misbehaviour) {
