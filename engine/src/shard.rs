@@ -495,3 +495,6 @@ fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {
         tracing::error!("a closure from another thread panicked on this shard");
     }
 }
+
+#[cfg(test)]
+mod tests;
