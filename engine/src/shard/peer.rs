@@ -61,8 +61,7 @@ pub(crate) struct Peer {
 /// What is left of a peer's part of a turn.
 #[derive(Clone, Copy, Debug)]
 struct Part {
-    /// The turn.
-    turn_at: Instant,
+    turn: u64,
     /// When the peer's first frame of this turn was begun.
     began_at: Instant,
     frames: u32,
@@ -70,8 +69,8 @@ struct Part {
 }
 
 impl Part {
-    fn of(turn_at: Instant, began_at: Instant) -> Self {
-        Part { turn_at, began_at, frames: PEER_TURN_FRAMES_MAX, bytes: PEER_TURN_BYTES_MAX }
+    fn of(turn: u64, began_at: Instant) -> Self {
+        Part { turn, began_at, frames: PEER_TURN_FRAMES_MAX, bytes: PEER_TURN_BYTES_MAX }
     }
 }
 
@@ -118,7 +117,7 @@ impl Peer {
             is_behind: false,
             is_held: false,
             readable_since: Instant::ZERO,
-            part: Part::of(Instant::ZERO, Instant::ZERO),
+            part: Part::of(0, Instant::ZERO),
             accounted: 0,
             sending_bytes: 0,
             timer: None,
@@ -160,8 +159,8 @@ impl Peer {
     ) -> usize {
         let mut input = Input::new(bytes);
         let mut now = clock();
-        if self.part.turn_at != serving.turn_at() {
-            self.part = Part::of(serving.turn_at(), now);
+        if self.part.turn != serving.turn() {
+            self.part = Part::of(serving.turn(), now);
         }
         if self.is_held {
             self.is_held = self.is_overfull();
@@ -236,7 +235,7 @@ impl Peer {
     /// Reads all that was put aside: nothing else will ever come.
     pub(super) fn read_to_the_end(&mut self, clock: &dyn Fn() -> Instant, serving: &mut Serving) {
         while !self.backlog.is_empty() && !self.connection.is_closed() && !self.is_overfull() {
-            self.part = Part::of(serving.turn_at(), clock());
+            self.part = Part::of(serving.turn(), clock());
             self.read_backlog(clock, serving);
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Serving {
     rng: Rng,
     /// When what this turn delivers was in hand.
     turn_at: Instant,
+    /// Which turn it is, counted from the start.
+    turn: u64,
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
@@ -53,6 +55,7 @@ impl Serving {
     pub(crate) fn new(local: Local, router: Router, admission: Admission, rng: Rng) -> Self {
         Serving {
             turn_at: local.now(),
+            turn: 0,
             local,
             router,
             admission,
@@ -66,6 +69,7 @@ impl Serving {
 
     pub(crate) fn begin_turn(&mut self, turn_at: Instant, previous_turn_at: Option<Instant>) {
         self.turn_at = turn_at;
+        self.turn += 1;
         self.waited_before = previous_turn_at.map_or(Duration::ZERO, |at| turn_at.since(at));
     }
 
@@ -73,6 +77,12 @@ impl Serving {
     #[inline]
     pub(crate) fn turn_at(&self) -> Instant {
         self.turn_at
+    }
+
+    /// The number of this turn.
+    #[inline]
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// Serves a request of `connection`, and since when it waits; `now` is the instant before it.
