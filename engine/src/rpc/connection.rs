@@ -237,6 +237,12 @@ impl Connection {
         self.role == Role::Client && self.has_lost_stream && transmits == self.transmits
     }
 
+    /// Memory in bytes of the frame under way and of what waits to be sent.
+    #[inline]
+    pub fn waiting_bytes(&self) -> usize {
+        self.deframer.memory_bytes() + self.output.memory_bytes()
+    }
+
     /// Memory in bytes that this connection holds beyond its own size.
     pub fn memory_bytes(&self) -> usize {
         self.deframer.memory_bytes()

@@ -326,6 +326,12 @@ impl Peer {
         }
     }
 
+    /// Memory of what has not arrived in full, is not read, or is not taken by the peer, in bytes.
+    #[inline]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.connection.waiting_bytes() + self.backlog.bytes() + self.sending_bytes
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.connection.memory_bytes() + self.backlog.bytes() + self.sending_bytes
     }

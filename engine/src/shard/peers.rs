@@ -281,10 +281,15 @@ impl Peers {
     }
 
     /// Goes on reading what was put aside, once the peer has read enough of its answers.
+    #[inline]
     fn catch_up<D: Driver>(&mut self, driver: &mut D, socket: SocketId, serving: &mut Serving) {
-        let mut spare = Some(self.spare.take());
-        self.read_on(driver, socket, &mut spare, serving);
-        self.spare.extend(spare);
+        let Some(peer) = self.get_mut(socket) else { return };
+        let has_work = !peer.backlog.is_empty() || peer.is_paused;
+        if has_work && !peer.is_overfull() {
+            let mut spare = Some(self.spare.take());
+            self.read_on(driver, socket, &mut spare, serving);
+            self.spare.extend(spare);
+        }
     }
 
     fn read_on<D: Driver>(
@@ -295,9 +300,6 @@ impl Peers {
         serving: &mut Serving,
     ) {
         let Some(peer) = self.get_mut(socket) else { return };
-        if peer.is_overfull() || (peer.backlog.is_empty() && !peer.is_paused) {
-            return;
-        }
         peer.connection.provide_output(spare);
         peer.read_backlog(&|| driver.now(), serving);
         if peer.is_paused && peer.backlog.is_empty() && !peer.is_overfull() {
@@ -512,11 +514,6 @@ impl Peers {
             }
             return;
         }
-        if !peer.is_behind && peer.has_more_to_read() {
-            peer.is_behind = true;
-            self.behind.push_back(socket);
-        }
-        let Some(peer) = self.get_mut(socket) else { return };
         if !peer.is_paused && (peer.is_overfull() || peer.backlog.bytes() > BACKLOG_READ_MAX) {
             peer.is_paused = true;
             driver.pause_receive(socket);
@@ -525,18 +522,17 @@ impl Peers {
         if peer.stage == Stage::Open {
             peer.set_timer(peer.connection.poll_timeout(), local);
         }
-        self.account(socket);
-    }
-
-    /// Brings the account of memory up to date with one connection that has changed.
-    #[inline]
-    fn account(&mut self, socket: SocketId) {
-        let Some(peer) = self.get_mut(socket) else { return };
-        let now = peer.memory_bytes();
-        let before = std::mem::replace(&mut peer.accounted, now);
-        self.memory = self.memory + now - before;
-        if self.memory > self.memory_max {
-            self.give_up_the_largest();
+        let held = peer.held_bytes();
+        let held_before = std::mem::replace(&mut peer.accounted, held);
+        if !peer.is_behind && peer.has_more_to_read() {
+            peer.is_behind = true;
+            self.behind.push_back(socket);
+        }
+        if held != held_before {
+            self.memory = self.memory + held - held_before;
+            if self.memory > self.memory_max {
+                self.give_up_the_largest();
+            }
         }
     }
 
