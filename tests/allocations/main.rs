@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 const DEPTH: u32 = 16;
 const WARM_UP: u64 = 20_000;
 const COUNTED: u64 = 20_000;
+const WINDOWS: u64 = 5;
 const PAYLOAD: [u8; 32] = [7; 32];
 
 #[test]
@@ -68,7 +69,9 @@ fn a_kept_payload_is_counted() {
     assert!(counted >= COUNTED, "{counted} allocations in {COUNTED} requests");
 }
 
-/// Allocations of the shard's thread while it serves [`COUNTED`] requests, after a warm-up.
+/// Allocations of the shard's thread while it serves [`COUNTED`] requests, in steady state: the fewest
+/// of a few such windows after a warm-up. Memory that is kept grows to what was ever needed at once, and
+/// on a busy machine a coincidence may need more late; what allocates by the request does so in all.
 fn count<D: Driver>(
     mut driver: D,
     handler: impl FnMut(catena_engine::Request<'_>, catena_engine::Reply<'_>) -> catena_engine::Answered
@@ -89,13 +92,15 @@ fn count<D: Driver>(
     let address = shard.listen(&mut driver, any_port).expect("loopback can be listened on");
     let client = start_client(address);
     serve(&mut shard, &mut driver, WARM_UP);
-    let counted = allocation_counter::measure(|| {
-        serve(&mut shard, &mut driver, WARM_UP + COUNTED);
+    let windows = (1..=WINDOWS).map(|window| {
+        let served = WARM_UP + window * COUNTED;
+        allocation_counter::measure(|| serve(&mut shard, &mut driver, served)).count_total
     });
+    let counted = windows.min().expect("there are windows");
     drop(shard);
     drop(driver);
     client.join().expect("the client ends when its server does");
-    counted.count_total
+    counted
 }
 
 /// Turns until so many requests have been served since start.
