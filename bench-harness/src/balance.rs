@@ -31,7 +31,8 @@ pub use contender::Contender;
 
 use crate::Failure;
 use crate::cli::BalanceArgs;
-use crate::run::{publish, wrong_usage};
+use crate::publish::Publisher;
+use crate::run::wrong_usage;
 use report::{PolicyReport, SimReport};
 use scenario::Scenario;
 use std::io::Write;
@@ -49,8 +50,9 @@ pub fn balance(args: &BalanceArgs) -> Result<(), Failure> {
         return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }
     if !args.sim {
-        wrong_usage("say --sim: there is no other way yet");
+        wrong_usage("balance", "say --sim: there is no other way yet");
     }
+    let mut publisher = Publisher::open(args.json.as_deref())?;
     let mut scenario = Scenario::load(&args.scenario)?;
     if let Some(rate) = args.rate {
         scenario.set_rate(rate);
@@ -64,7 +66,7 @@ pub fn balance(args: &BalanceArgs) -> Result<(), Failure> {
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     let with_time = args.over_time || args.policy.len() == 1;
-    publish(&report.text(with_time), &report, args.json.as_deref())
+    publisher.publish(&report.text(with_time), &report)
 }
 
 /// One run for each policy.

@@ -4,6 +4,7 @@ use crate::Failure;
 use crate::child::Child;
 use crate::cli::SeatArgs;
 use crate::host;
+use crate::interrupt::Interrupt;
 use crate::load::{self, Measured, Pace, Plan, Target, Tick};
 use crate::protocol::{catena, echo};
 use crate::report::{Latency, rps};
@@ -140,6 +141,8 @@ pub struct Bench {
     pub payload_bytes: u32,
     /// Of the generator.
     pub driver: DriverChoice,
+    /// Ends the measurements before their time.
+    pub interrupt: Interrupt,
 }
 
 /// One row's figures.
@@ -173,14 +176,21 @@ impl Cell {
             "the kernel does not tell the CPU time of processes (/proc/PID/task/*/schedstat); its \
              CONFIG_SCHED_INFO is missing",
         )?;
-        if recording.ok == 0 {
-            return Err("a server answered no request".into());
+        if measured.interrupted_after.is_some() {
+            return Err("interrupted".into());
         }
-        let latency = Latency::of(recording.response());
+        let Latency { p50: Some(p50_us), p99: Some(p99_us), .. } =
+            Latency::of(recording.response())
+        else {
+            return Err("a server answered no request".into());
+        };
+        let (Some(rps), 1..) = (rps(recording), recording.ok) else {
+            return Err("a server answered no request".into());
+        };
         Ok(Cell {
-            rps: rps(recording),
-            p50_us: latency.p50,
-            p99_us: latency.p99,
+            rps,
+            p50_us,
+            p99_us,
             server_cpu_us_per_request: server.cpu_us_per_request(),
             waited_share: workers.iter().map(|worker| worker.waited_share).fold(
                 server.spent.waited.as_secs_f64() / recording.window().length().as_secs_f64(),
@@ -252,6 +262,7 @@ impl Bench {
             poll,
             cores: vec![Some(self.seats.load)],
             server_pid: Some(server.pid()),
+            interrupt: self.interrupt.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::Failure;
 use crate::serve::LISTENING_ON;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -37,6 +38,8 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // ^C on the terminal is for whoever measures, who ends its servers when it is done.
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("cannot start a server process: {error}"))?;
         let stdin = process.stdin.take();

@@ -1,9 +1,14 @@
 //! The command line.
 
 use crate::balance::{self, Contender};
+use crate::log::LogArgs;
 use crate::method::Method;
 use crate::schedule::Arrival;
-use crate::units::{parse_bytes, parse_count, parse_count_or_zero, parse_duration, parse_rate};
+use crate::units::{
+    count_up_to, parse_bytes, parse_count, parse_count_or_zero, parse_duration, parse_length,
+    parse_rate, parse_timeout,
+};
+use catena_engine::limits::{IN_FLIGHT_CEILING, SOCKETS_MAX};
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
@@ -17,14 +22,22 @@ pub const PORT_DEFAULT: u16 = 7_400;
 
 /// A load generator and its server, for Catena.
 ///
-/// Start with `catena-bench quick`. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Start with `catena-bench quick`.
 #[derive(Parser, Debug)]
-#[command(name = "catena-bench", version, max_term_width = 100)]
+#[command(name = "catena-bench", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; whether a run's figures are worth something is in its notes, and in the JSON's is_valid
+  1    failed
+  2    wrong usage
+  4    the server was gone for a part of the run: there is a report, and it is not valid
+  130  interrupted by ^C or SIGTERM: there is a report of what was measured, and it is not valid";
 
 /// What can be done.
 #[derive(Subcommand, Debug)]
@@ -46,12 +59,23 @@ pub enum Verb {
 
 /// `serve`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Methods, for whoever writes a client:
+
+  echo    payload: anything            answers with the same
+  sink    payload: anything            answers with nothing
+  source  payload: u32 little-endian   answers with so many bytes, 16 MiB at most
+  spin    payload: u32 little-endian   keeps its core busy for so many µs, a second at most
+  sleep   payload: u32 little-endian   answers with nothing after so many µs; nobody else waits
+
+SIGTERM or ^C drains; once more ends at once.
+Exit codes: 0 ended in order, 1 failed, or ended at once, 2 wrong usage.")]
 pub struct ServeArgs {
     /// Port to listen on; 0 lets the system pick one.
     #[arg(long, short, default_value_t = PORT_DEFAULT)]
     pub port: u16,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
+    /// Address to listen on, or a name of this machine like localhost.
+    #[arg(long, default_value = "127.0.0.1", value_parser = parse_host)]
     pub host: IpAddr,
     /// Cores to run on, one shard each: all, or a list like 0,2-3.
     #[arg(long, default_value = "all")]
@@ -63,10 +87,11 @@ pub struct ServeArgs {
     #[arg(long, default_value = "adaptive")]
     pub poll: PollMode,
     /// Connections of each shard, at most.
-    #[arg(long, value_name = "N", default_value = "65536", value_parser = parse_count)]
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(SOCKETS_MAX))]
     pub max_connections: u32,
     /// Requests in flight on each connection, at most.
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = parse_count)]
+    #[arg(long, value_name = "N", default_value = "1024",
+        value_parser = count_up_to(IN_FLIGHT_CEILING))]
     pub max_in_flight: u32,
     /// Requests in flight on each shard, at most; more are shed.
     #[arg(long, value_name = "N", default_value = "65536", value_parser = parse_count)]
@@ -74,6 +99,13 @@ pub struct ServeArgs {
     /// Requests are shed while they wait for longer than this [default: 5ms].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub queue_delay_target: Option<Duration>,
+    /// Shows counters as text for Prometheus, on http://ADDR/metrics: a port of 127.0.0.1, or
+    /// ADDRESS:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = crate::metrics::parse_address)]
+    pub metrics: Option<SocketAddr>,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
     /// End when standard input ends.
     #[arg(long, hide = true)]
     pub until_stdin_ends: bool,
@@ -88,7 +120,10 @@ whatever the server does, and response time counts from the intended instant, as
 would.
 
   catena-bench run catena://127.0.0.1:7400 -c 32 -n 16 -d 10s
-  catena-bench run catena://127.0.0.1:7400 -c 32 -R 50k --method sleep:200")]
+  catena-bench run catena://127.0.0.1:7400 -c 32 -R 50k --method sleep:200
+
+Exit codes: 0 measured, 1 failed, 2 wrong usage, 4 the server was gone for a part of the run,
+130 interrupted; after the last two the report says so and is not valid.")]
 pub struct RunArgs {
     /// catena://HOST:PORT
     pub target: TargetUrl,
@@ -96,13 +131,13 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = parse_count)]
     pub connections: u32,
     /// Requests in flight on each connection, at most [default: 1, or 128 with -R].
-    #[arg(short = 'n', long, value_name = "N", value_parser = parse_count)]
+    #[arg(short = 'n', long, value_name = "N", value_parser = count_up_to(IN_FLIGHT_CEILING))]
     pub depth: Option<u32>,
     /// Payload in bytes.
     #[arg(short, long, value_name = "BYTES", default_value = "32", value_parser = parse_bytes)]
     pub size: u32,
     /// How long to measure.
-    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_length)]
     pub duration: Duration,
     /// Requests a second, like 1500, 200k, 0.5: an open loop.
     #[arg(short = 'R', long, value_name = "RATE", value_parser = parse_rate)]
@@ -135,11 +170,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub warmup: Option<Duration>,
     /// How long to wait for each answer; told to the server as the deadline.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
     pub timeout: Duration,
     /// Connections that are opened beside and do nothing.
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse_count_or_zero)]
     pub idle: u32,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Which cores two processes on this machine run on.
@@ -163,7 +201,7 @@ pub struct FloorArgs {
     #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count)]
     pub rounds: u32,
     /// How long each row is measured in each round.
-    #[arg(long, value_name = "TIME", default_value = "1.5s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1.5s", value_parser = parse_length)]
     pub secs: Duration,
     /// Load before that, not measured.
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
@@ -238,7 +276,7 @@ pub struct BalanceArgs {
 #[derive(Args, Debug)]
 pub struct QuickArgs {
     /// How long each row is measured.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_length)]
     pub secs: Duration,
     /// The cores.
     #[command(flatten)]
@@ -280,14 +318,55 @@ impl FromStr for TargetUrl {
             return Err(format!("{scheme}:// is not spoken here; {example}"));
         }
         let place = rest.strip_suffix('/').unwrap_or(rest);
-        let has_port = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let place = if has_port { place.to_owned() } else { format!("{place}:{PORT_DEFAULT}") };
-        let mut addresses = place
+        let (host, port) = split_place(place).map_err(|wrong| format!("{wrong}; {example}"))?;
+        let mut addresses = (host, port)
             .to_socket_addrs()
-            .map_err(|error| format!("{place:?} cannot be resolved: {error}; {example}"))?;
-        let address = addresses.next().ok_or_else(|| format!("{place:?} has no address"))?;
+            .map_err(|error| format!("{host:?} cannot be resolved: {error}; {example}"))?;
+        let address = addresses.next().ok_or_else(|| format!("{host:?} has no address"))?;
         Ok(TargetUrl { text: text.to_owned(), address })
     }
+}
+
+/// `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT`.
+fn split_place(place: &str) -> Result<(&str, u16), String> {
+    if let Some(at) = place.find(['/', '?', '#']) {
+        return Err(format!("{:?} after the port means nothing here; leave it out", &place[at..]));
+    }
+    let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(None) => return Err("a bracket is not closed".to_owned()),
+        Some(Some((host, ""))) => (host, None),
+        Some(Some((host, rest))) => match rest.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None => return Err(format!("{rest:?} after the bracket is no port")),
+        },
+        None if place.parse::<std::net::Ipv6Addr>().is_ok() => {
+            return Err(format!("an IPv6 address belongs in brackets: [{place}]"));
+        }
+        None => match place.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (place, None),
+        },
+    };
+    if host.is_empty() {
+        return Err("there is no host".to_owned());
+    }
+    match port.map(|port| (port, port.parse::<u16>())) {
+        None => Ok((host, PORT_DEFAULT)),
+        Some(("", _)) => Err("there is no port after the colon".to_owned()),
+        Some((_, Ok(port @ 1..))) => Ok((host, port)),
+        Some((port, _)) => Err(format!("{port:?} is no port; ports are 1 to 65535")),
+    }
+}
+
+/// An address of this machine: `127.0.0.1`, `::1` or `[::1]`, or a name that leads to one.
+fn parse_host(text: &str) -> Result<IpAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse() {
+        return Ok(address);
+    }
+    let example = "say an address of this machine, like 127.0.0.1, [::1] or 0.0.0.0 for all";
+    let resolved = (bare, 0).to_socket_addrs().ok().and_then(|mut found| found.next());
+    resolved.map(|address| address.ip()).ok_or_else(|| format!("{text:?} is no host; {example}"))
 }
 
 #[cfg(test)]
@@ -322,6 +401,28 @@ mod tests {
         assert_eq!(args.target.address.port(), PORT_DEFAULT);
         assert_eq!((args.rate, args.method), (None, Method::Sleep(2_000)));
         assert_eq!(args.cores, Some(Cores::List(vec![0, 1])));
+        let args = run_args("catena://[::1]:7/").expect("an address in brackets");
+        assert_eq!(args.target.address, "[::1]:7".parse().expect("an address"));
+    }
+
+    #[test]
+    fn a_server_listens_where_people_say() {
+        let host = |text: &str| {
+            let words = ["catena-bench", "serve", "--host", text];
+            Cli::try_parse_from(words).map(|cli| match cli.verb {
+                Verb::Serve(args) => args.host.to_string(),
+                other => panic!("{other:?} is not serve"),
+            })
+        };
+        for (text, address) in [("[::1]", "::1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0")] {
+            assert_eq!(host(text).expect(text), address);
+        }
+        let wrong = host("[nonsense").expect_err("no host");
+        assert!(wrong.to_string().contains("like 127.0.0.1"), "{wrong}");
+        let words = ["catena-bench", "serve", "--max-connections", "4000000000"];
+        let wrong = Cli::try_parse_from(words).expect_err("too many");
+        assert!(wrong.to_string().contains("16,777,216 at most"), "{wrong}");
+        assert_eq!(wrong.exit_code(), 2);
     }
 
     #[test]
@@ -334,6 +435,18 @@ mod tests {
             ("catena://127.0.0.1:7 --arrival const", "--rate"),
             ("catena://127.0.0.1:7 --method spin", "spin:100"),
             ("catena://127.0.0.1:7 --poll maybe", "adaptive"),
+            ("catena://127.0.0.1:99999", "\"99999\" is no port; ports are 1 to 65535"),
+            ("catena://127.0.0.1:0", "no port"),
+            ("catena://127.0.0.1:", "no port after the colon"),
+            ("catena://127.0.0.1:7/db", "\"/db\" after the port means nothing"),
+            ("catena:///db", "means nothing"),
+            ("catena://:7", "no host"),
+            ("catena://::1", "brackets: [::1]"),
+            ("catena://[::1", "not closed"),
+            ("catena://[::1]7", "no port"),
+            ("catena://127.0.0.1:7 --timeout 0", "waits for no answer"),
+            ("catena://127.0.0.1:7 -d 0", "measures nothing"),
+            ("catena://127.0.0.1:7 -n 4000000000", "65,536 at most"),
         ] {
             let error = run_args(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

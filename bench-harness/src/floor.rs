@@ -6,18 +6,20 @@
 mod report;
 mod rounds;
 
-use crate::Failure;
 use crate::cell::{Bench, Cell, Contender, Polls, Seats, Shape};
 use crate::cli::FloorArgs;
 use crate::host;
 use crate::idle::Idlers;
+use crate::interrupt::Interrupt;
 use crate::load::{self, Pace};
+use crate::publish::Publisher;
 use crate::report::Manifest;
-use crate::run::{progress, publish};
+use crate::run::progress;
+use crate::{Ended, Failure};
 use catena_engine::reactor::turn::PollMode;
 use indicatif::ProgressBar;
 use report::{FloorReport, IdleRow};
-use rounds::{Best, Rounds, cpu, median, p50, rate};
+use rounds::{Best, Rounds, ShapeRounds, cpu, median, p50, rate};
 
 /// The loads.
 const SHAPES: [Shape; 3] =
@@ -28,7 +30,8 @@ const BUSY: Shape = Shape { conns: 32, depth: 1 };
 const DESCRIPTORS_RESERVED: u64 = 512;
 
 /// Measures everything and tells.
-pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
+pub fn floor(args: &FloorArgs) -> Result<Ended, Failure> {
+    let mut publisher = Publisher::open(args.json.as_deref())?;
     let manifest = Manifest::gather();
     let mut notes = Vec::new();
     let contenders = contenders(&manifest, &mut notes);
@@ -40,6 +43,7 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
         duration: args.secs,
         payload_bytes: args.size,
         driver: args.load_driver,
+        interrupt: Interrupt::on_signals()?,
     };
     let spins = bench.seats.are_apart();
     let rows = contenders.len() * SHAPES.len() + if spins { contenders.len() } else { 0 };
@@ -48,22 +52,35 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
 
     let mut asleep = Rounds::default();
     let mut spinning = Rounds::default();
-    for round in 0..args.rounds {
-        // Each round begins with another row, so that none always follows the same one.
-        let mut turn = contenders.clone();
-        turn.rotate_left(round as usize % contenders.len());
-        let polls = Polls { server: PollMode::Never, load: args.load_poll };
-        for shape in SHAPES {
-            asleep.measure(&bench, &turn, polls, shape, round, &progress)?;
+    let mut measure = || -> Result<Option<IdleRow>, Failure> {
+        for round in 0..args.rounds {
+            // Each round begins with another row, so that none always follows the same one.
+            let mut turn = contenders.clone();
+            turn.rotate_left(round as usize % contenders.len());
+            let polls = Polls { server: PollMode::Never, load: args.load_poll };
+            for shape in SHAPES {
+                asleep.measure(&bench, &turn, polls, shape, round, &progress)?;
+            }
+            if spins {
+                spinning.measure(&bench, &turn, Polls::SPIN, SHAPES[0], round, &progress)?;
+            }
         }
-        if spins {
-            spinning.measure(&bench, &turn, Polls::SPIN, SHAPES[0], round, &progress)?;
-        }
-    }
-    let idle = (idle_rounds > 0)
-        .then(|| idle_row(&bench, contenders[0], args, idle_rounds, &progress, &mut notes))
-        .transpose()?;
+        (idle_rounds > 0)
+            .then(|| idle_row(&bench, contenders[0], args, idle_rounds, &progress, &mut notes))
+            .transpose()
+    };
+    let (idle, ended) = match measure() {
+        Ok(idle) => (idle, Ended::Done),
+        // Whatever broke off then broke off because of that.
+        Err(_) if bench.interrupt.is_set() => (None, Ended::Interrupted),
+        Err(failure) => return Err(failure),
+    };
+    let steps_done = progress.position();
     progress.finish_and_clear();
+    if ended == Ended::Interrupted {
+        let steps = progress.length().unwrap_or_default();
+        notes.push(format!("WARNING: interrupted after {steps_done} of {steps} measurements."));
+    }
     notes.extend(complaints(&asleep, &spinning));
 
     let report = FloorReport {
@@ -75,14 +92,17 @@ pub fn floor(args: &FloorArgs) -> Result<(), Failure> {
         frame_bytes: catena_engine::wire::header::HEADER_BYTES as u32 + args.size,
         ratio_cpu: asleep.by_shape(|rounds| rounds.ratio_to_bare(cpu, Best::Lowest)),
         ratio_rps: asleep.by_shape(|rounds| rounds.ratio_to_bare(rate, Best::Highest)),
+        ratio_rps_at_most: asleep.shapes(ShapeRounds::rate_is_upper_bound),
         ratio_cpu_epoll_uring: asleep.by_shape(|rounds| rounds.ratio_epoll_uring(cpu)),
         ratio_p50_spin: spinning.of(SHAPES[0]).ratio_to_bare(p50, Best::Lowest),
         rows: asleep.rows(),
         spin_rows: spinning.rows(),
         idle,
+        is_interrupted: ended == Ended::Interrupted,
         notes,
     };
-    publish(&report.text(), &report, args.json.as_deref())
+    publisher.publish(&report.text(), &report)?;
+    Ok(ended)
 }
 
 /// Who takes part on this machine. The first one is the engine at its best.
@@ -159,12 +179,14 @@ fn complaints(asleep: &Rounds, spinning: &Rounds) -> Vec<String> {
         }
     }
     let rows = asleep.rows();
-    let spent = rows.iter().filter(|row| row.median.client_busy_share >= 0.95);
+    let spent = rows.iter().filter(|row| rounds::is_spent(&row.median));
     let spent: Vec<_> = spent.map(|row| format!("{} {}", row.server, row.shape())).collect();
     if !spent.is_empty() {
         complaints.push(format!(
             "The load generator was as busy as it can be in these rows, so their servers could be \
-             asked for more: {}. What a request costs them is not touched by that.",
+             asked for more, and a request would then cost them less, because more are handled at \
+             a time: {}. Where that is so of a bare echo alone, the engine's true ratio of rates is \
+             at most the one told; where it is so of both, the ratio says little.",
             spent.join(", ")
         ));
     }

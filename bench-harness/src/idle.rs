@@ -78,7 +78,8 @@ fn hold(
         let now = driver.now();
         let nothing = Recording::new(Window { from: now, until: now });
         let lanes = Lanes::<P>::new(plan.connections, 0, request.clone(), nothing);
-        let mut worker = Worker::new(driver, lanes, plan.address, plan.poll);
+        let mut worker =
+            Worker::new(driver, lanes, plan.address, plan.poll, plan.interrupt.clone());
         let opened = worker.connect(CONNECT_PATIENCE);
         let is_open = opened.is_ok();
         let _gone = ready.send(opened.map_err(|error| LoadError::worker(plan, error)));

@@ -8,13 +8,13 @@
 //! open loop     its turn comes ─► the next lane with room, in turn ─► or it waits in the pacer
 //! ```
 
-use crate::protocol::{Happened, Outcome, Protocol};
-use crate::recording::{Flight, Recording};
+use crate::protocol::{Ending, Happened, Outcome, Protocol};
+use crate::recording::{Flight, Recording, Window};
 use crate::schedule::{Due, Pacer};
 use catena_engine::driver::Output;
 use catena_engine::limits::{OUTPUT_KEEP_BYTES_MAX, OUTPUT_START_BYTES};
-use catena_engine::time::Instant;
-use std::collections::VecDeque;
+use catena_engine::time::{Duration, Instant};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -29,13 +29,55 @@ pub enum Demand {
     Open(Pacer),
 }
 
-/// How often and why connections were lost.
-#[derive(Clone, Default, Debug)]
-pub struct Losses {
-    /// How often.
-    pub count: u64,
-    /// The first reason.
-    pub first: Option<String>,
+/// What the connections have shown of the peer, beyond how requests ended.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Requests that it takes in flight on a connection, as told when a connection opened; the least of
+    /// all connections.
+    pub window: u32,
+    /// How often connections were lost.
+    pub losses: u64,
+    /// Why the first of them was.
+    pub first_loss: Option<Ending>,
+    /// Connections that were lost and not back at the end.
+    pub gone: u32,
+    /// The longest time within the window in which there was no connection at all.
+    pub outage: Option<Window>,
+    /// What it said in words with a status: the first text of each.
+    pub texts: BTreeMap<u16, String>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Peer {
+            window: u32::MAX,
+            losses: 0,
+            first_loss: None,
+            gone: 0,
+            outage: None,
+            texts: BTreeMap::new(),
+        }
+    }
+}
+
+impl Peer {
+    /// Takes in what another worker has seen in the same run. Only while both were without a
+    /// connection was there none.
+    pub fn add(&mut self, other: Peer) {
+        self.window = self.window.min(other.window);
+        self.losses += other.losses;
+        self.first_loss = self.first_loss.take().or(other.first_loss);
+        self.gone += other.gone;
+        self.outage = self.outage.zip(other.outage).and_then(|(one, other)| one.overlap(other));
+        for (status, text) in other.texts {
+            self.texts.entry(status).or_insert(text);
+        }
+    }
+
+    fn had_no_connection(&mut self, span: Window, window: Window) {
+        let longest = self.outage.map_or(Duration::ZERO, |longest| longest.length());
+        self.outage = span.overlap(window).filter(|span| span.length() > longest).or(self.outage);
+    }
 }
 
 /// The connections of one worker. A lane is one connection's place; the connection may be lost and
@@ -54,7 +96,9 @@ pub struct Lanes<P: Protocol> {
     in_flight: u32,
     answered: u64,
     recording: Recording,
-    losses: Losses,
+    peer: Peer,
+    /// Since when there is no connection, though there was one.
+    dark_since: Option<Instant>,
     /// A request that can never be sent.
     impossible: Option<String>,
 }
@@ -103,7 +147,8 @@ impl<P: Protocol> Lanes<P> {
             in_flight: 0,
             answered: 0,
             recording,
-            losses: Losses::default(),
+            peer: Peer::default(),
+            dark_since: None,
             impossible: None,
         }
     }
@@ -128,9 +173,15 @@ impl<P: Protocol> Lanes<P> {
         self.answered
     }
 
-    /// How often connections were lost.
-    pub fn losses(&self) -> &Losses {
-        &self.losses
+    /// What was learnt of the peer.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// True if requests are to be sent and the peer takes none: the window that it told is 0.
+    pub fn is_refused(&self) -> bool {
+        let has_slots = self.lanes.iter().any(|lane| !lane.flights.is_empty());
+        has_slots && self.peer.window == 0
     }
 
     /// Why a request can never be sent, if that was found out.
@@ -172,8 +223,15 @@ impl<P: Protocol> Lanes<P> {
         }
     }
 
-    /// No request starts any more. Those that wait never will.
+    /// No request starts any more. Those that wait never will. If this is before its time, the window
+    /// ends here.
     pub fn stop(&mut self, now: Instant) {
+        self.recording.cut(now);
+        if let Some(since) = self.dark_since.take() {
+            let span = Window { from: since, until: now };
+            self.peer.had_no_connection(span, self.recording.window());
+        }
+        self.peer.gone = self.count() - self.open;
         if let Demand::Open(mut pacer) = std::mem::replace(&mut self.demand, Demand::None) {
             while let Some(due) = pacer.take_due(now) {
                 self.recording.unsent(due.intended, now);
@@ -184,6 +242,7 @@ impl<P: Protocol> Lanes<P> {
     /// Ends the run: what is in flight stays unfinished.
     pub fn give_up(&mut self, now: Instant) -> Recording {
         for lane in &mut self.lanes {
+            note_texts(&mut self.peer, lane.protocol.as_ref());
             for flight in lane.flights.iter_mut().filter_map(Option::take) {
                 self.recording.unfinished(flight, now);
             }
@@ -326,12 +385,8 @@ impl<P: Protocol> Lanes<P> {
                 self.on_ended(index, slot, outcome, now);
                 self.fill(index, now);
             }
-            Happened::Opened => {
-                self.lanes[index as usize].is_open = true;
-                self.open += 1;
-                self.fill(index, now);
-            }
-            Happened::Closed(reason) => self.on_closed(index, reason, now),
+            Happened::Opened => self.on_opened(index, now),
+            Happened::Closed(ending) => self.on_closed(index, ending, now),
         }
     }
 
@@ -348,15 +403,35 @@ impl<P: Protocol> Lanes<P> {
         self.recording.ended(flight, outcome, now);
     }
 
-    fn on_closed(&mut self, index: u32, reason: String, now: Instant) {
+    fn on_opened(&mut self, index: u32, now: Instant) {
+        let lane = &mut self.lanes[index as usize];
+        lane.is_open = true;
+        let window = lane.protocol.as_ref().map_or(0, Protocol::window);
+        tracing::debug!(lane = index, window, "a connection is open");
+        self.peer.window = self.peer.window.min(window);
+        self.open += 1;
+        if let Some(since) = self.dark_since.take() {
+            let span = Window { from: since, until: now };
+            self.peer.had_no_connection(span, self.recording.window());
+        }
+        self.fill(index, now);
+    }
+
+    fn on_closed(&mut self, index: u32, ending: Ending, now: Instant) {
+        tracing::debug!(reason = ending.reason, lane = index, "a connection ended");
         for slot in 0..self.lanes[index as usize].flights.len() as u32 {
             self.on_ended(index, slot, Outcome::ConnectionLost, now);
         }
         let lane = &mut self.lanes[index as usize];
-        self.open -= u32::from(std::mem::take(&mut lane.is_open));
+        let was_open = std::mem::take(&mut lane.is_open);
+        note_texts(&mut self.peer, lane.protocol.as_ref());
         (lane.protocol, lane.is_over) = (None, true);
-        self.losses.count += 1;
-        self.losses.first.get_or_insert(reason);
+        self.open -= u32::from(was_open);
+        if was_open && self.open == 0 {
+            self.dark_since = Some(now);
+        }
+        self.peer.losses += 1;
+        self.peer.first_loss.get_or_insert(ending);
         self.mark_dirty(index);
     }
 
@@ -407,6 +482,12 @@ impl<P: Protocol> Lanes<P> {
             protocol.provide_output(&mut memory);
             self.spare.extend(memory);
         }
+    }
+}
+
+fn note_texts<P: Protocol>(peer: &mut Peer, protocol: Option<&P>) {
+    for (status, text) in protocol.map_or(&[][..], Protocol::texts) {
+        peer.texts.entry(*status).or_insert_with(|| text.clone());
     }
 }
 

@@ -1,10 +1,11 @@
 //! One run: workers on their cores, a common timeline, and what all of them have seen.
 
 use crate::host::{self, AnyDriver, Spent};
-use crate::lanes::{Demand, Lanes, Losses};
+use crate::interrupt::Interrupt;
+use crate::lanes::{Demand, Lanes, Peer};
 use crate::protocol::catena::Catena;
 use crate::protocol::echo::Echo;
-use crate::protocol::{Outcome, Protocol, catena, echo};
+use crate::protocol::{Ending, EndingKind, Outcome, Protocol, catena, echo};
 use crate::recording::{Recording, Window};
 use crate::schedule::{Arrival, Pacer, Schedule, Share, WAITING_MAX};
 use crate::worker::{Timeline, Worked, Worker, WorkerError};
@@ -15,7 +16,7 @@ use catena_engine::server::DriverChoice;
 use catena_engine::time::{Duration, Instant};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -42,15 +43,19 @@ pub enum Target {
 }
 
 impl Target {
+    /// The name of a status number, for reports.
+    pub fn status_name(&self, code: u16) -> String {
+        match self {
+            Target::Catena(_) => Catena::status_name(code),
+            Target::Echo(_) => Echo::status_name(code),
+        }
+    }
+
     /// The name of an error, for reports.
     pub fn outcome_name(&self, outcome: Outcome) -> String {
-        let status_name = match self {
-            Target::Catena(_) => Catena::status_name,
-            Target::Echo(_) => Echo::status_name,
-        };
         match outcome {
             Outcome::Ok => "ok".to_owned(),
-            Outcome::NotExecuted(code) | Outcome::MayHaveExecuted(code) => status_name(code),
+            Outcome::NotExecuted(code) | Outcome::MayHaveExecuted(code) => self.status_name(code),
             Outcome::TimedOut => "timed out".to_owned(),
             Outcome::ConnectionLost => "connection lost".to_owned(),
         }
@@ -100,6 +105,16 @@ pub struct Plan {
     pub cores: Vec<Option<usize>>,
     /// The process whose CPU time is to be taken, if it runs on this machine.
     pub server_pid: Option<u32>,
+    /// Ends the run before its time.
+    pub interrupt: Interrupt,
+}
+
+impl Plan {
+    /// Requests in flight on each connection, at most: what was asked for, as far as the server's
+    /// window allows it.
+    pub fn depth_within(&self, window: u32) -> u32 {
+        self.depth.min(window)
+    }
 }
 
 /// What a run has shown.
@@ -111,8 +126,10 @@ pub struct Measured {
     pub workers: Vec<WorkerReport>,
     /// Of the server's process.
     pub server: Option<ServerSpent>,
-    /// Connections lost by all workers.
-    pub losses: Losses,
+    /// Of whom they talked to.
+    pub peer: Peer,
+    /// If the run was interrupted: how much of the window had passed.
+    pub interrupted_after: Option<Duration>,
 }
 
 /// One worker of a run.
@@ -174,7 +191,7 @@ pub fn run(plan: &Plan, on_tick: &mut dyn FnMut(Tick)) -> Result<Measured, LoadE
     let mut wait = |wake_at: Instant| {
         loop {
             let now = host::now();
-            if now >= wake_at || crew.is_over() {
+            if now >= wake_at || crew.is_over() || plan.interrupt.is_set() {
                 return;
             }
             std::thread::sleep(wake_at.since(now).min(TICK));
@@ -208,7 +225,7 @@ struct Seat {
     driver: &'static str,
     answered: Arc<AtomicU64>,
     go: Sender<Timeline>,
-    thread: JoinHandle<Result<(Worked, Losses), WorkerError>>,
+    thread: JoinHandle<Result<Worked, WorkerError>>,
 }
 
 /// What one worker's thread needs.
@@ -274,13 +291,16 @@ impl Crew {
     }
 
     fn finish(self, plan: &Plan, server: Option<ServerSpent>) -> Result<Measured, LoadError> {
-        let mut together: Option<Recording> = None;
+        let mut together: Option<(Recording, Peer)> = None;
         let mut workers = Vec::new();
-        let mut losses = Losses::default();
         for seat in self.seats {
             let ended = seat.thread.join().map_err(|_| LoadError::WorkerEnded)?;
-            let (worked, lost) = ended.map_err(|error| LoadError::worker(plan, error))?;
-            let share = |time: Duration| time.as_secs_f64() / plan.duration.as_secs_f64();
+            let worked = ended.map_err(|error| LoadError::worker(plan, error))?;
+            let length = worked.recording.window().length().as_secs_f64();
+            // Of nothing measured there is no share.
+            let share = |time: Duration| {
+                if length > 0.0 { time.as_secs_f64() / length } else { 0.0 }
+            };
             workers.push(WorkerReport {
                 core: seat.core,
                 driver: seat.driver,
@@ -288,20 +308,24 @@ impl Crew {
                 busy_share: share(worked.busy()),
                 waited_share: share(worked.spent.waited),
             });
-            losses.count += lost.count;
-            losses.first = losses.first.or(lost.first);
             match &mut together {
-                None => together = Some(worked.recording),
-                Some(together) => together.add(&worked.recording),
+                None => together = Some((worked.recording, worked.peer)),
+                Some((recording, peer)) => {
+                    recording.add(&worked.recording);
+                    peer.add(worked.peer);
+                }
             }
         }
-        let recording = together.ok_or(LoadError::WorkerEnded)?;
-        Ok(Measured { recording, workers, server, losses })
+        let (recording, peer) = together.ok_or(LoadError::WorkerEnded)?;
+        // A wish that came when all was measured changed nothing.
+        let length = recording.window().length();
+        let interrupted_after = (length < plan.duration).then_some(length);
+        Ok(Measured { recording, workers, server, peer, interrupted_after })
     }
 }
 
 impl Shift {
-    fn work(self) -> Result<(Worked, Losses), WorkerError> {
+    fn work(self) -> Result<Worked, WorkerError> {
         let core = self.plan.cores[self.worker as usize];
         if let Some(Err(error)) = core.map(host::pin) {
             let core = core.unwrap_or_default();
@@ -319,11 +343,7 @@ impl Shift {
         }
     }
 
-    fn work_on(
-        self,
-        driver: impl Driver,
-        name: &'static str,
-    ) -> Result<(Worked, Losses), WorkerError> {
+    fn work_on(self, driver: impl Driver, name: &'static str) -> Result<Worked, WorkerError> {
         match self.plan.target.clone() {
             Target::Catena(request) => self.work_for::<Catena>(driver, name, request),
             Target::Echo(request) => self.work_for::<Echo>(driver, name, request),
@@ -335,13 +355,14 @@ impl Shift {
         driver: impl Driver,
         name: &'static str,
         request: Arc<P::Request>,
-    ) -> Result<(Worked, Losses), WorkerError> {
+    ) -> Result<Worked, WorkerError> {
         let Plan { address, depth, poll, .. } = self.plan;
         // Nothing is in flight before the run begins: this recording stays empty.
         let now = driver.now();
         let before = Recording::new(Window { from: now, until: now });
         let lanes = Lanes::<P>::new(self.connections, depth, request, before);
-        let mut worker = Worker::new(driver, lanes, address, poll);
+        let interrupt = self.plan.interrupt.clone();
+        let mut worker = Worker::new(driver, lanes, address, poll, interrupt);
         if let Err(error) = worker.connect(CONNECT_PATIENCE) {
             let error = LoadError::worker(&self.plan, error);
             return self.refuse(error);
@@ -350,8 +371,7 @@ impl Shift {
         let _gone = self.ready.send(Ok(name));
         let timeline = self.go.recv().map_err(|_| WorkerError::Cancelled)?;
         let demand = self.demand(timeline);
-        let worked = worker.run(timeline, demand, &self.answered)?;
-        Ok((worked, worker.losses().clone()))
+        worker.run(timeline, demand, &self.answered)
     }
 
     fn demand(self: &Shift, timeline: Timeline) -> Demand {
@@ -367,7 +387,7 @@ impl Shift {
         }
     }
 
-    fn refuse(self, error: LoadError) -> Result<(Worked, Losses), WorkerError> {
+    fn refuse(self, error: LoadError) -> Result<Worked, WorkerError> {
         let _gone = self.ready.send(Err(error));
         Err(WorkerError::Cancelled)
     }
@@ -397,9 +417,18 @@ pub enum LoadError {
     Greeting {
         /// To where.
         address: SocketAddr,
-        /// Why.
-        reason: String,
+        /// How it ended.
+        ending: Ending,
+        /// Connections that were open by then.
+        open: u32,
     },
+    /// The server's hello tells a window of 0.
+    NoWindow {
+        /// Which server's.
+        address: SocketAddr,
+    },
+    /// Somebody wanted the run to end before it began.
+    Interrupted,
     /// Not all connections were open in time.
     Slow {
         /// To where.
@@ -439,7 +468,9 @@ impl LoadError {
         let address = plan.address;
         match error {
             WorkerError::Connect(error) => LoadError::Connect { address, error },
-            WorkerError::Greeting(reason) => LoadError::Greeting { address, reason },
+            WorkerError::Greeting { ending, open } => LoadError::Greeting { address, ending, open },
+            WorkerError::NoWindow => LoadError::NoWindow { address },
+            WorkerError::Interrupted => LoadError::Interrupted,
             WorkerError::Slow { open, wanted } => LoadError::Slow { address, open, wanted },
             WorkerError::Impossible(reason) => LoadError::Impossible(reason),
             WorkerError::Driver(error) => LoadError::Driver(error.to_string()),
@@ -455,16 +486,35 @@ impl fmt::Display for LoadError {
                 io::ErrorKind::ConnectionRefused => write!(
                     f,
                     "nothing listens on {address}; start a server there, for example with \
-                     `catena-bench serve --port {}`",
+                     `catena-bench serve {}--port {}`",
+                    host_option(address.ip()),
                     address.port()
                 ),
                 _ => write!(f, "cannot connect to {address}: {error}"),
             },
-            LoadError::Greeting { address, reason } => write!(
+            LoadError::Greeting { address, ending, open } => {
+                write!(f, "{address} took the connection and ended it: {}", ending.reason)?;
+                match ending.kind {
+                    EndingKind::Told => {}
+                    EndingKind::Silent => f.write_str(
+                        ". Either it has no room for more connections (see its --max-connections \
+                         and ulimit -n), or it is no Catena server of this version",
+                    )?,
+                    EndingKind::Wrong => {
+                        f.write_str("; is it a Catena server, and of this version?")?;
+                    }
+                }
+                match open {
+                    0 => Ok(()),
+                    open => write!(f, " (connections open by then: {open})"),
+                }
+            }
+            LoadError::NoWindow { address } => write!(
                 f,
-                "{address} took the connection and ended it: {reason}; is it a Catena server, and \
-                 of this version?"
+                "{address} takes no requests: the window in its hello, requests in flight on a \
+                 connection, is 0"
             ),
+            LoadError::Interrupted => f.write_str("interrupted before the first request"),
             LoadError::Slow { address, open, wanted } => write!(
                 f,
                 "only {open} of {wanted} connections to {address} were open after {} s; is the \
@@ -487,6 +537,14 @@ impl fmt::Display for LoadError {
             LoadError::Thread(error) => write!(f, "cannot start a thread: {error}"),
             LoadError::WorkerEnded => f.write_str("a worker of the load generator ended early"),
         }
+    }
+}
+
+/// What `serve` must be told to listen on `address`.
+fn host_option(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => String::new(),
+        other => format!("--host {other} "),
     }
 }
 

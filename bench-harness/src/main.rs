@@ -27,7 +27,8 @@
 //! | [`run`], [`cell`], [`floor`], [`quick`] | the verbs |
 //! | [`balance`] | policies of balancing against scenarios, simulated |
 //! | [`idle`] | connections that do nothing |
-//! | [`host`] | the machine |
+//! | [`host`], [`interrupt`] | the machine, and whoever presses ^C |
+//! | [`publish`], [`log`], [`metrics`] | where reports, log lines and counters go |
 //! | [`table`] | tables and numbers for people |
 
 mod balance;
@@ -38,10 +39,14 @@ mod cli;
 mod floor;
 mod host;
 mod idle;
+mod interrupt;
 mod lanes;
 mod load;
+mod log;
 mod method;
+mod metrics;
 mod protocol;
+mod publish;
 mod quick;
 mod recording;
 mod report;
@@ -59,19 +64,32 @@ use std::process::ExitCode;
 /// Why a verb failed, for people: the message says whose fault it was and what to do.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// How a verb ended that did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ended {
+    /// All is done.
+    Done,
+    /// There is a report, and the server was not there all the time.
+    ServerLost,
+    /// There is a report of what was measured until somebody wanted it to end.
+    Interrupted,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     host::raise_open_files_max();
-    let done = match &cli.verb {
+    let ended = match &cli.verb {
         Verb::Quick(args) => quick::quick(args),
         Verb::Run(args) => run::run(args),
-        Verb::Serve(args) => serve::serve(args),
+        Verb::Serve(args) => serve::serve(args).map(|()| Ended::Done),
         Verb::Floor(args) => floor::floor(args),
-        Verb::Balance(args) => balance::balance(args),
-        Verb::Bare(args) => bare::bare(args),
+        Verb::Balance(args) => balance::balance(args).map(|()| Ended::Done),
+        Verb::Bare(args) => bare::bare(args).map(|()| Ended::Done),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match ended {
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::ServerLost) => ExitCode::from(4),
+        Ok(Ended::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(failure) => {
             eprintln!("catena-bench: {failure}");
             ExitCode::FAILURE

@@ -56,6 +56,11 @@ pub trait Protocol {
 
     /// The name of a status number in [`Outcome`].
     fn status_name(code: u16) -> String;
+
+    /// What the peer said in words with a status: the first text of each.
+    fn texts(&self) -> &[(u16, String)] {
+        &[]
+    }
 }
 
 /// What happened on a connection.
@@ -70,8 +75,44 @@ pub enum Happened {
         /// How.
         outcome: Outcome,
     },
-    /// The connection is over, for this reason. What was in flight is lost.
-    Closed(String),
+    /// The connection is over. What was in flight is lost.
+    Closed(Ending),
+}
+
+/// How a connection ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// In words.
+    pub reason: String,
+    /// What is known of it.
+    pub kind: EndingKind,
+}
+
+/// How much a connection's end says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndingKind {
+    /// The peer said why, and the reason tells.
+    Told,
+    /// The stream ended, or broke, without a word.
+    Silent,
+    /// What came was wrong, or came too late.
+    Wrong,
+}
+
+impl Ending {
+    /// The stream ended (`Ok`) or broke.
+    pub fn silent(result: io::Result<()>) -> Self {
+        let reason = match result {
+            Ok(()) => "closed by the peer".to_owned(),
+            Err(error) => format!("connection lost: {}", error.kind()),
+        };
+        Ending { reason, kind: EndingKind::Silent }
+    }
+
+    /// The peer is not what it should be.
+    pub fn wrong(reason: impl Into<String>) -> Self {
+        Ending { reason: reason.into(), kind: EndingKind::Wrong }
+    }
 }
 
 /// How a request ended.

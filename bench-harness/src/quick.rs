@@ -1,21 +1,24 @@
 //! `quick`: a first look at the engine, with a table that explains itself.
 
-use crate::Failure;
 use crate::cell::{Bench, Cell, Contender, Polls, Seats, Shape};
 use crate::cli::QuickArgs;
+use crate::interrupt::Interrupt;
 use crate::load::{self, Measured, Pace};
+use crate::publish::print;
 use crate::report::{Manifest, RunReport, Told};
 use crate::run::{progress, show};
 use crate::schedule::Arrival;
-use crate::table::{count, micros, table, wrapped};
+use crate::table::{count, micros, plural, table, wrapped};
+use crate::{Ended, Failure};
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::DriverChoice;
 use catena_engine::time::Duration;
-use std::io::Write;
+use indicatif::ProgressBar;
 
 const ONE: Shape = Shape { conns: 1, depth: 1 };
 const MANY: Shape = Shape { conns: 32, depth: 1 };
 const DEEP: Shape = Shape { conns: 32, depth: 16 };
+const SHAPES: [Shape; 3] = [ONE, MANY, DEEP];
 
 /// Load before each row, not measured.
 const WARMUP: Duration = Duration::from_millis(300);
@@ -24,7 +27,7 @@ const WARMUP: Duration = Duration::from_millis(300);
 const OPEN_SHARE: f64 = 0.5;
 
 /// Measures, prints, explains.
-pub fn quick(args: &QuickArgs) -> Result<(), Failure> {
+pub fn quick(args: &QuickArgs) -> Result<Ended, Failure> {
     let manifest = Manifest::gather();
     let seats = Seats::choose(args.seats)?;
     let bench = Bench {
@@ -33,55 +36,79 @@ pub fn quick(args: &QuickArgs) -> Result<(), Failure> {
         duration: args.secs,
         payload_bytes: 32,
         driver: DriverChoice::Auto,
+        interrupt: Interrupt::on_signals()?,
     };
     let engines: &[Contender] = match manifest.host.io_uring_refused {
         None => &[Contender::EngineUring, Contender::EngineEpoll],
         Some(_) => &[Contender::EngineEpoll],
     };
-    let rows = measure(&bench, engines)?;
-    Ok(std::io::stdout().write_all(text(&manifest, &bench, &rows).as_bytes())?)
+    let mut rows = Rows::default();
+    let progress = progress(100);
+    let measured = measure(&bench, engines, &mut rows, &progress);
+    progress.finish_and_clear();
+    match measured {
+        // Whatever broke off then broke off because of that.
+        Err(_) if bench.interrupt.is_set() => {
+            if !rows.table.is_empty() {
+                print(&text(&manifest, &bench, &rows))?;
+            }
+            let (done, of) = (rows.table.len(), rows_planned(&bench, engines));
+            eprintln!("catena-bench: interrupted after {done} of {of} rows");
+            Ok(Ended::Interrupted)
+        }
+        Err(failure) => Err(failure),
+        Ok(()) => print(&text(&manifest, &bench, &rows)).map(|()| Ended::Done),
+    }
+}
+
+fn rows_planned(bench: &Bench, engines: &[Contender]) -> usize {
+    engines.len() * SHAPES.len() + usize::from(bench.seats.are_apart()) + 1
 }
 
 /// What was measured.
+#[derive(Default)]
 struct Rows {
     table: Vec<Vec<String>>,
-    open: RunReport,
+    open: Option<RunReport>,
 }
 
-fn measure(bench: &Bench, engines: &[Contender]) -> Result<Rows, Failure> {
-    let progress = progress(100);
-    let mut table = Vec::new();
+fn measure(
+    bench: &Bench,
+    engines: &[Contender],
+    rows: &mut Rows,
+    progress: &ProgressBar,
+) -> Result<(), Failure> {
     let mut many_rps = 0.0;
     let polls = Polls { server: PollMode::Never, load: PollMode::Never };
     for engine in engines {
-        for shape in [ONE, MANY, DEEP] {
+        for shape in SHAPES {
             let name = format!("{engine} {shape}: ");
             let cell = bench.measure(*engine, polls, shape, &mut |tick| {
-                show(&progress, &name, tick);
+                show(progress, &name, tick);
             })?;
             if shape == MANY && many_rps == 0.0 {
                 many_rps = cell.rps;
             }
-            table.push(row(*engine, &load_name(shape), &cell));
+            rows.table.push(row(*engine, &load_name(shape), &cell));
         }
     }
     let best = engines[0];
     if bench.seats.are_apart() {
-        let mut on_tick = |tick| show(&progress, "both sides spinning: ", tick);
+        let mut on_tick = |tick| show(progress, "both sides spinning: ", tick);
         let cell = bench.measure(best, Polls::SPIN, ONE, &mut on_tick)?;
         let mut row = row(best, "1 connection x 1, both sides spin", &cell);
         // What a server spends that is never idle says nothing.
         row.pop();
         row.push("-".to_owned());
-        table.push(row);
+        rows.table.push(row);
     }
     let rate = (many_rps * OPEN_SHARE / 1_000.0).ceil().max(1.0) * 1_000.0;
     let (measured, open) =
-        open_loop(bench, best, rate, &mut |tick| show(&progress, "open loop: ", tick))?;
+        open_loop(bench, best, rate, &mut |tick| show(progress, "open loop: ", tick))?;
     let name = format!("32 connections, {} /s by the clock", count(rate));
-    table.push(row(best, &name, &Cell::of(&measured)?));
-    progress.finish_and_clear();
-    Ok(Rows { table, open })
+    rows.table.push(row(best, &name, &Cell::of(&measured)?));
+    rows.open = Some(open);
+    Ok(())
 }
 
 fn open_loop(
@@ -102,8 +129,7 @@ fn open_loop(
 }
 
 fn load_name(shape: Shape) -> String {
-    let plural = if shape.conns == 1 { "" } else { "s" };
-    format!("{} connection{plural} x {}", shape.conns, shape.depth)
+    format!("{} x {}", plural(shape.conns.into(), "connection"), shape.depth)
 }
 
 fn row(engine: Contender, load: &str, cell: &Cell) -> Vec<String> {
@@ -157,8 +183,8 @@ fn text(manifest: &Manifest, bench: &Bench, rows: &Rows) -> String {
          at random instants whatever the server does, as users do, and their latency counts from the \
          instant at which they were meant to be sent.",
     );
-    for warning in rows.open.notes.iter().filter(|_| !rows.open.is_valid) {
-        say(warning);
+    if let Some(open) = rows.open.as_ref().filter(|open| !open.is_valid) {
+        open.notes.iter().for_each(|warning| say(warning));
     }
     if manifest.host.is_virtual_machine {
         say("This is a virtual machine: its cores are shared, so figures vary from run to run.");

@@ -48,6 +48,12 @@ impl Window {
     pub fn length(&self) -> Duration {
         self.until.since(self.from)
     }
+
+    /// What the two have in common.
+    pub fn overlap(self, other: Window) -> Option<Window> {
+        let (from, until) = (self.from.max(other.from), self.until.min(other.until));
+        (from < until).then_some(Window { from, until })
+    }
 }
 
 /// A request that was sent and has not ended.
@@ -110,6 +116,13 @@ impl Recording {
         self.window
     }
 
+    /// Nothing that is meant to be sent from now on counts. A window that has ended stays as it is;
+    /// of one that has not begun nothing is left.
+    pub fn cut(&mut self, now: Instant) {
+        self.window.until = self.window.until.min(now);
+        self.window.from = self.window.from.min(self.window.until);
+    }
+
     /// A request was sent. `waited`: there was no room for it at its intended instant.
     #[inline]
     pub fn sent(&mut self, flight: Flight, waited: bool) {
@@ -166,6 +179,8 @@ impl Recording {
         for (outcome, count) in &other.errors {
             self.count_error(*outcome, *count);
         }
+        // Workers that were interrupted did not hear of it in the same instant.
+        self.window.until = self.window.until.max(other.window.until);
         self.ok += other.ok;
         self.unfinished += other.unfinished;
         self.unsent += other.unsent;

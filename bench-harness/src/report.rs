@@ -1,24 +1,18 @@
 //! The report of a run: figures, and in words what they are worth. For people and for machines.
 
+mod verdict;
+
 use crate::host::HostFacts;
 use crate::load::{Measured, Pace, Plan, Target, WorkerReport};
 use crate::protocol::Outcome;
 use crate::recording::{LATE, Recording};
-use crate::table::{count, micros, table, wrapped};
+use crate::table::{count, micros, or_dash, plural, table, wrapped};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// A worker that is busy for a larger share of its time is the bottleneck.
-const SATURATED: f64 = 0.95;
-/// A larger share of requests that the generator itself sent late spoils the schedule.
-const LATE_SHARE_MAX: f64 = 0.01;
-/// A generator that waits for its CPU for a larger share of the time measures its neighbours too.
-const WAITED_SHARE_MAX: f64 = 0.05;
-/// A smaller share of the offered rate that was achieved is worth a word.
-const ACHIEVED_MIN: f64 = 0.99;
+use verdict::Verdict;
 
 /// Where a report comes from: enough to make the same run again.
 #[derive(Clone, Serialize, Debug)]
@@ -49,31 +43,32 @@ impl Manifest {
     }
 }
 
-/// A latency in microseconds, by quantile.
+/// A latency in microseconds, by quantile; nothing where no request was timed.
 #[derive(Clone, Copy, PartialEq, Serialize, Debug)]
 pub struct Latency {
     /// Half were quicker.
-    pub p50: f64,
+    pub p50: Option<f64>,
     /// Nine of ten were quicker.
-    pub p90: f64,
+    pub p90: Option<f64>,
     /// 99 of 100 were quicker.
-    pub p99: f64,
+    pub p99: Option<f64>,
     /// 999 of 1,000 were quicker.
-    pub p999: f64,
+    pub p999: Option<f64>,
     /// The slowest.
-    pub max: f64,
+    pub max: Option<f64>,
 }
 
 impl Latency {
     /// Of a histogram of nanoseconds.
     pub fn of(histogram: &Histogram<u64>) -> Self {
-        let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        let known = |ns: u64| (!histogram.is_empty()).then_some(ns as f64 / 1e3);
+        let us = |quantile| known(histogram.value_at_quantile(quantile));
         Latency {
             p50: us(0.5),
             p90: us(0.9),
             p99: us(0.99),
             p999: us(0.999),
-            max: histogram.max() as f64 / 1e3,
+            max: known(histogram.max()),
         }
     }
 }
@@ -135,8 +130,11 @@ pub struct RunReport {
     pub connections: u32,
     /// Connections that idled.
     pub idle_connections: u32,
-    /// Requests in flight on each, at most.
+    /// Requests in flight on each, at most: what was asked for, or the server's window if that is
+    /// less.
     pub depth: u32,
+    /// Requests in flight on each that were asked for.
+    pub depth_asked: u32,
     /// `closed` or `open`.
     #[serde(rename = "loop")]
     pub mode: &'static str,
@@ -158,14 +156,16 @@ pub struct RunReport {
     pub errors: BTreeMap<String, u64>,
     /// The others, by what they say about the work.
     pub error_classes: ErrorClasses,
+    /// What the server said in words with a status, by its name: the first text of each.
+    pub error_texts: BTreeMap<String, String>,
     /// In flight when the run was given up; in the latencies with their age.
     pub unfinished: u64,
     /// Waiting for a free connection at the end; in the response times with their age.
     pub unsent: u64,
     /// Never sent, because too many waited already; in no latency.
     pub shed_by_generator: u64,
-    /// Answers with "ok" that arrived in the measured time, a second.
-    pub rps: f64,
+    /// Answers with "ok" that arrived in the measured time, a second; `null`: nothing was measured.
+    pub rps: Option<f64>,
     /// Microseconds.
     pub latency_us: Latencies,
     /// Sent more than `late_after_us` after their intended instant.
@@ -174,13 +174,20 @@ pub struct RunReport {
     pub late_sends_by_generator: u64,
     /// See `late_sends`.
     pub late_after_us: u64,
-    /// Connections lost and made again.
+    /// How often a connection was lost.
     pub connections_lost: u64,
+    /// Connections that were lost and not back at the end.
+    pub connections_gone: u32,
+    /// The longest time without any connection, from and until, in seconds of the measured time.
+    pub no_connection_secs: Option<[f64; 2]>,
+    /// Interrupted: so much of `duration_secs` was measured.
+    pub interrupted_after_secs: Option<f64>,
     /// CPU share of the generator's threads, the highest.
     pub client_cpu_share: f64,
     /// Each of them.
     pub clients: Vec<ClientReport>,
-    /// False: the figures say more about the generator than about the server.
+    /// False: the figures say more about the generator than about the server, or the server was not
+    /// there all the time, or the run was interrupted.
     pub is_valid: bool,
     /// What a reader should know, in words.
     pub notes: Vec<String>,
@@ -200,7 +207,7 @@ pub struct Told {
 impl RunReport {
     /// Tells of one run.
     pub fn new(manifest: Manifest, told: Told, plan: &Plan, measured: &Measured) -> Self {
-        let Measured { recording, workers, losses, .. } = measured;
+        let Measured { recording, workers, peer, interrupted_after, .. } = measured;
         let (mode, arrival, offered_rps) = match plan.pace {
             Pace::Closed => ("closed", None, None),
             Pace::Open { rate, arrival } => ("open", Some(arrival.to_string()), Some(rate)),
@@ -211,6 +218,9 @@ impl RunReport {
         };
         let (errors, error_classes) = errors_of(&plan.target, recording);
         let Verdict { is_valid, notes } = Verdict::on(plan, measured, &errors);
+        let texts = peer.texts.iter();
+        let error_texts =
+            texts.map(|(code, text)| (plan.target.status_name(*code), text.clone())).collect();
         let cpu_shares = workers.iter().map(|worker| worker.cpu_share);
         RunReport {
             manifest,
@@ -219,7 +229,8 @@ impl RunReport {
             payload_bytes: payload_bytes(&plan.target),
             connections: plan.connections,
             idle_connections: told.idle,
-            depth: plan.depth,
+            depth: plan.depth_within(peer.window),
+            depth_asked: plan.depth,
             mode,
             arrival,
             offered_rps,
@@ -230,6 +241,7 @@ impl RunReport {
             ok: recording.ok,
             errors,
             error_classes,
+            error_texts,
             unfinished: recording.unfinished,
             unsent: recording.unsent,
             shed_by_generator: recording.shed,
@@ -238,12 +250,23 @@ impl RunReport {
             late_sends: recording.late_sends,
             late_sends_by_generator: recording.late_by_generator,
             late_after_us: LATE.as_micros() as u64,
-            connections_lost: losses.count,
+            connections_lost: peer.losses,
+            connections_gone: peer.gone,
+            no_connection_secs: peer.outage.map(|outage| {
+                let from = recording.window().from;
+                [outage.from, outage.until].map(|at| at.since(from).as_secs_f64())
+            }),
+            interrupted_after_secs: interrupted_after.map(|length| length.as_secs_f64()),
             client_cpu_share: cpu_shares.fold(0.0, f64::max),
             clients: workers.iter().map(ClientReport::from).collect(),
             is_valid,
             notes,
         }
+    }
+
+    /// True if connections were missing within the measured time, or at its end.
+    pub fn is_server_lost(&self) -> bool {
+        self.no_connection_secs.is_some() || self.connections_gone > 0
     }
 
     /// For people.
@@ -258,30 +281,33 @@ impl RunReport {
             0 => String::new(),
             idle => format!(", {} idle beside", count(idle.into())),
         };
-        let duration = self.duration_secs;
+        let duration = self.interrupted_after_secs.unwrap_or(self.duration_secs);
+        let connections = plural((*connections).into(), "connection");
         let warmup = self.warmup_secs;
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{target}  {method}, {payload_bytes} B payload");
         let _ = writeln!(
             text,
-            "{connections} connections x {depth} in flight{idle}, {pace}, {duration:.1} s after \
+            "{connections} x {depth} in flight{idle}, {pace}, {duration:.1} s after \
              {warmup:.1} s of warm-up\n"
         );
         let headers = ["latency, us", "p50", "p90", "p99", "p99.9", "max"];
         let row = |name: &str, latency: &Latency| {
             let Latency { p50, p90, p99, p999, max } = *latency;
             let mut row = vec![name.to_owned()];
-            row.extend([p50, p90, p99, p999, max].map(micros));
+            row.extend([p50, p90, p99, p999, max].map(|us| or_dash(us, micros)));
             row
         };
         let response = row("response (from intended send)", &self.latency_us.response);
         let service = row("service (from actual send)", &self.latency_us.service);
         text.push_str(&table(&headers, &[response, service]));
-        let _ = writeln!(text, "\nrate        {} answers/s", count(self.rps));
+        let _ = writeln!(text, "\nrate        {} answers/s", or_dash(self.rps, count));
         let (requests, ok) = (count(self.requests as f64), count(self.ok as f64));
         let _ = writeln!(text, "requests    {requests}, {ok} ok");
         for (name, errors) in &self.errors {
-            let _ = writeln!(text, "error       {name}: {}", count(*errors as f64));
+            let said = self.error_texts.get(name).map(|said| format!(" (\"{said}\")"));
+            let said = said.unwrap_or_default();
+            let _ = writeln!(text, "error       {name}: {}{said}", count(*errors as f64));
         }
         for (what, how_many) in [
             ("unfinished", self.unfinished),
@@ -308,9 +334,10 @@ impl RunReport {
     }
 }
 
-/// Answers with "ok" a second.
-pub fn rps(recording: &Recording) -> f64 {
-    recording.answered_in_window as f64 / recording.window().length().as_secs_f64()
+/// Answers with "ok" a second; nothing if no time was measured.
+pub fn rps(recording: &Recording) -> Option<f64> {
+    let secs = recording.window().length().as_secs_f64();
+    (secs > 0.0).then(|| recording.answered_in_window as f64 / secs)
 }
 
 fn payload_bytes(target: &Target) -> usize {
@@ -333,108 +360,6 @@ fn errors_of(target: &Target, recording: &Recording) -> (BTreeMap<String, u64>, 
         }
     }
     (errors, classes)
-}
-
-/// What the figures are worth.
-struct Verdict {
-    is_valid: bool,
-    notes: Vec<String>,
-}
-
-impl Verdict {
-    fn on(plan: &Plan, measured: &Measured, errors: &BTreeMap<String, u64>) -> Verdict {
-        let Measured { recording, workers, losses, .. } = measured;
-        let mut verdict = Verdict { is_valid: true, notes: Vec::new() };
-        let busiest = workers.iter().map(|worker| worker.busy_share).fold(0.0, f64::max);
-        let is_saturated = busiest >= SATURATED;
-        if is_saturated {
-            verdict.invalid(format!(
-                "this generator was saturated: a thread was busy for {:.0} % of the time, so the \
-                 server could do more than was asked of it. Give it more threads (-t) on cores of \
-                 their own",
-                busiest * 100.0
-            ));
-        }
-        let waited = workers.iter().map(|worker| worker.waited_share).fold(0.0, f64::max);
-        if waited > WAITED_SHARE_MAX {
-            verdict.invalid(format!(
-                "other processes had this generator's core for {:.0} % of the time while it wanted \
-                 to run. Give it a core of its own (--cores)",
-                waited * 100.0
-            ));
-        }
-        let intended = recording.intended().max(1) as f64;
-        let late_share = recording.late_by_generator as f64 / intended;
-        if late_share > LATE_SHARE_MAX {
-            verdict.invalid(format!(
-                "this generator was late: {:.1} % of the requests were sent more than {} us after \
-                 their instant though a connection was free. The response times count that; use \
-                 --poll always, a core of its own, or more threads",
-                late_share * 100.0,
-                LATE.as_micros()
-            ));
-        }
-        if recording.shed > 0 {
-            verdict.invalid(format!(
-                "{} requests were never sent, because a million waited already; they are in no \
-                 latency, so the response times are better than what users would see",
-                recording.shed
-            ));
-        }
-        if let Pace::Open { rate, .. } = plan.pace {
-            verdict.notes.extend(shortfall(rate, plan, recording, is_saturated));
-        }
-        if losses.count > 0 {
-            let first = losses.first.as_deref().unwrap_or("unknown");
-            let count = losses.count;
-            verdict.notes.push(format!("{count} connections were lost; the first: {first}"));
-        }
-        if errors.contains_key("unknown method") {
-            let hint = "the server does not know this method; see --method";
-            verdict.notes.push(hint.to_owned());
-        }
-        if plan.pace == Pace::Closed && verdict.is_valid {
-            verdict.notes.push(
-                "Closed loop: while the server stalls, nothing is asked of it, so a stall counts \
-                 once and not for everybody who would have come. For latency as users see it, set \
-                 a rate (-R)."
-                    .to_owned(),
-            );
-        }
-        verdict
-    }
-
-    fn invalid(&mut self, why: String) {
-        self.is_valid = false;
-        self.notes.push(format!("WARNING: {why}."));
-    }
-}
-
-/// Why the offered rate was not achieved, if it was not.
-fn shortfall(rate: f64, plan: &Plan, recording: &Recording, is_saturated: bool) -> Option<String> {
-    // What the schedule really held: a Poisson schedule of n requests is off by some √n.
-    let intended = recording.intended() as f64;
-    let in_time = rps(recording) * plan.duration.as_secs_f64();
-    let achieved = in_time / intended.max(1.0);
-    // Those in flight at the end are no shortfall.
-    let on_the_way = f64::from(plan.connections) * f64::from(plan.depth);
-    if achieved >= ACHIEVED_MIN || intended - in_time <= on_the_way.min(intended / 2.0) {
-        return None;
-    }
-    let who = if is_saturated { "server and generator together" } else { "the server" };
-    let wait_ms = recording.response().max().saturating_sub(recording.service().max()) as f64 / 1e6;
-    let errors = match recording.error_count() {
-        0 => String::new(),
-        count => format!(", {count} ended with an error"),
-    };
-    Some(format!(
-        "Of {} requests/s offered, {who} kept up with {:.0} %{errors}. The rest waited for one of \
-         the {} places in flight, at worst for some {wait_ms:.0} ms; response time counts that \
-         wait, service time does not.",
-        count(rate),
-        achieved * 100.0,
-        count(on_the_way),
-    ))
 }
 
 #[cfg(test)]

@@ -1,21 +1,20 @@
 //! `run`: loads a server that runs already.
 
-use crate::Failure;
 use crate::cli::{Cli, RunArgs};
 use crate::host;
 use crate::idle::Idlers;
-use crate::load::{self, Pace, Plan, Target, Tick};
+use crate::interrupt::Interrupt;
+use crate::load::{self, LoadError, Pace, Plan, Target, Tick};
 use crate::protocol::catena::Request;
+use crate::publish::Publisher;
 use crate::report::{Manifest, RunReport, Told};
-use crate::table::count;
+use crate::table::{count, plural};
+use crate::{Ended, Failure};
 use catena_engine::server::Cores;
 use catena_engine::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Requests in flight on a connection of an open loop unless told otherwise: so many that it is the
@@ -23,32 +22,47 @@ use std::sync::Arc;
 const OPEN_DEPTH_DEFAULT: u32 = 128;
 
 /// Makes the run and tells of it.
-pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    let plan = plan(args);
-    let idlers = (args.idle > 0).then(|| Idlers::start(&plan, args.idle)).transpose()?;
+pub fn run(args: &RunArgs) -> Result<Ended, Failure> {
+    args.log.install();
+    let plan = plan(args, Interrupt::on_signals()?);
+    let mut publisher = Publisher::open(args.json.as_deref())?;
     let progress = progress(100);
-    let measured = load::run(&plan, &mut |tick| show(&progress, "", tick))?;
+    let measure = || -> Result<_, LoadError> {
+        let idlers = (args.idle > 0).then(|| Idlers::start(&plan, args.idle)).transpose()?;
+        let measured = load::run(&plan, &mut |tick| show(&progress, "", tick))?;
+        Ok((measured, idlers))
+    };
+    let (measured, idlers) = match measure() {
+        Err(LoadError::Interrupted) => {
+            eprintln!("catena-bench: {}", LoadError::Interrupted);
+            return Ok(Ended::Interrupted);
+        }
+        measured => measured?,
+    };
     progress.finish_and_clear();
     drop(idlers);
 
     let told =
         Told { target: args.target.text.clone(), method: args.method.to_string(), idle: args.idle };
     let report = RunReport::new(Manifest::gather(), told, &plan, &measured);
-    publish(&report.text(), &report, args.json.as_deref())?;
+    publisher.publish(&report.text(), &report)?;
     match report.ok {
+        _ if report.interrupted_after_secs.is_some() => Ok(Ended::Interrupted),
         0 => Err("no request was answered with \"ok\"".into()),
-        _ => Ok(()),
+        _ if report.is_server_lost() => Ok(Ended::ServerLost),
+        _ => Ok(Ended::Done),
     }
 }
 
-fn plan(args: &RunArgs) -> Plan {
+fn plan(args: &RunArgs, interrupt: Interrupt) -> Plan {
     let cores = cores(args);
     if cores.len() as u32 > args.connections {
-        let (threads, connections) = (cores.len(), args.connections);
-        wrong_usage(&format!("{threads} threads share {connections} connections; ask for more -c"));
-    }
-    if args.duration.is_zero() {
-        wrong_usage("a run of no length measures nothing");
+        let connections = plural(args.connections.into(), "connection");
+        let threads = cores.len();
+        wrong_usage(
+            "run",
+            &format!("{threads} threads cannot share {connections}; ask for more -c"),
+        );
     }
     let request = Request {
         method: args.method.id(),
@@ -76,6 +90,7 @@ fn plan(args: &RunArgs) -> Plan {
         poll: args.poll,
         cores,
         server_pid: None,
+        interrupt,
     }
 }
 
@@ -86,8 +101,8 @@ fn cores(args: &RunArgs) -> Vec<Option<usize>> {
         (None, threads) => {
             let threads = threads.unwrap_or(1) as usize;
             let Some(first) = available.len().checked_sub(threads) else {
-                let cores = available.len();
-                wrong_usage(&format!("{threads} threads, and {cores} cores that may be used"));
+                let cores = plural(available.len() as u64, "core");
+                wrong_usage("run", &format!("{threads} threads, and {cores} that may be used"));
             };
             available[first..].to_vec()
         }
@@ -95,19 +110,31 @@ fn cores(args: &RunArgs) -> Vec<Option<usize>> {
         (Some(_), _) => available.clone(),
     };
     if args.threads.is_some_and(|threads| threads as usize != chosen.len()) {
-        wrong_usage("-t and --cores name different numbers; one thread runs on each core");
+        wrong_usage("run", "-t and --cores name different numbers; one thread runs on each core");
     }
-    for core in &chosen {
+    for (index, core) in chosen.iter().enumerate() {
+        if chosen[..index].contains(core) {
+            wrong_usage(
+                "run",
+                &format!("core {core} is named twice; each thread wants one of its own"),
+            );
+        }
         if !available.contains(core) {
-            wrong_usage(&format!("core {core} cannot be used; this process has {available:?}"));
+            wrong_usage(
+                "run",
+                &format!("core {core} cannot be used; this process has {available:?}"),
+            );
         }
     }
     chosen.into_iter().map(Some).collect()
 }
 
-/// Ends the process as clap does.
-pub fn wrong_usage(message: &str) -> ! {
-    Cli::command().error(ErrorKind::ValueValidation, message).exit()
+/// Ends the process as clap does, with the usage of the verb.
+pub fn wrong_usage(verb: &str, message: &str) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    let verb = cli.find_subcommand_mut(verb).expect("it is a verb");
+    verb.error(ErrorKind::ValueValidation, message).exit()
 }
 
 /// One live line on a terminal, nothing elsewhere.
@@ -123,24 +150,4 @@ pub fn show(progress: &ProgressBar, what: &str, tick: Tick) {
     progress.set_position((elapsed.as_secs_f64() / total.as_secs_f64() * 100.0) as u64);
     let rate = answered as f64 / elapsed.as_secs_f64().max(0.001);
     progress.set_message(format!("{what}{} answers/s", count(rate.round())));
-}
-
-/// Prints the text, and writes the report as JSON where it is wanted. Where both would go to standard
-/// output, the text goes to standard error.
-pub fn publish(text: &str, report: &impl Serialize, json: Option<&Path>) -> Result<(), Failure> {
-    let is_stdout = json == Some(Path::new("-"));
-    match is_stdout {
-        true => write!(std::io::stderr(), "{text}")?,
-        false => write!(std::io::stdout(), "{text}")?,
-    }
-    if let Some(path) = json {
-        let mut bytes = serde_json::to_vec_pretty(report)?;
-        bytes.push(b'\n');
-        match is_stdout {
-            true => std::io::stdout().write_all(&bytes)?,
-            false => std::fs::write(path, bytes)
-                .map_err(|error| format!("cannot write {}: {error}", path.display()))?,
-        }
-    }
-    Ok(())
 }

@@ -11,16 +11,21 @@
 use crate::Failure;
 use crate::cli::ServeArgs;
 use crate::method::{ECHO, SINK, SLEEP, SOURCE, SPIN};
+use crate::metrics::{self, Shards};
+use crate::publish::print;
+use crate::table::plural;
 use catena_engine::config::ConnectionConfig;
+use catena_engine::metrics::MetricsSnapshot;
 use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::service::{Failure as Refusal, OwnedRequest};
 use catena_engine::time::Duration;
 use catena_engine::{Answered, Reply, Request, Router, Server, Status};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 
 /// The most bytes that `source` answers with: what fits into a frame of any client's defaults.
 const SOURCE_BYTES_MAX: u32 = 16 << 20;
@@ -33,9 +38,10 @@ pub const LISTENING_ON: &str = "listening on ";
 /// Serves until it is told to end.
 pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let (end, ended) = channel();
-    end_on_signal(end.clone())?;
+    let shards = Arc::new(OnceLock::new());
+    end_on_signal(end.clone(), shards.clone())?;
     if args.until_stdin_ends {
-        end_with_stdin(end);
+        end_with_stdin(end.clone());
     }
     let defaults = AdmissionConfig::default();
     let admission = AdmissionConfig {
@@ -45,6 +51,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     };
     let connection =
         ConnectionConfig { in_flight_max: args.max_in_flight, ..ConnectionConfig::default() };
+    let metrics_page = args.metrics.map(metrics::listen).transpose()?;
     let server = Server::builder()
         .listen(SocketAddr::new(args.host, args.port))
         .cores(args.cores.clone())
@@ -55,28 +62,46 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
         .admission(admission)
         .service(|_shard| methods())
         .start()?;
+    // What the start logs is in the notes, too, and once is enough: the log begins here.
+    args.log.install();
+    let shards = shards.get_or_init(|| server.shard_metrics());
+    let mut lines = server.description().to_vec();
     for note in server.notes() {
         eprintln!("note: {note}");
+        lines.iter_mut().for_each(|line| *line = line.replace(&format!("; {note}"), ""));
+    }
+    if let Some((listener, line)) = metrics_page {
+        metrics::answer(listener, shards.clone())?;
+        lines.push(line);
     }
     let address = server.address().expect("it was told to listen");
-    announce(server.description(), address)?;
+    announce(&lines, address)?;
+    end_with_a_shard(&server, end);
     // The senders live as long as their threads, which end with the process.
     let _told = ended.recv();
     Ok(server.drain()?)
 }
 
-/// Prints what a starter waits for.
-pub fn announce(lines: &[String], address: SocketAddr) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    writeln!(out, "{LISTENING_ON}{address}")?;
-    Ok(out.flush()?)
+/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
+fn end_with_a_shard(server: &Server, end: Sender<()>) {
+    let watch = server.watch();
+    std::thread::spawn(move || {
+        if let Err(failure) = watch.wait() {
+            eprintln!("{failure}; the other shards drain");
+            let _gone = end.send(());
+        }
+    });
 }
 
-/// Ends the wait with the first signal, the process with the second.
-fn end_on_signal(end: Sender<()>) -> Result<(), Failure> {
+/// Prints what a starter waits for.
+pub fn announce(lines: &[String], address: SocketAddr) -> Result<(), Failure> {
+    let mut text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    text.push_str(&format!("{LISTENING_ON}{address}\n"));
+    print(&text)
+}
+
+/// Ends the wait with the first signal, the process with the second, which says what is lost by that.
+fn end_on_signal(end: Sender<()>, shards: Arc<OnceLock<Shards>>) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut pending = signals.forever();
@@ -85,10 +110,25 @@ fn end_on_signal(end: Sender<()>) -> Result<(), Failure> {
             let _gone = end.send(());
         }
         if pending.next().is_some() {
+            let shards = shards.get().map_or(&[][..], Vec::as_slice);
+            eprintln!("{}", dropped(&MetricsSnapshot::of(shards)));
             std::process::exit(1);
         }
     })?;
     Ok(())
+}
+
+/// From counters, which are up to date; gauges may be some turns old. Requests whose connection broke
+/// off are in no counter of their own, so that some of these may have been lost before.
+fn dropped(counted: &MetricsSnapshot) -> String {
+    let answered = counted.responses_ok
+        + counted.responses_not_executed
+        + counted.responses_may_have_executed
+        + counted.responses_application;
+    let in_flight = counted.requests.saturating_sub(answered + counted.cancelled);
+    let requests = plural(in_flight, "request");
+    let connections = plural(counted.accepted.saturating_sub(counted.closed), "connection");
+    format!("ended at once: {connections} dropped, and {requests} in flight at most")
 }
 
 /// Ends the wait when whoever started this process closes its end of the pipe, or is gone.
@@ -151,4 +191,41 @@ async fn sleep(request: OwnedRequest) -> Result<&'static [u8; 0], Refusal> {
 
 fn word(payload: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(payload.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catena_engine::Cores;
+    use catena_engine::shard_index::ShardIndex;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+
+    struct Panicking;
+
+    impl Wake for Panicking {
+        fn wake(self: Arc<Self>) {
+            panic!("as it was asked to");
+        }
+    }
+
+    /// One shard calls a foreign waker, which panics: serving ends, with an error that names the shard.
+    #[test]
+    fn serving_ends_with_a_shard() {
+        let server = Server::builder().cores(Cores::Unpinned(2)).start().expect("two threads");
+        let (end, ended) = channel();
+        end_with_a_shard(&server, end);
+        let handle = server.handle();
+        let kill = pin!(handle.run(ShardIndex(1), async |local| {
+            let mut sleep = Box::pin(local.sleep(Duration::from_nanos(1)));
+            let waker = Waker::from(Arc::new(Panicking));
+            assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            std::future::pending::<()>().await;
+        }));
+        assert!(kill.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        ended.recv().expect("whoever waits is told");
+        let failure = server.drain().expect_err("a shard has failed");
+        assert_eq!(failure.to_string(), "shard 1 panicked: as it was asked to");
+    }
 }

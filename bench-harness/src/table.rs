@@ -58,6 +58,17 @@ pub fn micros(us: f64) -> String {
     }
 }
 
+/// So many of these: `1 connection`, `2,000 connections`.
+pub fn plural(number: u64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{ending}", count(number as f64))
+}
+
+/// A figure, or what stands for one that there is not.
+pub fn or_dash(figure: Option<f64>, text: impl Fn(f64) -> String) -> String {
+    figure.map_or_else(|| "-".to_owned(), text)
+}
+
 /// A count with its thousands set apart.
 pub fn count(number: f64) -> String {
     if number.fract() != 0.0 && number < 100.0 {
@@ -86,6 +97,8 @@ mod tests {
         for (number, text) in [(0.0, "0"), (0.25, "0.25"), (999.0, "999"), (1e6, "1,000,000")] {
             assert_eq!(count(number), text);
         }
+        assert_eq!([0, 1, 2_000].map(|n| plural(n, "core")), ["0 cores", "1 core", "2,000 cores"]);
+        assert_eq!([None, Some(2.0)].map(|us| or_dash(us, micros)), ["-", "2.00"]);
         assert_eq!([5.123, 71.26, 12_345.6].map(micros), ["5.12", "71.3", "12,346"]);
         assert!(wrapped(&"word ".repeat(99)).lines().all(|line| line.len() <= 96));
     }

@@ -2,32 +2,60 @@
 
 use catena_engine::time::Duration;
 
-/// A rate in requests a second: `1500`, `200k`, `1.5m`, `0.2`.
+/// The highest rate: one request a nanosecond, which is what the clock tells apart.
+const RATE_MAX: f64 = 1e9;
+
+/// The longest duration, in seconds: a day.
+const DURATION_SECS_MAX: f64 = 86_400.0;
+
+/// A rate in requests a second: `1500`, `200k`, `1.5m`, `1G`, `0.2`.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
-    let (number, factor) = split(text, &[("k", 1e3), ("m", 1e6)]);
+    let (number, factor) = split(text, &[("k", 1e3), ("m", 1e6), ("g", 1e9)]);
     match number.parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate * factor),
-        _ => Err(format!("{text:?} is no rate; say requests a second, like 1500, 200k or 0.5")),
+        Ok(rate) if rate > 0.0 && rate * factor <= RATE_MAX => Ok(rate * factor),
+        _ => Err(format!(
+            "{text:?} is no rate; say requests a second, like 1500, 200k, 0.5 or 2M (1G at most)"
+        )),
     }
 }
 
-/// A duration: `10` and `10s` are seconds; `500ms`, `250us`, `2m`.
+/// A duration: `10` and `10s` are seconds; `500ms`, `250us`, `2m`, `1h`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0)];
+    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3_600.0)];
     let (number, factor) = split(text, &units);
     match number.parse::<f64>() {
-        Ok(count) if count >= 0.0 && count * factor <= 86_400.0 => {
+        Ok(count) if count >= 0.0 && count * factor <= DURATION_SECS_MAX => {
             Ok(Duration::from_secs_f64(count * factor))
         }
-        _ => Err(format!("{text:?} is no duration; say 10, 10s, 500ms or 2m (a day at most)")),
+        _ => Err(format!("{text:?} is no duration; say 10, 10s, 500ms, 2m or 1h (24h at most)")),
     }
 }
 
-/// A number of bytes: `32`, `4k` (4,096), `1m`.
+/// How long to measure: not 0.
+pub fn parse_length(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a run of no length measures nothing".to_owned()),
+        length => Ok(length),
+    }
+}
+
+/// How long to wait for an answer: not 0.
+pub fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a timeout of 0 waits for no answer at all".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+/// A number of bytes: `32`, `4k` or `4KiB` (4,096), `1m` or `1MiB`.
 pub fn parse_bytes(text: &str) -> Result<u32, String> {
-    let (number, factor) = split(text, &[("k", 1_024.0), ("m", 1_048_576.0)]);
+    const KIB: f64 = 1_024.0;
+    const MIB: f64 = 1_048_576.0;
+    let (number, factor) = split(text, &[("kib", KIB), ("mib", MIB), ("k", KIB), ("m", MIB)]);
     let count = number.parse::<u32>().ok().and_then(|count| count.checked_mul(factor as u32));
-    count.ok_or_else(|| format!("{text:?} is no size; say bytes, like 32, 4k or 1m"))
+    count.ok_or_else(|| {
+        format!("{text:?} is no size; say bytes, like 32, 4KiB or 1MiB (less than 4096MiB)")
+    })
 }
 
 /// A positive count: `32`, `10k`.
@@ -37,6 +65,16 @@ pub fn parse_count(text: &str) -> Result<u32, String> {
     count
         .filter(|count| *count > 0)
         .ok_or_else(|| format!("{text:?} is no count; say a positive number, like 32 or 10k"))
+}
+
+/// A positive count, `max` at most.
+pub fn count_up_to(max: u32) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
+    move |text| match parse_count(text)? {
+        count if count > max => {
+            Err(format!("{text} is too many; {} at most", crate::table::count(max.into())))
+        }
+        count => Ok(count),
+    }
 }
 
 /// A count that may be 0.
@@ -67,12 +105,16 @@ mod tests {
         assert_eq!(parse_rate("200k"), Ok(200_000.0));
         assert_eq!(parse_rate("1.5M"), Ok(1_500_000.0));
         assert_eq!(parse_rate("0.25"), Ok(0.25));
+        assert_eq!(parse_rate("1G"), Ok(1e9));
         assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_duration("0.5 s"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("250us"), Ok(Duration::from_micros(250)));
         assert_eq!(parse_duration("40ms"), Ok(Duration::from_millis(40)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7_200)));
         assert_eq!(parse_bytes("4k"), Ok(4_096));
+        assert_eq!(parse_bytes("1KiB"), Ok(1_024));
+        assert_eq!(parse_bytes("1MiB"), Ok(1_048_576));
         assert_eq!(parse_bytes("0"), Ok(0));
         assert_eq!(parse_count("10k"), Ok(10_000));
         assert_eq!(parse_count_or_zero("0"), Ok(0));
@@ -80,15 +122,19 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_an_example() {
-        for wrong in ["", "k", "-1", "0", "x", "nan", "inf", "1e400", "ü"] {
+        for wrong in ["", "k", "-1", "0", "x", "nan", "inf", "1e400", "1.1G", "ü"] {
             assert!(parse_rate(wrong).is_err_and(|error| error.contains("like")), "{wrong:?}");
         }
-        for wrong in ["", "s", "-1s", "2 days", "90000s", "nan"] {
+        for wrong in ["", "s", "-1s", "2 days", "90000s", "25h", "nan"] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?}");
         }
         for wrong in ["", "-1", "1.5", "5000m", "4kb"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse_count("0").is_err());
+        assert!(parse_length("0").is_err_and(|error| error.contains("measures nothing")));
+        assert!(parse_timeout("0s").is_err_and(|error| error.contains("no answer")));
+        assert_eq!(count_up_to(10)("10"), Ok(10));
+        assert!(count_up_to(2_000)("4k").is_err_and(|error| error.contains("2,000 at most")));
     }
 }

@@ -5,8 +5,9 @@
 //! protocol, and a record in two histograms.
 
 use crate::host::Spent;
-use crate::lanes::{Demand, Lanes};
-use crate::protocol::Protocol;
+use crate::interrupt::Interrupt;
+use crate::lanes::{Demand, Lanes, Peer};
+use crate::protocol::{Ending, Protocol};
 use crate::recording::{Recording, Window};
 use catena_engine::driver::{Completion, Driver, SendState, SocketId};
 use catena_engine::reactor::turn::PollMode;
@@ -52,6 +53,8 @@ pub struct Worked {
     pub spent: Spent,
     /// How long it looked, in vain, whether something had come.
     pub spun: Duration,
+    /// Of whom it talked to.
+    pub peer: Peer,
 }
 
 impl Worked {
@@ -67,8 +70,15 @@ impl Worked {
 pub enum WorkerError {
     /// A connection was refused, or failed otherwise.
     Connect(io::Error),
-    /// A connection was made and ended before requests could start, for this reason.
-    Greeting(String),
+    /// A connection was made and ended before requests could start.
+    Greeting {
+        /// How it ended.
+        ending: Ending,
+        /// Connections that were open by then.
+        open: u32,
+    },
+    /// The server's window is 0: it takes no requests.
+    NoWindow,
     /// Not all connections were open in time.
     Slow {
         /// How many were.
@@ -82,6 +92,8 @@ pub enum WorkerError {
     Driver(io::Error),
     /// There was no run, because of another worker.
     Cancelled,
+    /// Somebody wanted it to end before it began.
+    Interrupted,
 }
 
 /// One thread's share of the load.
@@ -91,6 +103,7 @@ pub struct Worker<D, P: Protocol> {
     lanes: Lanes<P>,
     target: SocketAddr,
     poll: PollMode,
+    interrupt: Interrupt,
     links: Vec<Link>,
     /// Lane of each socket, by the socket's slot.
     by_slot: Vec<u32>,
@@ -115,12 +128,19 @@ struct Link {
 
 impl<D: Driver, P: Protocol> Worker<D, P> {
     /// A worker whose lanes are not connected yet.
-    pub fn new(driver: D, lanes: Lanes<P>, target: SocketAddr, poll: PollMode) -> Self {
+    pub fn new(
+        driver: D,
+        lanes: Lanes<P>,
+        target: SocketAddr,
+        poll: PollMode,
+        interrupt: Interrupt,
+    ) -> Self {
         let count = lanes.count();
         Worker {
             driver,
             target,
             poll,
+            interrupt,
             links: (0..count).map(|_| Link::default()).collect(),
             by_slot: Vec::new(),
             wanting: (0..count).rev().collect(),
@@ -132,11 +152,6 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
         }
     }
 
-    /// How often connections were lost, and why first.
-    pub fn losses(&self) -> &crate::lanes::Losses {
-        self.lanes.losses()
-    }
-
     /// Opens every lane.
     ///
     /// # Errors
@@ -145,14 +160,20 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
         let give_up = self.driver.now() + patience;
         loop {
             self.turn().map_err(WorkerError::Driver)?;
+            if self.lanes.is_refused() {
+                return Err(WorkerError::NoWindow);
+            }
             if self.lanes.open() == self.lanes.count() {
                 return Ok(());
+            }
+            if self.interrupt.is_set() {
+                return Err(WorkerError::Interrupted);
             }
             if let Some(error) = self.refused.take() {
                 return Err(WorkerError::Connect(error));
             }
-            if let Some(reason) = &self.losses().first {
-                return Err(WorkerError::Greeting(reason.clone()));
+            if let Some(ending) = self.lanes.peer().first_loss.clone() {
+                return Err(WorkerError::Greeting { ending, open: self.lanes.open() });
             }
             if self.driver.now() >= give_up {
                 let (open, wanted) = (self.lanes.open(), self.lanes.count());
@@ -192,16 +213,19 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
         let (spent, spun) = (Spent::of_this_thread(), self.spun);
         self.go_on(window.until, answered)?;
         let (spent, spun) = (Spent::of_this_thread().since(spent), self.spun - spun);
-        self.lanes.stop(self.driver.now());
+        let stopped_at = self.driver.now();
+        self.lanes.stop(stopped_at);
+        // As long as it would have been waited at the planned end.
+        let give_up = give_up.min(stopped_at + give_up.since(window.until));
         while self.lanes.in_flight() > 0 && self.driver.now() < give_up {
             self.rest(give_up).map_err(WorkerError::Driver)?;
             self.turn().map_err(WorkerError::Driver)?;
         }
         let recording = self.lanes.give_up(self.driver.now());
-        Ok(Worked { recording, spent, spun })
+        Ok(Worked { recording, spent, spun, peer: self.lanes.peer().clone() })
     }
 
-    /// One turn after the other until `until`.
+    /// One turn after the other until `until`, or until somebody wants it to end.
     fn go_on(&mut self, until: Instant, answered: &AtomicU64) -> Result<(), WorkerError> {
         loop {
             let is_busy = self.turn().map_err(WorkerError::Driver)?;
@@ -209,7 +233,7 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
             if let Some(reason) = self.lanes.impossible() {
                 return Err(WorkerError::Impossible(reason.to_owned()));
             }
-            if self.driver.now() >= until {
+            if self.driver.now() >= until || self.interrupt.is_set() {
                 return Ok(());
             }
             let rested = if is_busy { self.driver.poll().map(drop) } else { self.rest(until) };
@@ -262,6 +286,7 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
                     }
                 }
                 Completion::Closed { .. }
+                | Completion::Filled { .. }
                 | Completion::Accepted { .. }
                 | Completion::AcceptFailed { .. }
                 | Completion::File { .. } => {}
@@ -279,6 +304,7 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
     }
 
     fn on_refused(&mut self, lane: u32, error: io::Error) {
+        tracing::debug!(%error, lane, target = %self.target, "no connection");
         self.refused = Some(error);
         let link = &mut self.links[lane as usize];
         link.socket = None;

@@ -76,6 +76,12 @@ impl Driver for MemoryDriver {
         SendState::Done(output)
     }
 
+    fn receive_into(&mut self, _: SocketId, memory: Vec<u8>, _: usize) -> Result<(), Vec<u8>> {
+        Err(memory)
+    }
+
+    fn shutdown_send(&mut self, _: SocketId) {}
+
     fn pause_receive(&mut self, _: SocketId) {}
 
     fn resume_receive(&mut self, _: SocketId) {}

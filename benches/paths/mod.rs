@@ -145,6 +145,7 @@ fn turn(name: &'static str, connections: u32, depth: u32) -> Path {
         count: 1,
         connection: Arc::new(ConnectionConfig::default()),
         admission: AdmissionConfig::default(),
+        connections_max: catena_engine::limits::SOCKETS_MAX_DEFAULT,
         seed: 1,
     };
     let mailboxes = mesh(1, 64).pop().expect("one shard");

@@ -6,9 +6,19 @@
 //!
 //! A call that finds no connection waits for one as long as its deadline allows; without a deadline
 //! it fails with the first attempt that does.
+//!
+//! A server that is restarted is not noticed, as far as that is safe. A call that was *certainly* not
+//! executed, because the server refused it while leaving, or because the connection ended before it
+//! was sent, is started anew on the next connection, at most [`CALL_RETRIES_MAX`] times and while its
+//! time lasts. So does a call without a deadline wait for the next connection, when a server has
+//! accepted one and ended it unused; a server that is not there is told at once. A call that may have
+//! been executed is never repeated: that is for the caller to decide.
+//!
+//! [`CALL_RETRIES_MAX`]: crate::limits::CALL_RETRIES_MAX
 
-use crate::config::ConnectionConfig;
+use crate::config::{ConfigError, ConnectionConfig, between};
 use crate::driver::SocketId;
+use crate::limits::CALL_RETRIES_MAX;
 use crate::local::{Command, Local};
 use crate::rng::Rng;
 use crate::rpc::error::StartError;
@@ -53,7 +63,8 @@ pub struct ClientConfig {
     pub backoff_min: Duration,
     /// The longest pause. Default 2 s.
     pub backoff_max: Duration,
-    /// Calls that may wait for a connection or for room in the window. Default 16,384.
+    /// Calls that may wait for a connection, for room in the window, or for requests before them to be
+    /// sent (see [`ConnectionConfig::output_bytes_max`]). Default 16,384.
     pub waiting_max: usize,
 }
 
@@ -69,6 +80,20 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
+    /// Checks every value against its bounds.
+    ///
+    /// # Errors
+    /// The first value that is out of bounds, with the bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+        let millis = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
+        self.connection.validate()?;
+        between("client.backoff_min (ms)", millis(self.backoff_min), 0, DAY_MS)?;
+        let least = millis(self.backoff_min);
+        between("client.backoff_max (ms)", millis(self.backoff_max), least, DAY_MS)?;
+        between("client.waiting_max", self.waiting_max as u64, 1, u32::MAX.into())
+    }
+
     /// The pause before attempt `attempt` (from 1): doubling, capped, and drawn from its upper half,
     /// so that the clients of a server that came back do not come all at once.
     pub(crate) fn backoff(&self, attempt: u32, rng: &mut Rng) -> Duration {
@@ -95,7 +120,11 @@ impl Drop for Owner {
 
 impl Client {
     /// A client of the server at `address`. Connects with the first call.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which [`ClientConfig::validate`] tells beforehand.
     pub fn new(local: &Local, address: SocketAddr, config: ClientConfig) -> Client {
+        config.validate().unwrap_or_else(|error| panic!("a client cannot be made: {error}"));
         let state = ClientState::new(address, config);
         let key = local.state().clients.borrow_mut().insert(state);
         Client(std::rc::Rc::new(Owner { local: local.clone(), key }))
@@ -227,7 +256,7 @@ impl Drop for Call {
             state.timers.borrow_mut().cancel(timer);
         }
         match call.progress {
-            CallProgress::Sent { socket, call } => {
+            CallProgress::Sent { socket, call, .. } => {
                 client.0.local.push(Command::CancelCall { socket, call });
             }
             CallProgress::Waiting => {
@@ -346,6 +375,7 @@ impl Client {
             client: self.0.key,
             request: Some(request),
             progress: CallProgress::New,
+            retries: 0,
             timer: None,
             waker: None,
         });
@@ -370,9 +400,11 @@ pub(crate) struct OwnedRequest {
 #[derive(Debug)]
 pub(crate) struct CallState {
     pub(crate) client: ClientKey,
-    /// Taken when it is sent.
+    /// Taken when it ends; until then it may have to be sent again.
     pub(crate) request: Option<OwnedRequest>,
     pub(crate) progress: CallProgress,
+    /// How often it was started anew.
+    pub(crate) retries: u8,
     /// Set while it waits to be sent and has a deadline.
     pub(crate) timer: Option<TimerId>,
     waker: Option<Waker>,
@@ -387,6 +419,8 @@ pub(crate) enum CallProgress {
     Sent {
         socket: SocketId,
         call: CallId,
+        /// See [`Connection::transmits`](crate::rpc::connection::Connection::transmits).
+        transmit: u32,
     },
     Ended(Result<Answer, CallError>),
 }
@@ -398,9 +432,16 @@ impl CallState {
         self.waker.take()
     }
 
-    /// True until it is sent, or has ended.
+    /// True while it is in its client's queue.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.request.is_some()
+        matches!(self.progress, CallProgress::Waiting)
+    }
+
+    /// Counts one more attempt. False: it has had as many as it may.
+    pub(crate) fn may_retry(&mut self) -> bool {
+        let may_retry = self.retries < CALL_RETRIES_MAX;
+        self.retries += u8::from(may_retry);
+        may_retry
     }
 }
 
@@ -462,6 +503,21 @@ impl ClientState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_out_of_bounds_is_named() {
+        let valid = ClientConfig::default();
+        valid.validate().expect("the defaults serve");
+        let broken = ConnectionConfig { frame_bytes_max: 1, ..ConnectionConfig::default() };
+        let shorter = valid.backoff_min / 2;
+        for (config, name) in [
+            (ClientConfig { connection: Arc::new(broken), ..valid.clone() }, "frame_bytes_max"),
+            (ClientConfig { backoff_max: shorter, ..valid.clone() }, "client.backoff_max"),
+            (ClientConfig { waiting_max: 0, ..valid.clone() }, "client.waiting_max"),
+        ] {
+            assert_eq!(config.validate().expect_err(name).name.split(' ').next(), Some(name));
+        }
+    }
 
     #[test]
     fn backoff_doubles_is_capped_and_jittered() {

@@ -21,7 +21,8 @@ pub struct ConnectionConfig {
     /// Silence after which the peer is pinged. Default 15 s; below the minute after which many
     /// middleboxes forget an idle connection.
     pub keepalive_interval: Duration,
-    /// From a ping to any sign of life, after which the connection is given up. Default 10 s.
+    /// From a ping to any sign of life, after which the connection is given up. Default 10 s; behind
+    /// answers that the peer takes slowly, the frame timeout of 4 MiB (50 s) if that is longer.
     pub keepalive_timeout: Duration,
     /// Server: a connection without a request, arriving or in work, for so long is left (after twice
     /// the time at most). Told to the peer in hello. Default: never.
@@ -32,7 +33,8 @@ pub struct ConnectionConfig {
     pub frame_timeout: Duration,
     /// From go-away to the end, whatever still runs. Default 30 s.
     pub drain_timeout: Duration,
-    /// Bytes of answers waiting for one peer above which nothing more is read from it. Default 1 MiB.
+    /// Bytes that wait to be sent to one peer, above which a server reads nothing more from it, and a
+    /// client starts no further call: those wait, as they do for room in the window. Default 1 MiB.
     pub output_bytes_max: usize,
     /// What is broken on purpose, so that the simulation can show that it would see it.
     #[cfg(feature = "sim")]
@@ -75,13 +77,6 @@ impl ConnectionConfig {
     /// # Errors
     /// The first value that is out of bounds, with the bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let between = |name, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError { name, value, low, high })
-            }
-        };
         let millis = |duration: Duration| duration.as_millis().try_into().unwrap_or(u64::MAX);
         const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
         between(
@@ -99,6 +94,16 @@ impl ConnectionConfig {
         between("drain_timeout (ms)", millis(self.drain_timeout), 0, DAY_MS)?;
         between("output_bytes_max", self.output_bytes_max as u64, 1, 1 << 40)
     }
+}
+
+pub(crate) fn between(
+    name: &'static str,
+    value: u64,
+    low: u64,
+    high: u64,
+) -> Result<(), ConfigError> {
+    let is_within = (low..=high).contains(&value);
+    if is_within { Ok(()) } else { Err(ConfigError { name, value, low, high }) }
 }
 
 /// A configuration value that is out of its bounds.

@@ -42,7 +42,7 @@ pub struct SocketId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ListenerId(pub u32);
 
-/// One open file of one shard.
+/// One open file of one shard. Counts the files that were opened: an id is never given again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FileId(pub u32);
 
@@ -143,7 +143,8 @@ impl FileBuffer {
 /// What happened since it was last asked.
 #[derive(Debug)]
 pub enum Completion {
-    /// A peer connected; the socket reads from now on.
+    /// A peer connected; the socket reads from now on. While all of the driver's sockets are in use
+    /// others wait, as they do in the backlog, and nothing is reported of them.
     Accepted {
         /// Where it arrived.
         listener: ListenerId,
@@ -170,6 +171,14 @@ pub enum Completion {
         socket: SocketId,
         /// Where they lie; must be given back.
         chunk: Chunk,
+    },
+    /// A [`Driver::receive_into`] has ended: with bytes, because receiving was paused, or because
+    /// nothing will arrive any more, which [`Completion::ReceiveEnded`] then says.
+    Filled {
+        /// Which socket.
+        socket: SocketId,
+        /// The memory, longer by what arrived.
+        memory: Vec<u8>,
     },
     /// Nothing will arrive on this socket any more. It can still be sent to; it must be closed.
     ReceiveEnded {
@@ -229,14 +238,35 @@ pub trait Driver {
     /// Sends all of `output` in order. At most one send may be in flight on a socket.
     fn send(&mut self, socket: SocketId, output: Output) -> SendState;
 
+    /// Receives what arrives next behind the bytes of `memory`, into its spare capacity, instead of
+    /// into a buffer of the driver's: once, at most `bytes_max`, and not necessarily all of these.
+    /// [`Completion::Filled`] brings the memory back; until then nothing else is received.
+    ///
+    /// An offer, for the rest of a large frame. A driver that cannot take it up at this moment, say
+    /// because it is receiving already, hands the memory back, and the bytes come as chunks.
+    ///
+    /// # Errors
+    /// The memory, if the offer is declined.
+    fn receive_into(
+        &mut self,
+        socket: SocketId,
+        memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<u8>>;
+
+    /// Ends the sending side in order: the peer reads what was sent, and then the end. Receiving goes
+    /// on. No send may be in flight, and none may follow; a connection that is broken already stays so.
+    fn shutdown_send(&mut self, socket: SocketId);
+
     /// Stops reading: the peer's bytes stay in the kernel and its window closes. Chunks that were
-    /// already received may still be reported.
+    /// already received may still be reported; memory that is being received into comes back.
     fn pause_receive(&mut self, socket: SocketId);
 
     /// Reads again after [`Driver::pause_receive`].
     fn resume_receive(&mut self, socket: SocketId);
 
     /// Ends the socket: sends nothing more, forgets what was not read. [`Completion::Closed`] follows.
+    /// A send in flight is cut off, before its first byte perhaps if it was asked for in this turn.
     fn close(&mut self, socket: SocketId);
 
     /// Opens a file. May block for as long as the file system does: for start, not for the hot path.
@@ -254,7 +284,11 @@ pub trait Driver {
     /// Makes durable what was *completed* before this call (`fdatasync`).
     fn sync(&mut self, file: FileId, op: FileOpId);
 
-    /// Closes the file once its operations in flight have ended.
+    /// Closes the file once its operations in flight have ended. Its id is void from now on.
+    ///
+    /// # Panics
+    /// If it is void already, as every operation on a void id does: whoever keeps one for too long
+    /// would write into what somebody else has opened.
     fn close_file(&mut self, file: FileId);
 
     /// Hands over what was asked for and looks, without sleeping, whether anything completed.

@@ -8,15 +8,17 @@ use crate::client::{Answer, CallError, Client, ClientConfig};
 use crate::local::Local;
 use crate::shard::message::{Control, Inbox, Undelivered};
 use crate::shard_index::ShardIndex;
-use crate::time::Duration;
+use crate::sys::clock;
+use crate::time::{Duration, Instant};
 use crate::wire::frame::{MethodId, Priority, Route};
 use bytes::Bytes;
 use futures_channel::{mpsc, oneshot};
-use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use futures_util::{FutureExt, StreamExt};
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,15 +29,33 @@ const WAITING_MAX: usize = 16 * 1_024;
 #[derive(Clone, Debug)]
 pub struct Handle {
     inboxes: Arc<[Arc<Inbox>]>,
+    clock: ShardClock,
 }
 
-/// Why something could not be handed to a shard.
+/// What the clock of the shards shows, for who is not on one of them. A simulated clock shows itself
+/// to its shards alone: then there is none.
+type ShardClock = Option<fn() -> Instant>;
+
+/// Why something was not done on a shard, or has no result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandleError {
     /// The shard's inbox is full; try again in a moment, or ask less of it.
     Full,
     /// The shard has stopped, or stopped before there was a result.
     Stopped,
+    /// What was to run panicked; the shard goes on. The panic's message is where those of the process
+    /// go.
+    Panicked,
+}
+
+impl HandleError {
+    /// True when nothing of it was done: to ask again is safe.
+    pub fn is_not_executed(self) -> bool {
+        match self {
+            HandleError::Full => true,
+            HandleError::Stopped | HandleError::Panicked => false,
+        }
+    }
 }
 
 impl fmt::Display for HandleError {
@@ -43,6 +63,7 @@ impl fmt::Display for HandleError {
         f.write_str(match self {
             HandleError::Full => "too many messages wait for this shard already",
             HandleError::Stopped => "the shard has stopped",
+            HandleError::Panicked => "what was run on the shard panicked",
         })
     }
 }
@@ -50,8 +71,15 @@ impl fmt::Display for HandleError {
 impl std::error::Error for HandleError {}
 
 impl Handle {
+    /// A handle on shards whose driver is the kernel's.
     pub(crate) fn new(inboxes: Arc<[Arc<Inbox>]>) -> Self {
-        Handle { inboxes }
+        Handle { inboxes, clock: Some(clock::now) }
+    }
+
+    /// A handle on simulated shards.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(inboxes: Arc<[Arc<Inbox>]>) -> Self {
+        Handle { inboxes, clock: None }
     }
 
     /// How many shards there are.
@@ -77,14 +105,21 @@ impl Handle {
     {
         let (sender, receiver) = oneshot::channel();
         self.push(shard, move |local| {
-            let work = make(local.clone());
+            let made = catch_unwind(AssertUnwindSafe(|| make(local.clone())));
             let task = local.spawn(async move {
+                let ended = match made {
+                    Ok(work) => AssertUnwindSafe(work).catch_unwind().await,
+                    Err(panic) => Err(panic),
+                };
+                if ended.is_err() {
+                    tracing::error!("work from another thread panicked on this shard");
+                }
                 // Whoever asked may be gone; the work was asked for all the same.
-                drop(sender.send(work.await));
+                drop(sender.send(ended.map_err(|_panic| HandleError::Panicked)));
             });
             task.detach();
         })?;
-        receiver.await.map_err(|_| HandleError::Stopped)
+        receiver.await.unwrap_or(Err(HandleError::Stopped))
     }
 
     /// A client that lives on shard `shard` and can be called from any thread.
@@ -100,7 +135,7 @@ impl Handle {
         address: SocketAddr,
         config: ClientConfig,
     ) -> Result<RemoteClient, HandleError> {
-        let (client, mut receiver) = RemoteClient::new(address);
+        let (client, mut receiver) = RemoteClient::new(address, self.clock);
         let waiting = client.waiting.clone();
         self.push(shard, move |local| {
             let client = Client::new(local, address, config);
@@ -148,12 +183,13 @@ pub struct RemoteClient {
     /// Calls in the channel.
     waiting: Arc<AtomicUsize>,
     address: SocketAddr,
+    clock: ShardClock,
 }
 
 /// What a [`RemoteClient`] can be told about a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallOptions {
-    /// Stop waiting after so long.
+    /// Stop waiting so long after the call was made, wherever it has got until then.
     pub timeout: Option<Duration>,
     /// How important it is.
     pub priority: Priority,
@@ -172,6 +208,16 @@ pub enum RemoteCallError {
     Call(CallError),
 }
 
+impl RemoteCallError {
+    /// True when the request was certainly not executed: sending it again is safe.
+    pub fn is_not_executed(&self) -> bool {
+        match self {
+            RemoteCallError::Handle(error) => error.is_not_executed(),
+            RemoteCallError::Call(error) => error.is_not_executed(),
+        }
+    }
+}
+
 impl fmt::Display for RemoteCallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -184,9 +230,12 @@ impl fmt::Display for RemoteCallError {
 impl std::error::Error for RemoteCallError {}
 
 impl RemoteClient {
-    fn new(address: SocketAddr) -> (RemoteClient, mpsc::UnboundedReceiver<RemoteCall>) {
+    fn new(
+        address: SocketAddr,
+        clock: ShardClock,
+    ) -> (RemoteClient, mpsc::UnboundedReceiver<RemoteCall>) {
         let (sender, receiver) = mpsc::unbounded();
-        (RemoteClient { sender, waiting: Arc::default(), address }, receiver)
+        (RemoteClient { sender, waiting: Arc::default(), address, clock }, receiver)
     }
 
     /// The server's address.
@@ -194,7 +243,8 @@ impl RemoteClient {
         self.address
     }
 
-    /// Calls `method`. Dropping the future cancels the call, at the server too.
+    /// Calls `method`. The timeout begins when the future is first polled (under simulation, when the
+    /// shard takes the call); dropping the future cancels the call, at the server too.
     ///
     /// # Errors
     /// [`RemoteCallError`].
@@ -205,7 +255,8 @@ impl RemoteClient {
         options: CallOptions,
     ) -> Result<Answer, RemoteCallError> {
         let (result, receiver) = oneshot::channel();
-        let call = RemoteCall { method, payload: payload.into(), options, result };
+        let deadline = self.clock.zip(options.timeout).map(|(now, timeout)| now() + timeout);
+        let call = RemoteCall { method, payload: payload.into(), options, deadline, result };
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(RemoteCallError::Handle(HandleError::Full));
@@ -226,15 +277,19 @@ struct RemoteCall {
     method: MethodId,
     payload: Bytes,
     options: CallOptions,
+    /// On the shard's clock, where the caller could read it.
+    deadline: Option<Instant>,
     result: oneshot::Sender<Result<Answer, CallError>>,
 }
 
 impl RemoteCall {
     async fn run(self, client: Client) {
-        let RemoteCall { method, payload, options, mut result } = self;
+        let RemoteCall { method, payload, options, deadline, mut result } = self;
         let mut call = client.call(method, payload).priority(options.priority).route(options.route);
-        if let Some(timeout) = options.timeout {
-            call = call.timeout(timeout);
+        match (deadline, options.timeout) {
+            (Some(deadline), _) => call = call.deadline(deadline),
+            (None, Some(timeout)) => call = call.timeout(timeout),
+            (None, None) => {}
         }
         if options.repeat {
             call = call.repeat();
@@ -251,11 +306,10 @@ impl RemoteCall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::FutureExt;
 
     #[test]
     fn only_so_many_calls_wait_for_a_shard_that_is_busy() {
-        let (client, mut receiver) = RemoteClient::new(([127, 0, 0, 1], 1).into());
+        let (client, mut receiver) = RemoteClient::new(([127, 0, 0, 1], 1).into(), None);
         let method = MethodId::of("anything");
         let calls = (0..WAITING_MAX + 3).map(|n| {
             // Each from a caller of its own.
@@ -273,5 +327,35 @@ mod tests {
         receiver.close();
         let stopped = client.call(method, "", CallOptions::default()).now_or_never();
         assert!(matches!(stopped, Some(Err(RemoteCallError::Handle(_)))));
+    }
+
+    #[test]
+    fn a_timeout_begins_with_the_call_wherever_the_clock_can_be_read() {
+        let options = |timeout_ns| CallOptions {
+            timeout: Some(Duration::from_nanos(timeout_ns)),
+            ..CallOptions::default()
+        };
+        let at_thousand: fn() -> Instant = || Instant::from_nanos(1_000);
+        for (clock, timeout_ns, deadline_ns) in [
+            (Some(at_thousand), Some(50), Some(1_050)),
+            (Some(at_thousand), None, None),
+            (None, Some(50), None),
+        ] {
+            let (client, mut receiver) = RemoteClient::new(([127, 0, 0, 1], 1).into(), clock);
+            let options = timeout_ns.map_or_else(CallOptions::default, options);
+            let mut call = client.call(MethodId::of("anything"), "", options).boxed_local();
+            assert!(call.as_mut().now_or_never().is_none());
+            let sent = receiver.try_recv().expect("it is on its way");
+            assert_eq!(sent.deadline, deadline_ns.map(Instant::from_nanos));
+        }
+    }
+
+    #[test]
+    fn errors_know_whether_it_was_executed() {
+        assert!(RemoteCallError::Handle(HandleError::Full).is_not_executed());
+        assert!(!RemoteCallError::Handle(HandleError::Stopped).is_not_executed());
+        assert!(!HandleError::Panicked.is_not_executed());
+        assert!(RemoteCallError::Call(CallError::ExpiredUnsent).is_not_executed());
+        assert!(!RemoteCallError::Call(CallError::ConnectionLost).is_not_executed());
     }
 }

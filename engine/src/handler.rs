@@ -95,12 +95,24 @@ impl Request<'_> {
 }
 
 /// Proof that a handler has answered, or has taken the duty to answer later.
-#[derive(Clone, Copy, Debug)]
+///
+/// There is one for each [`Reply`] that was used, and a handler gives back one for each that it was
+/// given; so none can be dropped unanswered. That holds because a proof cannot be copied:
+///
+/// ```compile_fail,E0277
+/// fn assert_copy<T: Copy>() {}
+/// assert_copy::<catena_engine::Answered>();
+/// ```
+/// ```compile_fail,E0277
+/// fn assert_clone<T: Clone>() {}
+/// assert_clone::<catena_engine::Answered>();
+/// ```
+#[derive(Debug)]
 #[must_use]
 pub struct Answered(pub(crate) Outcome);
 
 /// How a handler ended its part of the turn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// It answered at this instant, with this status.
     Now(Instant, Status),
@@ -143,10 +155,13 @@ impl<'t> Reply<'t> {
     #[inline]
     pub fn answer(self, status: Status, payload: Payload<'_>) -> Answered {
         let (head, at) = self.finished(status);
-        match self.target {
+        let status = match self.target {
             ReplyTarget::Peer { connection, .. } => connection.respond(head, payload),
-            ReplyTarget::Shard { answer, .. } => *answer = Some((head, owned(payload))),
-        }
+            ReplyTarget::Shard { answer, .. } => {
+                *answer = Some((head, owned(payload)));
+                status
+            }
+        };
         Answered(Outcome::Now(at, status))
     }
 
@@ -154,25 +169,26 @@ impl<'t> Reply<'t> {
     /// status.
     #[inline]
     pub fn write(mut self, write: impl FnOnce(&mut PayloadWriter<'_>) -> Status) -> Answered {
-        let mut answered = None;
+        let mut answered_at = None;
         let (started, clock, mut head) = (self.started, self.clock, self.head);
         let finish = |writer: &mut PayloadWriter<'_>| {
             head.status = write(writer);
             let at = clock();
             head.service_us = at.micros_since(started);
-            answered = Some(Answered(Outcome::Now(at, head.status)));
+            answered_at = Some(at);
             head
         };
-        match &mut self.target {
+        let status = match &mut self.target {
             ReplyTarget::Peer { connection, .. } => connection.respond_with(finish),
             ReplyTarget::Shard { answer, .. } => {
                 let mut output = Output::default();
                 let head = finish(&mut PayloadWriter::new(output.copied_mut()));
                 let payload = Bytes::from(std::mem::take(output.copied_mut()));
                 **answer = Some((head, payload));
+                head.status
             }
-        }
-        answered.expect("finish has run")
+        };
+        Answered(Outcome::Now(answered_at.expect("finish has run"), status))
     }
 
     /// Puts the answer off. The request now counts against the shard's limits until the

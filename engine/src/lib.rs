@@ -47,7 +47,7 @@
 //! | pure | [`wire`], [`rpc`], [`timers`] | bytes and instants: no clock, socket, thread, file |
 //! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`] | the [`driver`] seam |
 //! | kernel | [`reactor`], `sys` (the only `unsafe`) | io_uring, epoll, files, cores |
-//! | from outside | [`server`], [`handle`], `tokio` | how to start, end and call it |
+//! | from outside | [`server`], [`watch`], [`handle`], `tokio` | how to start, end and call it |
 //!
 //! Errors say whose fault they are; statuses say in their number whether a request was executed
 //! ([`wire::status`]). The bytes are in `docs/protocol.md`.
@@ -77,6 +77,7 @@ pub mod time;
 pub mod timers;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+pub mod watch;
 pub mod wire;
 
 pub use client::{Answer, CallError, Client, ClientConfig};
@@ -85,5 +86,6 @@ pub use handle::{Handle, RemoteClient};
 pub use handler::{Answered, Handler, Reply, Request, Responder};
 pub use local::Local;
 pub use server::{Cores, DriverChoice, Server, ServerBuilder};
+pub use watch::{ShardFailure, Watch};
 pub use wire::frame::{MethodId, Priority, Route};
 pub use wire::status::Status;

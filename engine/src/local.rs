@@ -213,13 +213,14 @@ impl Local {
     }
 
     /// Opens a file. The shard waits for the file system meanwhile: for start, not for the hot path.
+    /// A future that is dropped leaves no file open.
     ///
     /// # Errors
     /// As `open` reports them.
     pub async fn open_file(&self, path: &Path, options: OpenFile) -> io::Result<FileId> {
         let path = path.to_owned();
         let opened = self.file_op(|op| Command::OpenFile { op, path, options }).await;
-        opened.1.map(|id| FileId(u32::try_from(id).expect("the shard puts a file's id here")))
+        opened.1.map(opened_file)
     }
 
     /// Closes a file once what is in flight on it has ended.
@@ -354,6 +355,13 @@ impl Local {
         deferred.iter().find(|(_, deferred)| deferred.origin == origin).map(|(key, _)| key)
     }
 
+    /// Requests that were handed over to `shard` and have no answer. Looks at all of them, likewise.
+    pub(crate) fn handed_over_to(&self, shard: ShardIndex) -> Vec<DeferredKey> {
+        let deferred = self.0.deferred.borrow();
+        let there = deferred.iter().filter(|(_, deferred)| deferred.handed_to == Some(shard));
+        there.map(|(key, _)| key).collect()
+    }
+
     /// Lets `task` work on a deferred request: who drops the request drops the task.
     pub(crate) fn attach(&self, key: DeferredKey, task: Task<()>) {
         match self.0.deferred.borrow_mut().get_mut(key) {
@@ -397,6 +405,11 @@ impl Local {
         }
     }
 
+    /// True while a future waits for this file operation.
+    pub(crate) fn awaits_file_op(&self, op: FileOpKey) -> bool {
+        self.0.file_ops.borrow().contains_key(op)
+    }
+
     /// A file operation has ended.
     pub(crate) fn complete_file_op(
         &self,
@@ -418,9 +431,10 @@ impl Local {
         command: impl FnOnce(FileOpKey) -> Command,
     ) -> (FileBuffer, io::Result<usize>) {
         let key = self.0.file_ops.borrow_mut().insert(FileOp::default());
-        // An operation whose future is dropped runs on; only nobody hears of it.
-        let _forget = Forget { local: self, key };
-        self.push(command(key));
+        let command = command(key);
+        let opens = matches!(command, Command::OpenFile { .. });
+        let _forget = Forget { local: self, key, opens };
+        self.push(command);
         std::future::poll_fn(|context| {
             let mut ops = self.0.file_ops.borrow_mut();
             let op = ops.get_mut(key).expect("removed by this future alone");
@@ -468,14 +482,26 @@ impl Drop for Restore<'_> {
     }
 }
 
+/// What `open` answers by way of a file operation's result.
+fn opened_file(result: usize) -> FileId {
+    FileId(u32::try_from(result).expect("the shard puts a file's id here"))
+}
+
+/// An operation whose future is dropped runs on; only nobody hears of it. What it has opened is closed.
 struct Forget<'a> {
     local: &'a Local,
     key: FileOpKey,
+    opens: bool,
 }
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.local.0.file_ops.borrow_mut().remove(self.key);
+        let op = self.local.0.file_ops.borrow_mut().remove(self.key);
+        if self.opens
+            && let Some((_, Ok(opened))) = op.and_then(|op| op.done)
+        {
+            self.local.close_file(opened_file(opened));
+        }
     }
 }
 

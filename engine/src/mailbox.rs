@@ -31,12 +31,9 @@
 //! **Cost.** A poll that finds nothing reads one word from each peer, which stays in the cache for as
 //! long as the peer sends nothing. All rings together take (number of shards)² × capacity messages.
 
+use crate::limits::PEER_BATCH;
 use crate::shard_index::ShardIndex;
 use crate::sys::spsc::{self, Consumer, Producer};
-
-/// The most messages that are taken from one peer while another has some too. Large enough to read
-/// a peer's cache lines for many messages at a time, small enough to keep the others' waiting short.
-const PEER_BATCH: u32 = 32;
 
 /// What one shard has of the mesh: its ways to every shard, and from every shard.
 #[derive(Debug)]
@@ -127,6 +124,12 @@ impl<T> Mailboxes<T> {
             self.batch_left = PEER_BATCH;
         }
         None
+    }
+
+    /// The next message from one shard, past the turn of the others: for what a shard that has ended
+    /// left behind.
+    pub fn poll_from(&mut self, from: ShardIndex) -> Option<T> {
+        self.from[from.index()].pop()
     }
 
     /// True if no message waits for this shard. Ask once more after saying that the shard is parked.

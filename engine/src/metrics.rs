@@ -130,7 +130,7 @@ macro_rules! figures {
 }
 
 figures! {
-    Counter "catena_requests_total" "Requests that arrived whole." { requests "" }
+    Counter "catena_requests_total" "Requests that arrived whole, refused ones included." { requests "" }
     Counter "catena_responses_total" "Responses sent, by the class of their status." {
         responses_ok r#"{class="ok"}"#
         responses_not_executed r#"{class="not_executed"}"#
@@ -154,8 +154,8 @@ figures! {
     }
     Gauge "catena_in_flight" "Requests accepted and not answered." { in_flight "" }
     Counter "catena_connections_accepted_total" "Connections accepted." { accepted "" }
-    Counter "catena_connections_closed_total" "Connections closed, whoever ended them." { closed "" }
-    Gauge "catena_connections" "Connections open." { connections "" }
+    Counter "catena_connections_closed_total" "Accepted connections that have ended." { closed "" }
+    Gauge "catena_connections" "Connections open, accepted and made." { connections "" }
     Counter "catena_protocol_errors_total" "Connections ended because their peer broke the protocol." {
         protocol_errors ""
     }

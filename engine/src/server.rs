@@ -6,10 +6,11 @@ use crate::handle::Handle;
 use crate::local::Local;
 use crate::metrics::{MetricsSnapshot, ShardMetrics};
 use crate::reactor::descriptors;
-use crate::reactor::start::{self, ShardPlan, Started};
+use crate::reactor::start::{self, ShardPlan, Started, Supervision};
 use crate::reactor::turn::PollMode;
 use crate::rpc::admission::AdmissionConfig;
 use crate::shard::message::{Control, Inbox};
+use crate::watch::{ShardFailure, Watch};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -110,6 +111,10 @@ pub struct ServerBuilder {
 }
 
 /// A running engine. Dropping it stops the shards at once; [`Server::drain`] ends in order.
+///
+/// When a shard fails (it panics outside of a handler, or its driver breaks), the engine drains by
+/// itself and ends, for the reasons that [`crate::watch`] gives. Whoever waits is told: by
+/// [`Server::join`] and [`Server::drain`] when all has ended, by a [`Watch`] at once.
 #[derive(Debug)]
 pub struct Server {
     address: Option<SocketAddr>,
@@ -118,7 +123,8 @@ pub struct Server {
     notes: Vec<String>,
     metrics: Vec<Arc<ShardMetrics>>,
     handle: Handle,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    watch: Watch,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -174,19 +180,32 @@ impl Server {
         MetricsSnapshot::of(&self.metrics)
     }
 
+    /// What each shard counts: what [`Server::metrics`] adds up, for whoever reads it while the server
+    /// drains, or outlives it.
+    pub fn shard_metrics(&self) -> Vec<Arc<ShardMetrics>> {
+        self.metrics.clone()
+    }
+
     /// A handle for any thread.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
+    /// True until the first shard has ended, in order or not.
+    pub fn is_running(&self) -> bool {
+        self.watch.is_running()
+    }
+
+    /// Tells any thread when a shard fails, at once, while this server is in other hands.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+
     /// Takes nothing new, finishes what runs (at most for the connections' drain timeout), ends.
     ///
     /// # Errors
-    /// If a shard ended because its driver broke.
-    ///
-    /// # Panics
-    /// If a shard panicked.
-    pub fn drain(mut self) -> io::Result<()> {
+    /// The first shard that ended before its time.
+    pub fn drain(mut self) -> Result<(), ShardFailure> {
         self.handle.control_all(|| Control::Drain);
         self.wait()
     }
@@ -194,11 +213,8 @@ impl Server {
     /// Ends at once; connections are dropped.
     ///
     /// # Errors
-    /// If a shard ended because its driver broke.
-    ///
-    /// # Panics
-    /// If a shard panicked.
-    pub fn stop(mut self) -> io::Result<()> {
+    /// The first shard that ended before its time.
+    pub fn stop(mut self) -> Result<(), ShardFailure> {
         self.handle.control_all(|| Control::Stop);
         self.wait()
     }
@@ -206,25 +222,16 @@ impl Server {
     /// Waits until the shards have ended by themselves.
     ///
     /// # Errors
-    /// If a shard ended because its driver broke.
-    ///
-    /// # Panics
-    /// If a shard panicked.
-    pub fn join(mut self) -> io::Result<()> {
+    /// The first shard that ended before its time.
+    pub fn join(mut self) -> Result<(), ShardFailure> {
         self.wait()
     }
 
-    fn wait(&mut self) -> io::Result<()> {
-        let mut result = Ok(());
+    fn wait(&mut self) -> Result<(), ShardFailure> {
         for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(ended) => result = result.and(ended),
-                // A panic within a panic would end the process and hide the first.
-                Err(_) if std::thread::panicking() => tracing::error!("a shard panicked, too"),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            thread.join().expect("a shard's thread contains its shard's panic");
         }
-        result
+        self.watch.failure().map_or(Ok(()), Err)
     }
 }
 
@@ -234,9 +241,8 @@ impl Drop for Server {
             return;
         }
         self.handle.control_all(|| Control::Stop);
-        if let Err(error) = self.wait() {
-            tracing::error!(%error, "a shard ended with an error");
-        }
+        // A failure was logged when it happened.
+        drop(self.wait());
     }
 }
 
@@ -285,7 +291,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Sockets of each shard. Default 65,536, or what the file descriptor limit allows.
+    /// Connections of each shard, those that its clients make included. Default 65,536, or what the file
+    /// descriptor limit allows. Whoever connects beyond them is told to go away (OVERLOADED), a few at
+    /// a time; the others wait in the kernel's backlog.
     pub fn connections_max(mut self, connections_max: u32) -> Self {
         self.connections_max = connections_max;
         self
@@ -305,6 +313,10 @@ impl ServerBuilder {
 
     /// Starts the shards and returns once all of them serve.
     ///
+    /// An address that is taken is tried again for up to 250 ms
+    /// ([`ADDRESS_PATIENCE`](crate::limits::ADDRESS_PATIENCE)): a server that was killed a moment ago
+    /// still holds it until the kernel has taken its rings down.
+    ///
     /// # Errors
     /// [`StartError`]: nothing is running then.
     pub fn start(self) -> Result<Server, StartError> {
@@ -312,9 +324,11 @@ impl ServerBuilder {
         let plans = ShardPlan::all(&self)?;
         let inboxes: Arc<[Arc<Inbox>]> = plans.iter().map(|plan| plan.inbox.clone()).collect();
         let handle = Handle::new(inboxes);
-        let started = start::start(self, plans)?;
+        let watch = Watch::new(handle.shard_count());
+        let supervision = Supervision { handle: handle.clone(), watch: watch.clone() };
+        let started = start::start(self, plans, &supervision)?;
         let Started { address, shard_addresses, description, notes, metrics, threads } = started;
-        Ok(Server { address, shard_addresses, description, notes, metrics, handle, threads })
+        Ok(Server { address, shard_addresses, description, notes, metrics, handle, watch, threads })
     }
 }
 
@@ -367,6 +381,15 @@ pub enum StartError {
         /// Why, and what to do.
         reason: String,
     },
+    /// The process may not open enough files to serve anybody.
+    TooFewDescriptors {
+        /// Files that it may open.
+        limit: u64,
+        /// Files that it takes at least.
+        needed: u64,
+        /// Shards that share them.
+        shards: u16,
+    },
     /// A thread could not be started or pinned.
     Thread(io::Error),
     /// A shard ended while it was starting.
@@ -391,8 +414,8 @@ impl fmt::Display for StartError {
             StartError::Listen { address, error } => match error.kind() {
                 io::ErrorKind::AddrInUse => write!(
                     f,
-                    "cannot listen on {address}: another process has that port; stop it or choose \
-                     another port"
+                    "cannot listen on {address}: another process has that port, or one that was \
+                     killed has not let go of it yet; stop it or choose another port"
                 ),
                 io::ErrorKind::PermissionDenied => write!(
                     f,
@@ -407,6 +430,11 @@ impl fmt::Display for StartError {
                 }
             },
             StartError::Driver { driver, reason } => write!(f, "driver {driver}: {reason}"),
+            StartError::TooFewDescriptors { limit, needed, shards } => write!(
+                f,
+                "this process may open {limit} files, and {needed} are needed at least, {shards} \
+                 shards being served by them; raise the limit (ulimit -n, LimitNOFILE=)"
+            ),
             StartError::Thread(error) => write!(f, "cannot start or pin a thread: {error}"),
             StartError::ShardEnded => f.write_str("a shard ended while it was starting"),
         }

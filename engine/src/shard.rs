@@ -13,17 +13,21 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `peers` | the connections by socket, their timers and their ends |
+//! | `peers` | the connections by socket: what the driver reports of them and the shard asks of them |
+//! | `peer` | one connection: its bytes, its events, its timer |
 //! | `serve` | a request: admit, route, dispatch, answer |
 //! | `calls` | the client side: connect, start calls, match answers, back off |
 //! | [`message`] | what comes from other shards and other threads |
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod calls;
+pub(crate) mod backlog;
+mod calls;
 pub mod message;
+pub(crate) mod peer;
 pub(crate) mod peers;
 pub(crate) mod serve;
+mod spare;
 
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
@@ -36,7 +40,9 @@ use crate::rng::Rng;
 use crate::rpc::admission::{Admission, AdmissionConfig};
 use crate::shard_index::ShardIndex;
 use crate::time::Instant;
+use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
+use crate::wire::status::Status;
 use message::{Control, Inbox, ShardMessage};
 use peers::Peers;
 use serve::Serving;
@@ -55,6 +61,9 @@ pub struct ShardConfig {
     pub connection: Arc<ConnectionConfig>,
     /// Its limits.
     pub admission: AdmissionConfig,
+    /// Connections at a time, of both roles. Whoever calls beyond them is told to go away, so the
+    /// driver should have [`crate::limits::GOODBYES_MAX`] sockets more.
+    pub connections_max: u32,
     /// Seed of its generator.
     pub seed: u64,
 }
@@ -82,8 +91,8 @@ pub struct Shard {
     parkers: Vec<Arc<Parker>>,
     listeners: Vec<ListenerId>,
     phase: Phase,
-    /// How many other shards hand nothing over any more.
-    others_done: u16,
+    /// Which shards hand nothing over any more, by index; this one's own word is its phase.
+    are_done: Vec<bool>,
     /// When the previous turn began, if it was followed by this one without a sleep.
     previous_turn_at: Option<Instant>,
 }
@@ -121,14 +130,18 @@ impl Shard {
         inbox.set_parker(driver.parker());
         let router = router(&local);
         Shard {
-            peers: Peers::new(config.connection),
+            peers: Peers::new(
+                config.connection,
+                config.connections_max,
+                config.admission.connection_bytes_max,
+            ),
             serving: Serving::new(local.clone(), router, Admission::new(config.admission), rng),
             mailboxes,
             inbox,
             parkers: Vec::new(),
             listeners: Vec::new(),
             phase: Phase::Running,
-            others_done: 0,
+            are_done: (0..config.count).map(|shard| shard == config.index.0).collect(),
             previous_turn_at: None,
             local,
         }
@@ -200,7 +213,9 @@ impl Shard {
         self.local.state().now.set(turn_at);
         self.serving.begin_turn(turn_at, self.previous_turn_at);
 
+        let behind = self.peers.behind();
         let completions = self.handle_completions(driver, turn_at);
+        self.read_those_behind(driver, behind);
         self.handle_messages(driver);
         self.expire_timers(driver);
         let more_futures = self.local.run_futures();
@@ -209,15 +224,15 @@ impl Shard {
         self.end_connections();
         self.pass_on_messages(driver);
         self.end_drain();
-        self.measure_turn(driver, turn_at);
 
         let busy = completions == Completions::Left
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
-            || self.peers.has_dirty()
+            || self.peers.has_work()
             // A full mailbox tells nobody when there is room again.
             || self.serving.has_messages_to_pass_on()
             || self.has_mail();
+        self.measure_turn(driver, turn_at, busy);
         self.previous_turn_at = busy.then_some(turn_at);
         Next { busy, until: self.next_timer(), stopped: self.phase == Phase::Stopped }
     }
@@ -237,6 +252,9 @@ impl Shard {
                 Completion::Received { socket, chunk } => {
                     self.peers.receive(driver, socket, chunk, &mut self.serving);
                 }
+                Completion::Filled { socket, memory } => {
+                    self.peers.filled(driver, socket, memory, &mut self.serving);
+                }
                 Completion::Sent { socket, output, result } => {
                     self.peers.sent(driver, socket, output, result, &mut self.serving);
                 }
@@ -248,13 +266,13 @@ impl Shard {
                     }
                 }
                 Completion::AcceptFailed { error, .. } => {
-                    tracing::warn!(%error, "cannot accept connections for now");
+                    self.peers.accept_failed(&error, self.local.now());
                 }
                 Completion::Connected { socket, result } => {
                     self.peers.connected(driver, socket, result, &mut self.serving);
                 }
                 Completion::ReceiveEnded { socket, result } => {
-                    self.peers.receive_ended(socket, result, &mut self.serving);
+                    self.peers.receive_ended(driver, socket, result, &mut self.serving);
                 }
                 Completion::Closed { .. } => {}
                 Completion::File { op, buffer, result } => {
@@ -265,18 +283,41 @@ impl Shard {
         Completions::Left
     }
 
-    /// Messages from other shards and other threads.
+    /// Gives the `count` connections that were behind when the turn began their part of it, for so long
+    /// and no longer; the rest is first in the next one.
+    fn read_those_behind<D: Driver>(&mut self, driver: &mut D, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let began_at = driver.now();
+        for _ in 0..count {
+            self.peers.read_one_behind(driver, &mut self.serving);
+            if driver.now().since(began_at) > TURN_TIME_MAX {
+                return;
+            }
+        }
+    }
+
+    /// Messages from other shards and other threads. Those of shards are handled up to a number and a
+    /// time of their own, so that neither they nor what comes through the driver waits for ever.
     fn handle_messages<D: Driver>(&mut self, driver: &mut D) {
+        let mut began_at = None;
         for _ in 0..TURN_COMPLETIONS_MAX {
+            let takes_too_long = |began_at| self.local.now().since(began_at) > TURN_TIME_MAX;
+            if began_at.is_some_and(takes_too_long) {
+                break;
+            }
             let Some(message) = self.mailboxes.poll() else { break };
-            self.local.state().now.set(driver.now());
+            let now = driver.now();
+            self.local.state().now.set(now);
+            began_at.get_or_insert(now);
             match message {
                 ShardMessage::Request(request) => self.serving.serve_handed_over(request, driver),
                 ShardMessage::Response { key, head, payload } => {
                     self.peers.respond_handed_over(key, head, payload, &mut self.serving);
                 }
                 ShardMessage::Drop { from, key } => self.serving.drop_handed_over(from, key),
-                ShardMessage::Done => self.others_done += 1,
+                ShardMessage::Done { from } => self.are_done[from.index()] = true,
             }
         }
         for _ in 0..TURN_COMPLETIONS_MAX {
@@ -285,6 +326,7 @@ impl Shard {
                 Control::Run(code) => run_contained(code, &self.local),
                 Control::Drain => self.drain(driver),
                 Control::Stop => self.phase = Phase::Stopped,
+                Control::Lost(shard) => self.lose(shard, driver),
             }
         }
     }
@@ -327,6 +369,9 @@ impl Shard {
                 }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
                 Command::OpenFile { op, path, options } => {
+                    if !self.local.awaits_file_op(op) {
+                        continue;
+                    }
                     let opened = driver.open(&path, options).map(|file| file.0 as usize);
                     self.local.complete_file_op(op.into(), FileBuffer::default(), opened);
                 }
@@ -350,12 +395,16 @@ impl Shard {
         }
     }
 
-    /// Every so many turns: how long this one took, and the figures that are not counted one by one.
-    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant) {
+    /// Every so many turns: how long this one took, and the figures that are not counted one by one;
+    /// these also before a sleep, which may be a long one.
+    fn measure_turn<D: Driver>(&mut self, driver: &D, turn_at: Instant, busy: bool) {
         let metrics = &self.serving.metrics;
         metrics.turns.increment();
-        if metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS) {
+        let is_time = metrics.turns.value().is_multiple_of(TURNS_BETWEEN_MEASUREMENTS);
+        if is_time {
             metrics.turn_us.record(driver.now().micros_since(turn_at));
+        }
+        if is_time || !busy {
             metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
             metrics.connections.set(self.peers.len() as u64);
             metrics.publish_driver(driver.counters());
@@ -377,14 +426,35 @@ impl Shard {
     fn end_connections(&mut self) {
         if self.phase == Phase::Draining && self.peers.served() == 0 {
             self.phase = Phase::Done;
-            self.serving.tell_others(|| ShardMessage::Done);
+            let from = self.local.shard();
+            self.serving.tell_others(|| ShardMessage::Done { from });
         }
+    }
+
+    /// Another shard has ended before its time, and this one drains: see [`crate::watch`]. Whatever
+    /// waits for the lost shard is answered, and what it had handed over is dropped with its callers.
+    fn lose<D: Driver>(&mut self, lost: ShardIndex, driver: &mut D) {
+        // What it could still answer, it has; nobody waits for anything else that it has sent.
+        while let Some(message) = self.mailboxes.poll_from(lost) {
+            if let ShardMessage::Response { key, head, payload } = message {
+                self.peers.respond_handed_over(key, head, payload, &mut self.serving);
+            }
+        }
+        let text = Payload::Copied(LOST.as_bytes());
+        for key in self.serving.lose(lost) {
+            self.peers.answer(key, Status::DRAINING, text.clone(), &mut self.serving);
+        }
+        for key in self.local.handed_over_to(lost) {
+            self.peers.answer(key, Status::INTERNAL, text.clone(), &mut self.serving);
+        }
+        self.are_done[lost.index()] = true;
+        self.drain(driver);
     }
 
     /// A shard ends when no other can have a request for it any more, and its answers are out.
     fn end_drain(&mut self) {
         if self.phase == Phase::Done
-            && self.others_done + 1 >= self.local.shard_count()
+            && self.are_done.iter().all(|is_done| *is_done)
             && self.peers.served() == 0
             && !self.serving.has_messages_to_pass_on()
         {
@@ -398,13 +468,16 @@ impl Shard {
 }
 
 impl Drop for Shard {
-    /// Nothing runs on after its shard: whoever waits for a result is told that there is none. Other
-    /// shards do not wait for one that ended in another way than by draining, be it a panic.
+    /// Nothing runs on after its shard: whoever waits for a result is told that there is none. What
+    /// other shards have handed over and this one has not looked at goes back unexecuted, as far as
+    /// there is room.
     fn drop(&mut self) {
         self.inbox.close();
         self.local.end();
-        if matches!(self.phase, Phase::Running | Phase::Draining) {
-            self.serving.tell_others(|| ShardMessage::Done);
+        while let Some(message) = self.mailboxes.poll() {
+            if let ShardMessage::Request(request) = message {
+                self.serving.refuse_handed_over(&request);
+            }
         }
         self.serving.pass_on(&mut self.mailboxes);
         for shard in self.mailboxes.peers_to_wake() {
@@ -413,9 +486,15 @@ impl Drop for Shard {
     }
 }
 
+/// What callers are told whose request was for a shard that is lost.
+const LOST: &str = "the shard that it is for has failed";
+
 /// Runs what came from another thread. A panic there is not the shard's.
 fn run_contained(code: Box<dyn FnOnce(&Local) + Send>, local: &Local) {
     if catch_unwind(AssertUnwindSafe(|| code(local))).is_err() {
         tracing::error!("a closure from another thread panicked on this shard");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,53 +3,72 @@
 //!
 //! For a program that lives on tokio and only calls. (A program that also runs shards can use
 //! [`crate::handle::RemoteClient`], whose futures run on tokio too.)
+//!
+//! ```text
+//! call() ── commands ──► Task: Queue ──► Conversation ◄──► server
+//!   ▲                                        │ the server leaves, or the connection ends
+//!   │                                        ▼
+//!   └─────────── oneshot ───────── finishes in a task of its own, beside the next one
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | this one | the client, and the task that owns its connection |
+//! | `queue.rs` | the calls that wait, and when to connect for them; pure |
+//! | `conversation.rs` | one connection and its socket |
 
+mod conversation;
+mod queue;
+
+use self::conversation::Conversation;
+use self::queue::{Failed, Queue};
 use crate::client::{Answer, CallError, ClientConfig};
 use crate::handle::CallOptions;
 use crate::rng::Rng;
-use crate::rpc::connection::{CallFailure, CallRequest, Connection, Event, Role};
-use crate::rpc::error::StartError;
-use crate::time::{Instant, earliest};
-use crate::wire::deframer::Input;
-use crate::wire::frame::{CallId, MethodId};
-use crate::wire::hello::ShardMap;
-use crate::wire::output::Output;
-use ::tokio::io::{AsyncReadExt, AsyncWriteExt};
+use crate::rpc::connection::CallRequest;
+use crate::time::{Duration, Instant};
+use crate::wire::frame::MethodId;
 use ::tokio::net::TcpStream;
-use ::tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use ::tokio::sync::{mpsc, oneshot};
-use bytes::{Bytes, BytesMut};
-use std::collections::{BTreeMap, VecDeque};
+use ::tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use bytes::Bytes;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-
-/// Bytes that one read takes at most.
-const READ_BYTES: usize = 64 * 1_024;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One server, called from tokio tasks. Clones share its connection, which is made with the first
 /// call and again when it was lost.
 #[derive(Clone, Debug)]
 pub struct TokioClient {
     commands: mpsc::UnboundedSender<Command>,
+    /// One for each call that may wait; so it bounds the commands too.
+    places: Arc<Semaphore>,
+    next_number: Arc<AtomicU64>,
     address: SocketAddr,
+    clock: Clock,
 }
+
+type Outcome = Result<Answer, CallError>;
 
 #[derive(Debug)]
 enum Command {
-    Call(Box<Pending>),
+    Call(u64, Box<Call>),
     /// The future of the call with this number was dropped.
     Forget(u64),
 }
 
-/// A call, from the future that made it to the task that owns the connection.
+/// A call, from the future that made it to the connection.
 #[derive(Debug)]
-struct Pending {
-    number: u64,
+struct Call {
     method: MethodId,
     payload: Bytes,
     options: CallOptions,
     deadline: Option<Instant>,
-    result: oneshot::Sender<Result<Answer, CallError>>,
+    result: oneshot::Sender<Outcome>,
+    /// Given back when it is sent, or has ended.
+    place: OwnedSemaphorePermit,
 }
 
 impl TokioClient {
@@ -59,17 +78,20 @@ impl TokioClient {
     /// Outside of a tokio runtime with I/O and time enabled.
     pub fn new(address: SocketAddr, config: ClientConfig) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
+        let clock = Clock::start();
+        let places = config.waiting_max.min(Semaphore::MAX_PERMITS);
         let task = Task {
             address,
-            rng: Rng::from_seed(Clock::wall_seed()),
-            config,
-            clock: Clock::start(),
+            clock,
             commands: receiver,
-            waiting: VecDeque::new(),
-            failures: 0,
+            queue: Queue::new(config.clone(), Rng::from_seed(wall_seed())),
+            config,
+            link: Link::Down,
+            finishing: Vec::new(),
         };
         ::tokio::spawn(task.run());
-        TokioClient { commands, address }
+        let places = Arc::new(Semaphore::new(places));
+        TokioClient { commands, places, next_number: Arc::default(), address, clock }
     }
 
     /// The server's address.
@@ -77,32 +99,55 @@ impl TokioClient {
         self.address
     }
 
-    /// Calls `method`. Dropping the future cancels the call, at the server too.
+    /// Calls `method`. The timeout begins when the future is first polled; dropping the future
+    /// cancels the call, at the server too.
     ///
     /// # Errors
     /// As [`crate::Client::call`]: a call waits for a connection as long as its timeout allows;
-    /// without one it fails with the first attempt that does.
+    /// without one it fails with the first attempt that does. A server that refuses the protocol
+    /// itself is not waited for.
     pub async fn call(
         &self,
         method: MethodId,
         payload: impl Into<Bytes>,
         options: CallOptions,
     ) -> Result<Answer, CallError> {
-        let (result, receiver) = oneshot::channel();
-        let number = Clock::number();
-        let payload = payload.into();
-        let pending = Pending { number, method, payload, options, deadline: None, result };
-        let stopped = CallError::Unreachable {
-            address: self.address,
-            kind: io::ErrorKind::ConnectionAborted,
+        let deadline = options.timeout.map(|timeout| self.clock.now() + timeout);
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return Err(CallError::TooManyWaiting);
         };
-        if self.commands.send(Command::Call(Box::new(pending))).is_err() {
-            return Err(stopped);
+        let (result, receiver) = oneshot::channel();
+        let payload = payload.into();
+        let call = Call { method, payload, options, deadline, result, place };
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        if self.commands.send(Command::Call(number, Box::new(call))).is_err() {
+            let kind = io::ErrorKind::ConnectionAborted;
+            return Err(CallError::Unreachable { address: self.address, kind });
         }
         let mut forget = Forget { commands: &self.commands, number, is_armed: true };
         let ended = receiver.await;
         forget.is_armed = false;
-        ended.unwrap_or(Err(stopped))
+        // Nobody knows whether it was sent before its task ended with the runtime.
+        ended.unwrap_or(Err(CallError::ConnectionLost))
+    }
+}
+
+impl Call {
+    fn request(&self) -> CallRequest<'_> {
+        CallRequest {
+            priority: self.options.priority,
+            route: self.options.route,
+            deadline: self.deadline,
+            repeat: self.options.repeat,
+            ..CallRequest::new(self.method, self.payload.clone())
+        }
+    }
+
+    fn end(self, outcome: Outcome) {
+        // Who is told may call again at once.
+        drop(self.place);
+        // Whoever asked may have gone away.
+        drop(self.result.send(outcome));
     }
 }
 
@@ -122,287 +167,151 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// Owns the connection, when there is one.
+/// Owns the connection, when there is one, and the calls that wait for it.
 struct Task {
     address: SocketAddr,
     config: ClientConfig,
-    rng: Rng,
     clock: Clock,
     commands: mpsc::UnboundedReceiver<Command>,
-    waiting: VecDeque<Pending>,
-    failures: u32,
+    queue: Queue<Box<Call>>,
+    link: Link,
+    /// Connections that take no more calls: where to tell each which of its calls are given up.
+    finishing: Vec<mpsc::UnboundedSender<u64>>,
+}
+
+enum Link {
+    /// Nobody wants a connection, or there is a pause before the next attempt.
+    Down,
+    Connecting(Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>),
+    Up(Box<Conversation>),
+}
+
+impl Link {
+    /// Until the next thing has happened; gives what came of an attempt to connect.
+    async fn turn(&mut self, clock: Clock) -> Option<io::Result<TcpStream>> {
+        match self {
+            Link::Down => std::future::pending().await,
+            Link::Connecting(attempt) => Some(attempt.await),
+            Link::Up(conversation) => {
+                conversation.turn(clock).await;
+                None
+            }
+        }
+    }
 }
 
 impl Task {
     /// Until every client handle is gone.
     async fn run(mut self) {
         loop {
-            while self.waiting.is_empty() {
-                match self.commands.recv().await {
-                    None => return,
-                    Some(command) => self.take(command),
-                }
-            }
-            match self.connect().await {
-                Ok(stream) => {
-                    drop(stream.set_nodelay(true));
-                    if self.converse(stream).await.is_none() {
-                        return;
-                    }
-                }
-                Err(error) => self.attempt_failed(error.kind()).await,
-            }
-        }
-    }
-
-    /// Connects, and lets calls come, go and expire meanwhile.
-    async fn connect(&mut self) -> io::Result<TcpStream> {
-        let connecting = TcpStream::connect(self.address);
-        ::tokio::pin!(connecting);
-        loop {
-            let expires_at = self.first_deadline();
+            self.advance();
+            let wake_at = self.queue.wake_at();
             ::tokio::select! {
-                result = &mut connecting => return result,
-                Some(command) = self.commands.recv() => self.take(command),
-                () = self.clock.sleep_until(expires_at) => self.expire_waiting(),
-            }
-        }
-    }
-
-    /// When the first of the calls that wait to be sent expires.
-    fn first_deadline(&self) -> Option<Instant> {
-        self.waiting.iter().filter_map(|pending| pending.deadline).min()
-    }
-
-    fn expire_waiting(&mut self) {
-        let now = self.clock.now();
-        for pending in std::mem::take(&mut self.waiting) {
-            if pending.deadline.is_some_and(|deadline| deadline <= now) {
-                drop(pending.result.send(Err(CallError::ExpiredUnsent)));
-            } else {
-                self.waiting.push_back(pending);
-            }
-        }
-    }
-
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Call(mut pending) => {
-                let now = self.clock.now();
-                pending.deadline = pending.options.timeout.map(|timeout| now + timeout);
-                if self.waiting.len() < self.config.waiting_max {
-                    self.waiting.push_back(*pending);
-                } else {
-                    drop(pending.result.send(Err(CallError::TooManyWaiting)));
-                }
-            }
-            Command::Forget(number) => self.waiting.retain(|pending| pending.number != number),
-        }
-    }
-
-    /// Fails the calls that cannot wait, and pauses before the next attempt.
-    async fn attempt_failed(&mut self, kind: io::ErrorKind) {
-        self.failures = self.failures.saturating_add(1);
-        let retry_at = self.clock.now() + self.config.backoff(self.failures, &mut self.rng);
-        let address = self.address;
-        for pending in std::mem::take(&mut self.waiting) {
-            match pending.deadline {
-                Some(deadline) if deadline > retry_at => self.waiting.push_back(pending),
-                Some(_) => drop(pending.result.send(Err(CallError::ExpiredUnsent))),
-                None => {
-                    drop(pending.result.send(Err(CallError::Unreachable { address, kind })));
-                }
-            }
-        }
-        self.clock.sleep_until(Some(retry_at)).await;
-    }
-
-    /// One connection from hello to end. `None`: nobody will call any more.
-    async fn converse(&mut self, stream: TcpStream) -> Option<()> {
-        let (reader, writer) = stream.into_split();
-        let config = self.config.connection.clone();
-        let now = self.clock.now();
-        let mut conversation = Conversation {
-            connection: Connection::new(Role::Client, config, &ShardMap::default(), now),
-            reader,
-            writer,
-            input: BytesMut::with_capacity(READ_BYTES),
-            output: None,
-            calls: BTreeMap::new(),
-            is_over: false,
-        };
-        let mut is_wanted = true;
-        while !conversation.is_over {
-            conversation.start_calls(&mut self.waiting, self.clock.now());
-            conversation.take_events();
-            if conversation.connection.is_open() {
-                self.failures = 0;
-            }
-            let wake_at = earliest(conversation.connection.poll_timeout(), self.first_deadline());
-            ::tokio::select! {
-                command = self.commands.recv(), if is_wanted => match command {
-                    Some(Command::Forget(number)) if conversation.forget(number) => {}
-                    Some(command) => self.take(command),
-                    None => {
-                        is_wanted = false;
-                        conversation.connection.drain(self.clock.now());
+                command = self.commands.recv() => match command {
+                    Some(Command::Call(number, call)) => {
+                        self.queue.push(number, call.deadline, call);
                     }
+                    Some(Command::Forget(number)) => self.forget(number),
+                    None => return self.leave(),
                 },
-                result = conversation.exchange() => {
-                    let now = self.clock.now();
-                    match result {
-                        Ok(true) => conversation.read(now),
-                        Ok(false) => {}
-                        Err(end) => conversation.connection.handle_end(end.0),
-                    }
-                }
-                () = self.clock.sleep_until(wake_at) => {
-                    conversation.connection.handle_timeout(self.clock.now());
-                    self.expire_waiting();
-                }
+                attempt = self.link.turn(self.clock) => match attempt {
+                    Some(Ok(stream)) => self.connected(stream),
+                    Some(Err(error)) => self.attempt_failed(&error),
+                    None => {}
+                },
+                () = self.clock.sleep_until(wake_at) => self.expire(),
             }
-            conversation.take_events();
         }
-        is_wanted.then_some(())
+    }
+
+    /// Brings the connection and the calls that wait together.
+    fn advance(&mut self) {
+        let now = self.clock.now();
+        if let Link::Up(conversation) = &mut self.link {
+            conversation.start_calls(&mut self.queue, now);
+            if let Some(reason) = conversation.end_reason() {
+                let has_answered = conversation.has_answered();
+                let failed = self.queue.connection_ended(reason, has_answered, now);
+                self.part();
+                self.fail(failed);
+            }
+        }
+        if matches!(self.link, Link::Down) && self.queue.begin_attempt(now) {
+            self.link = Link::Connecting(Box::pin(connect(
+                self.address,
+                self.config.connection.hello_timeout,
+            )));
+        }
+    }
+
+    fn connected(&mut self, stream: TcpStream) {
+        let config = self.config.connection.clone();
+        self.link = Link::Up(Box::new(Conversation::new(stream, config, self.clock.now())));
+    }
+
+    fn attempt_failed(&mut self, error: &io::Error) {
+        self.link = Link::Down;
+        let failed = self.queue.attempt_failed(error.kind(), self.clock.now());
+        self.fail(Some(failed));
+    }
+
+    fn fail(&self, failed: Option<Failed<Box<Call>>>) {
+        let Some(Failed { kind, calls }) = failed else { return };
+        let address = self.address;
+        tracing::debug!(%address, %kind, "no connection; a pause before the next attempt");
+        for call in calls {
+            call.end(Err(CallError::Unreachable { address, kind }));
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = self.clock.now();
+        while let Some(call) = self.queue.pop_expired(now) {
+            call.end(Err(CallError::ExpiredUnsent));
+        }
+    }
+
+    /// The future of a call was dropped: wherever the call is, it ends.
+    fn forget(&mut self, number: u64) {
+        if self.queue.remove(number).is_some() {
+            return;
+        }
+        if let Link::Up(conversation) = &mut self.link
+            && conversation.forget(number)
+        {
+            return;
+        }
+        self.finishing.retain(|forgotten| forgotten.send(number).is_ok());
+    }
+
+    /// Lets the connection, which takes no more calls, finish by itself.
+    fn part(&mut self) {
+        if let Link::Up(conversation) = std::mem::replace(&mut self.link, Link::Down) {
+            let (forgotten, receiver) = mpsc::unbounded_channel();
+            self.finishing.retain(|forgotten| !forgotten.is_closed());
+            self.finishing.push(forgotten);
+            ::tokio::spawn(conversation.finish(self.clock, receiver));
+        }
+    }
+
+    /// Nobody will call any more; nothing waits, for each call holds a client.
+    fn leave(mut self) {
+        if let Link::Up(conversation) = &mut self.link {
+            conversation.leave(self.clock.now());
+        }
+        self.part();
     }
 }
 
-/// The peer ended its stream, or the connection broke.
-struct End(io::Result<()>);
-
-/// A connection and its socket.
-struct Conversation {
-    connection: Connection,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    input: BytesMut,
-    /// What is being written, and how much of it is.
-    output: Option<(Output, usize)>,
-    /// Calls in flight by number.
-    calls: BTreeMap<u64, (CallId, oneshot::Sender<Result<Answer, CallError>>)>,
-    is_over: bool,
-}
-
-impl Conversation {
-    /// Starts as many of the calls that wait as the server takes.
-    fn start_calls(&mut self, waiting: &mut VecDeque<Pending>, now: Instant) {
-        while let Some(pending) = waiting.pop_front() {
-            let request = CallRequest {
-                priority: pending.options.priority,
-                route: pending.options.route,
-                deadline: pending.deadline,
-                repeat: pending.options.repeat,
-                ..CallRequest::new(pending.method, pending.payload.clone())
-            };
-            match self.connection.start_call(request, pending.number, now) {
-                Ok(call) => drop(self.calls.insert(pending.number, (call, pending.result))),
-                Err(
-                    error @ (StartError::TooLarge { .. }
-                    | StartError::MetadataTooLong { .. }
-                    | StartError::DeadlinePassed),
-                ) => {
-                    drop(pending.result.send(Err(error.into())));
-                }
-                Err(StartError::NotOpen | StartError::Leaving | StartError::WindowFull) => {
-                    return waiting.push_front(pending);
-                }
-            }
-        }
-    }
-
-    /// True if the call was in flight here and is cancelled now.
-    fn forget(&mut self, number: u64) -> bool {
-        match self.calls.remove(&number) {
-            Some((call, _)) => {
-                self.connection.cancel(call);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Reads (`true`) or writes (`false`) something, whichever is possible first.
-    async fn exchange(&mut self) -> Result<bool, End> {
-        if self.output.is_none() {
-            self.output = self.connection.poll_transmit().map(|output| (output, 0));
-        }
-        self.input.reserve(READ_BYTES);
-        let read = self.reader.read_buf(&mut self.input);
-        let Some((output, written)) = &mut self.output else {
-            return read_end(read.await);
-        };
-        let slices: Vec<_> = output.slices(*written, crate::limits::SEND_SLICES_MAX).collect();
-        ::tokio::select! {
-            read = read => read_end(read),
-            result = self.writer.write_vectored(&slices) => {
-                *written += result.map_err(|error| End(Err(error)))?;
-                if *written == output.len() {
-                    self.output = None;
-                }
-                Ok(false)
-            }
-        }
-    }
-
-    /// Takes in what was read.
-    fn read(&mut self, now: Instant) {
-        let chunk = self.input.split().freeze();
-        let mut input = Input::new(&chunk);
-        while let Some(event) = self.connection.handle_bytes(&mut input, now) {
-            match event {
-                Event::Response { token, head, body } => {
-                    let payload = body.to_payload_bytes(|| chunk.clone());
-                    self.end(token, Answer::of(head, payload));
-                    self.connection.recycle(body);
-                }
-                other => self.on_event(other),
-            }
-        }
-    }
-
-    fn take_events(&mut self) {
-        while let Some(event) = self.connection.poll_event() {
-            self.on_event(event);
-        }
-    }
-
-    fn on_event(&mut self, event: Event<'_>) {
-        match event {
-            Event::CallFailed { token, failure } => self.end(
-                token,
-                Err(match failure {
-                    CallFailure::DeadlinePassed => CallError::DeadlinePassed,
-                    CallFailure::ConnectionEnded => CallError::ConnectionLost,
-                }),
-            ),
-            Event::Closed(reason) => {
-                tracing::debug!(%reason, "connection ended");
-                self.is_over = true;
-            }
-            Event::Opened | Event::PeerLeaves { .. } | Event::RequestDropped { .. } => {}
-            Event::Request { .. } | Event::Response { .. } => {
-                unreachable!("a client gets no requests, and takes responses where bytes are read")
-            }
-        }
-    }
-
-    fn end(&mut self, number: u64, result: Result<Answer, CallError>) {
-        if let Some((_, sender)) = self.calls.remove(&number) {
-            // Whoever asked may have gone away.
-            drop(sender.send(result));
-        }
-    }
-}
-
-fn read_end(read: io::Result<usize>) -> Result<bool, End> {
-    match read {
-        Ok(0) => Err(End(Ok(()))),
-        Ok(_) => Ok(true),
-        Err(error) => Err(End(Err(error))),
-    }
+/// Connects, within `timeout`.
+async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    ::tokio::time::timeout(timeout, TcpStream::connect(address))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Tokio's clock in our unit.
+#[derive(Clone, Copy, Debug)]
 struct Clock {
     origin: ::tokio::time::Instant,
 }
@@ -412,28 +321,21 @@ impl Clock {
         Clock { origin: ::tokio::time::Instant::now() }
     }
 
-    fn now(&self) -> Instant {
+    fn now(self) -> Instant {
         Instant::ZERO + self.origin.elapsed()
     }
 
     /// Never ends for `None`.
-    async fn sleep_until(&self, at: Option<Instant>) {
+    async fn sleep_until(self, at: Option<Instant>) {
         match at {
             Some(at) => ::tokio::time::sleep_until(self.origin + at.since(Instant::ZERO)).await,
             None => std::future::pending().await,
         }
     }
+}
 
-    /// A number that no other call of this process has.
-    fn number() -> u64 {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Only to tell clients' back-off jitter apart.
-    fn wall_seed() -> u64 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_nanos() as u64)
-    }
+/// Only to tell clients' back-off jitter apart.
+fn wall_seed() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
 }

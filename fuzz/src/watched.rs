@@ -91,11 +91,15 @@ impl Watched {
                 assert_eq!(self.role, Role::Server);
                 assert!(head.call.slot() < WINDOW);
                 match head.method.0 % 4 {
-                    0 => self.connection.respond(ok(head.call), Payload::Copied(body.payload())),
-                    1 => self.connection.respond_with(|writer| {
-                        writer.fill(7, head.method.0 as usize % 10_000);
-                        ok(head.call)
-                    }),
+                    0 => {
+                        self.connection.respond(ok(head.call), Payload::Copied(body.payload()));
+                    }
+                    1 => {
+                        self.connection.respond_with(|writer| {
+                            writer.fill(7, head.method.0 as usize % 10_000);
+                            ok(head.call)
+                        });
+                    }
                     _ => {
                         self.connection.defer(head.call, deadline, self.next_token);
                         self.deferred.insert(self.next_token, head.call);
@@ -130,7 +134,8 @@ impl Watched {
 
     pub fn answer(&mut self, nth: usize) {
         if let Some((&token, &call)) = self.deferred.iter().nth(nth) {
-            assert!(self.connection.respond_deferred(ok(call), Payload::Copied(b"late")));
+            let told = self.connection.respond_deferred(ok(call), Payload::Copied(b"late"));
+            assert!(told.is_some(), "it waits");
             self.deferred.remove(&token);
             self.after();
         }
@@ -165,7 +170,10 @@ impl Watched {
                 assert!(self.deferred.remove(token).is_some(), "one end for each request");
             }
             Event::Closed(_) => self.is_over = true,
-            Event::Opened | Event::Request { .. } | Event::PeerLeaves { .. } => {}
+            Event::Opened
+            | Event::Request { .. }
+            | Event::RequestRefused { .. }
+            | Event::PeerLeaves { .. } => {}
         }
     }
 

@@ -1,11 +1,15 @@
 //! Cancelling: a call that nobody waits for ends everywhere.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Spec};
 use crate::peer::{Next, Peer, control_frame, request};
 use crate::service::{self, COUNT, Came, ECHO, HOLD, KEEP, NEST, Probe, RELEASE, call};
 use catena_engine::wire::header::Kind;
-use catena_engine::{Client, ClientConfig, Local, Status};
+use catena_engine::{Client, ClientConfig, Local, MethodId, Responder, Router, Status};
+use futures_util::future::{Either, select};
+use std::cell::RefCell;
 use std::future::IntoFuture;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,4 +147,37 @@ pub fn a_cancelled_call_is_not_answered<L: Lab>(lab: &mut L) {
     let Next::Frame(next) = peer.next(lab) else { panic!("the connection lives on") };
     assert_eq!((next.header.kind, next.header.code), (Kind::Response, Status::OK.0));
     assert_eq!(next.payload, b"again");
+}
+
+/// A handler that works step by step can ask between them.
+pub fn a_duty_knows_when_nobody_waits<L: Lab>(lab: &mut L) {
+    const TAKE: MethodId = MethodId::of("take");
+    const ASK: MethodId = MethodId::of("ask");
+    let server = lab.start(Spec::new(|_, _| {
+        let taken: Rc<RefCell<Option<Responder>>> = Rc::default();
+        let asked = taken.clone();
+        Router::new()
+            .method("take", move |_, reply| {
+                let (answered, responder) = reply.later();
+                *taken.borrow_mut() = Some(responder);
+                answered
+            })
+            .method("ask", move |_, reply| {
+                let is_dropped = asked.borrow().as_ref().map(Responder::is_dropped);
+                reply.ok(&[u8::from(is_dropped.expect("it was taken before"))][..])
+            })
+    }));
+    let address = lab.address(server);
+    let (before, after) = lab.run(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let held = Box::pin(client.call(TAKE, b"").into_future());
+        let asked = pin!(call(client.call(ASK, b"")));
+        let Either::Right((before, held)) = select(held, asked).await else {
+            panic!("nobody answers it")
+        };
+        drop(held);
+        (before, call(client.call(ASK, b"")).await)
+    });
+    assert_eq!(before, Came::Ok(vec![0]), "somebody waits");
+    assert_eq!(after, Came::Ok(vec![1]), "nobody does");
 }

@@ -1,12 +1,13 @@
 //! Deadlines: inherited, kept in the queue and while the work runs.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Spec};
 use crate::peer::{Peer, request};
 use crate::service::{
     self, BLOCK, COUNT, Came, ECHO, HOLD, NEST, Probe, TIME_LEFT, call, micros_of,
 };
+use catena_engine::service::OwnedRequest;
 use catena_engine::wire::frame::{CallId, Priority, RequestHead, Route};
-use catena_engine::{CallError, Client, ClientConfig, Status};
+use catena_engine::{CallError, Client, ClientConfig, MethodId, Router, Status};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -30,6 +31,35 @@ pub fn a_deadline_is_inherited_by_nested_calls<L: Lab>(lab: &mut L) {
     let left = microseconds(&within);
     assert!(left > 0 && left <= LONG.as_micros() as u64, "two hops away, {left} µs are left");
     assert_eq!(microseconds(&without), 0, "no deadline comes from nowhere");
+}
+
+/// Unless the handler says that what it asks for shall outlive its own request.
+pub fn a_deadline_can_be_left_behind<L: Lab>(lab: &mut L) {
+    const BOUND: MethodId = MethodId::of("bound");
+    const FREE: MethodId = MethodId::of("free");
+    let last = lab.start(service::spec(&Probe::new()));
+    let next = lab.address(last);
+    let first = lab.start(Spec::new(move |local, _| {
+        let client = Client::new(local, next, ClientConfig::default());
+        let bound = client.clone();
+        Router::new()
+            .method_async("bound", move |_: OwnedRequest| {
+                let asked = bound.call(TIME_LEFT, b"");
+                async move { Ok(asked.await?.payload) }
+            })
+            .method_async("free", move |_: OwnedRequest| {
+                let asked = client.call(TIME_LEFT, b"").without_deadline();
+                async move { Ok(asked.await?.payload) }
+            })
+    }));
+    let address = lab.address(first);
+    let (bound, free) = lab.run(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let bound = call(client.call(BOUND, b"").timeout(LONG)).await;
+        (bound, call(client.call(FREE, b"").timeout(LONG)).await)
+    });
+    assert!(microseconds(&bound) > 0, "inherited");
+    assert_eq!(microseconds(&free), 0, "left behind");
 }
 
 pub fn a_deadline_in_the_past_is_not_even_sent<L: Lab>(lab: &mut L) {

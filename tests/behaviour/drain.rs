@@ -2,12 +2,14 @@
 
 use crate::lab::Lab;
 use crate::peer::{Next, Peer, request};
-use crate::service::{self, COUNT, Came, ECHO, HOLD, Probe, call, came};
+use crate::service::{self, COUNT, Came, ECHO, HOLD, Probe, SLEEP, call, came, micros_of};
 use catena_engine::wire::frame::{GoAwayReason, Route};
 use catena_engine::wire::header::Kind;
 use catena_engine::{CallError, Client, ClientConfig, Status};
 use futures_util::future::join_all;
 use std::future::IntoFuture;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -148,4 +150,45 @@ pub fn a_client_finds_the_next_server<L: Lab>(lab: &mut L) {
     lab.wait_for_end(server);
     lab.restart(server);
     assert_eq!(lab.join(calls), [Came::Ok(b"before".to_vec()), Came::Ok(b"after".to_vec())]);
+}
+
+/// Calls with time left see nothing of a server that is restarted on its port.
+pub fn calls_go_on_while_the_server_is_restarted<L: Lab>(lab: &mut L) {
+    const CALLERS: usize = 16;
+    let probe = Probe::new();
+    let server = lab.start(service::spec(&probe).shards(2));
+    let (address, stop) = (lab.address(server), Arc::new(AtomicBool::new(false)));
+    let (stopped, answered) = (stop.clone(), Arc::new(AtomicU64::new(0)));
+    let counted = answered.clone();
+    let calls = lab.spawn(move |local| async move {
+        let clients = (0..CALLERS).map(|n| {
+            let client = Client::new(&local, address, ClientConfig::default());
+            let (stopped, counted) = (stopped.clone(), counted.clone());
+            // Some at once, some after a while, some handed over.
+            let route = Route(n as u32 % 3);
+            async move {
+                while !stopped.load(SeqCst) {
+                    let work = micros_of(Duration::from_micros(100 * n as u64));
+                    let calls = [ECHO, SLEEP, SLEEP, ECHO]
+                        .map(|method| client.call(method, work.clone()).route(route).timeout(LONG));
+                    for came in join_all(calls.map(call)).await {
+                        assert_eq!(came, Came::Ok(work.clone()));
+                        counted.fetch_add(1, SeqCst);
+                    }
+                }
+            }
+        });
+        join_all(clients.collect::<Vec<_>>()).await;
+    });
+    for _ in 0..4 {
+        let before = answered.load(SeqCst);
+        lab.wait_until("calls are answered", |_| answered.load(SeqCst) > before + 200);
+        lab.drain(server);
+        lab.wait_for_end(server);
+        lab.restart(server);
+    }
+    let before = answered.load(SeqCst);
+    lab.wait_until("calls are answered again", |_| answered.load(SeqCst) > before + 200);
+    stop.store(true, SeqCst);
+    lab.join(calls);
 }

@@ -3,8 +3,9 @@
 use crate::lab::Lab;
 use crate::peer::{Next, Peer, frame, hello_of_server, request};
 use crate::service::{self, Came, ECHO, HOLD, Probe, call, pattern};
+use catena_engine::limits::CALL_RETRIES_MAX;
 use catena_engine::wire::frame::{CallId, ResponseHead, control};
-use catena_engine::wire::header::Kind;
+use catena_engine::wire::header::{Flags, HEADER_BYTES, Kind};
 use catena_engine::{CallError, Client, ClientConfig, Status};
 use futures_util::future::join_all;
 use std::io::ErrorKind;
@@ -18,13 +19,16 @@ pub fn a_client_that_dies_mid_frame_harms_nobody<L: Lab>(lab: &mut L) {
     let probe = Probe::new();
     let server = lab.start(service::spec(&probe));
     let address = lab.address(server);
-    let whole = request(1, ECHO, LONG, &pattern(100_000));
+    let whole = request(1, ECHO, LONG, &pattern(1_000_000));
     let mut other = Peer::greet(lab, address);
-    for cut in [1, 31, 32, 33, 5_000, whole.len() - 1] {
+    for cut in [1, 31, 32, 33, 5_000, 400_000, whole.len() - 1] {
         let mut peer = Peer::greet(lab, address);
         peer.send(lab, &request(0, HOLD, LONG, b""));
         lab.wait_until("it runs", |_| probe.running() == 1);
-        peer.send(lab, &whole[..cut]);
+        let (first, second) = whole[..cut].split_at(cut / 2);
+        peer.send(lab, first);
+        lab.pause(Duration::from_millis(1));
+        peer.send(lab, second);
         drop(peer);
         lab.wait_until("its work is gone", |_| probe.running() == 0);
         other.send(lab, &request(0, ECHO, LONG, b"on"));
@@ -167,6 +171,81 @@ pub fn a_client_outlives_its_servers<L: Lab>(lab: &mut L) {
     }
     goes_on.store(false, SeqCst);
     lab.join(calls);
+}
+
+/// What a leaving server says to a request that was on its way.
+fn refusal(call: CallId) -> Vec<u8> {
+    let status = Status::DRAINING;
+    let head = ResponseHead { call, status, queue_delay_us: 0, service_us: 0, in_flight: 1 };
+    [frame(control(Kind::GoAway, 0, 0), b"leaving"), frame(head.header(), b"")].concat()
+}
+
+/// Whether it has a deadline or not: it was not executed, and the next server takes it.
+pub fn a_call_that_a_leaving_server_refuses_is_made_again<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    for timeout in [None, Some(LONG)] {
+        let calls = lab.spawn(move |local| async move {
+            let client = Client::new(&local, address, ClientConfig::default());
+            let plain = client.call(ECHO, b"again");
+            call(timeout.map_or(plain, |timeout| client.call(ECHO, b"again").timeout(timeout)))
+                .await
+        });
+        let mut leaving = accept(lab, &mut listener);
+        let id = next_call(lab, &mut leaving);
+        leaving.send(lab, &refusal(id));
+        let mut staying = accept(lab, &mut listener);
+        let Next::Frame(request) = staying.next(lab) else { panic!("it was to come again") };
+        assert_eq!((request.header.kind, &request.payload[..]), (Kind::Request, &b"again"[..]));
+        assert!(request.header.flags.has(Flags::REPEAT), "it says that it was sent before");
+        staying.send(lab, &response(CallId(request.header.call), b"taken"));
+        assert_eq!(lab.join(calls), Came::Ok(b"taken".to_vec()));
+    }
+}
+
+/// A server that refuses without leaving means it.
+pub fn a_call_that_is_refused_by_a_server_that_stays_is_not_made_again<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    let calls = lab.spawn(move |local| async move {
+        call(Client::new(&local, address, ClientConfig::default()).call(ECHO, b"")).await
+    });
+    let mut peer = accept(lab, &mut listener);
+    let id = next_call(lab, &mut peer);
+    let refusal = refusal(id);
+    // Without the go-away before it.
+    peer.send(lab, &refusal[refusal.len() - HEADER_BYTES..]);
+    assert_eq!(lab.join(calls), Came::Status(Status::DRAINING));
+}
+
+pub fn a_call_is_made_again_only_so_often<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    let calls = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        call(client.call(ECHO, b"").timeout(LONG)).await
+    });
+    let mut left = Vec::new();
+    for _ in 0..=CALL_RETRIES_MAX {
+        let mut leaving = accept(lab, &mut listener);
+        let id = next_call(lab, &mut leaving);
+        leaving.send(lab, &refusal(id));
+        left.push(leaving);
+    }
+    assert_eq!(lab.join(calls), Came::Status(Status::DRAINING));
+}
+
+/// A server that is about to go may take a connection and never look at it.
+pub fn a_connection_that_ends_unused_is_tried_again<L: Lab>(lab: &mut L) {
+    let (mut listener, address) = lab.listen();
+    let calls = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        call(client.call(ECHO, b"no deadline")).await
+    });
+    drop(lab.accept(&mut listener));
+    let mut silent = Peer::<L>::new(lab.accept(&mut listener));
+    silent.send(lab, &frame(control(Kind::GoAway, 0, 0), b"leaving"));
+    let mut staying = accept(lab, &mut listener);
+    let id = next_call(lab, &mut staying);
+    staying.send(lab, &response(id, b"taken"));
+    assert_eq!(lab.join(calls), Came::Ok(b"taken".to_vec()));
 }
 
 /// A server that takes connections and leaves before it has answered anything is no better than one

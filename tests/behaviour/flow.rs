@@ -1,8 +1,10 @@
 //! Flow control: windows that hold, readers that do not read.
 
 use crate::lab::Lab;
-use crate::peer::{Peer, request};
+use crate::peer::{Next, Peer, frame, hello_of_server, request};
 use crate::service::{self, Came, ECHO, HOLD, Probe, SOURCE, call, pattern};
+use catena_engine::wire::frame::{CallId, ResponseHead};
+use catena_engine::wire::header::Kind;
 use catena_engine::{CallError, Client, ClientConfig, Status};
 use futures_util::future::join_all;
 use std::sync::atomic::Ordering::SeqCst;
@@ -48,7 +50,9 @@ pub fn a_client_lets_only_so_many_calls_wait<L: Lab>(lab: &mut L) {
             watched.release();
         };
         let first = async {
-            local.sleep(Duration::from_millis(1)).await;
+            while watched.running() == 0 {
+                local.sleep(Duration::from_millis(1)).await;
+            }
             let calls = (0..4).map(|_| call(client.call(HOLD, b"")));
             join_all(calls).await
         };
@@ -64,8 +68,8 @@ pub fn a_client_lets_only_so_many_calls_wait<L: Lab>(lab: &mut L) {
 const ANSWER_BYTES: usize = 16 << 10;
 
 /// So many answers are several times what fits into all buffers on the way.
-const fn answers<L: Lab>() -> usize {
-    6 * L::SOCKET_BYTES_MAX / ANSWER_BYTES
+fn answers<L: Lab>() -> usize {
+    6 * L::socket_bytes_max() / ANSWER_BYTES
 }
 
 fn sources<L: Lab>() -> Vec<u8> {
@@ -148,8 +152,46 @@ pub fn a_large_answer_may_take_its_time<L: Lab>(lab: &mut L) {
     }));
     let address = lab.address(server);
     let mut slow = Peer::greet(lab, address);
-    let large = 3 * L::SOCKET_BYTES_MAX;
+    let large = 3 * L::socket_bytes_max();
     slow.send(lab, &request(0, SOURCE, Duration::ZERO, &(large as u32).to_le_bytes()));
     lab.pause(Duration::from_secs(3));
     assert!(slow.response(lab).1 == pattern(large));
+}
+
+/// What a server does not take piles up in no connection: it waits with its caller, as what does not
+/// fit into the window does, and is sent when there is room.
+pub fn requests_that_cannot_be_sent_wait_with_their_caller<L: Lab>(lab: &mut L) {
+    const WAITING_MAX: usize = 5;
+    let body = 2 * L::socket_bytes_max();
+    let (mut listener, address) = lab.listen();
+    let calls = lab.spawn(move |local| async move {
+        let config = ClientConfig { waiting_max: WAITING_MAX, ..ClientConfig::default() };
+        let client = Client::new(&local, address, config);
+        // The first makes the connection.
+        assert_eq!(call(client.call(ECHO, b"")).await, Came::Ok(Vec::new()));
+        let body = bytes::Bytes::from(pattern(body));
+        join_all((0..20).map(|_| call(client.call(ECHO, body.clone())))).await
+    });
+    let mut server = Peer::<L>::new(lab.accept(&mut listener));
+    server.send(lab, &hello_of_server(1_000));
+    let mut answered = 0;
+    // The first of all, the one that found room, and those that were let wait.
+    while answered < 1 + 1 + WAITING_MAX {
+        let Next::Frame(heard) = server.next(lab) else { panic!("a request was to come") };
+        if heard.header.kind == Kind::Request {
+            let (call, status) = (CallId(heard.header.call), Status::OK);
+            let head =
+                ResponseHead { call, status, queue_delay_us: 1, service_us: 1, in_flight: 1 };
+            server.send(lab, &frame(head.header(), b""));
+            answered += 1;
+        }
+    }
+    let came = lab.join(calls);
+    let count = |of: &Came| came.iter().filter(|came| *came == of).count();
+    let too_many = count(&Came::Failed(CallError::TooManyWaiting));
+    assert_eq!(
+        (count(&Came::Ok(Vec::new())), too_many),
+        (1 + WAITING_MAX, 20 - 1 - WAITING_MAX),
+        "{came:?}"
+    );
 }

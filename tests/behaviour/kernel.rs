@@ -1,7 +1,10 @@
 //! The lab on threads and real sockets.
 
 use crate::lab::{Block, Lab, Received, ServerId, Spec};
+use catena_engine::metrics::MetricsSnapshot;
+use catena_engine::reactor::uring::{UringConfig, UringDriver, UringError};
 use catena_engine::{Cores, DriverChoice, Handle, Server};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::net::{self, AddressFamily, SocketType};
 use std::future::Future;
 use std::io::{ErrorKind, Read, Write};
@@ -15,6 +18,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+/// Bytes that a socket of the lab's own asks for to receive into.
+const OWN_BUFFER: usize = 2 << 20;
 /// How long one wait may take. Nothing here takes a second where it works.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,21 +47,46 @@ enum State {
 
 /// Tries a behaviour out on a driver, where this host has it.
 pub fn on(driver: DriverChoice, behaviour: impl Fn(&mut Kernel)) {
-    match Server::builder().driver(driver).cores(Cores::Unpinned(1)).start() {
-        Ok(client) => {
-            behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
-        }
-        Err(refused) => println!("skipped: {refused}"),
+    if let Some(why) = why_missing(driver) {
+        return println!("skipped: {why}");
+    }
+    let client = Server::builder().driver(driver).cores(Cores::Unpinned(1)).start();
+    let client = client.expect("a driver that is not refused starts");
+    behaviour(&mut Kernel { driver, servers: Vec::new(), client, reserved: Vec::new() })
+}
+
+/// Why this host does not have the driver, if it does not: only io_uring can be missing, and only
+/// because it is refused. Whatever else keeps a driver from starting is a failure.
+pub fn why_missing(driver: DriverChoice) -> Option<String> {
+    if driver != DriverChoice::Uring {
+        return None;
+    }
+    // On a thread of its own: what is left of a ring interrupts the system calls of who had it.
+    let tried = thread::spawn(|| UringDriver::new(&UringConfig::default()).map(drop));
+    match tried.join().expect("a driver is made or refused, without a panic") {
+        Err(error @ UringError::Refused { .. }) => Some(error.to_string()),
+        Err(error) => panic!("io_uring is not refused, and yet: {error}"),
+        Ok(()) => None,
     }
 }
 
-/// True where this host does not have the driver.
-pub fn is_refused(driver: DriverChoice) -> bool {
-    Server::builder().driver(driver).cores(Cores::Unpinned(1)).start().is_err()
+impl Kernel {
+    /// What the shards of a server that serves have counted.
+    pub fn metrics(&self, server: ServerId) -> MetricsSnapshot {
+        match &self.servers[server.0].state {
+            State::Serving(server) => server.metrics(),
+            State::Draining(_) | State::Ended => panic!("it serves no more"),
+        }
+    }
+
+    /// What the shard counted that runs the clients.
+    pub fn metrics_of_client(&self) -> MetricsSnapshot {
+        self.client.metrics()
+    }
 }
 
 fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
-    let Spec { shards, connection, admission, service } = spec;
+    let Spec { shards, connection, admission, connections_max, service } = spec;
     let block = |time| thread::sleep(time);
     let started = Server::builder()
         .driver(driver)
@@ -64,6 +94,7 @@ fn start(driver: DriverChoice, spec: Spec, address: SocketAddr) -> Server {
         .listen(address)
         .connection(connection)
         .admission(admission)
+        .connections_max(connections_max)
         .service(move |local| service(local, &Block(Rc::new(block))))
         .start();
     started.expect("the driver is there and the port is free")
@@ -73,9 +104,17 @@ impl Lab for Kernel {
     type Socket = Socket;
     type Listener = TcpListener;
     const SENDS_IN_ONE_PIECE: bool = true;
-    // The third values of net.ipv4.tcp_wmem and tcp_rmem: 4 and 6 MiB unless somebody has raised them.
-    const SOCKET_BYTES_MAX: usize = 10 << 20;
+    const TIME_IS_SIMULATED: bool = false;
     const A_WHILE: Duration = Duration::from_secs(3);
+
+    /// What the server's may grow to, which is the third value of net.ipv4.tcp_wmem (4 MiB unless
+    /// somebody has raised it), and what the lab's own socket is held to, which the kernel doubles.
+    fn socket_bytes_max() -> usize {
+        let path = "/proc/sys/net/ipv4/tcp_wmem";
+        let text = std::fs::read_to_string(path).expect("every Linux with TCP has it");
+        let most = text.split_whitespace().nth(2).and_then(|most| most.parse::<usize>().ok());
+        most.unwrap_or_else(|| panic!("{path} says {text:?}, not three numbers")) + 2 * OWN_BUFFER
+    }
 
     fn start(&mut self, spec: Spec) -> ServerId {
         let server = start(self.driver, spec.clone(), (Ipv4Addr::LOCALHOST, 0).into());
@@ -154,6 +193,10 @@ impl Lab for Kernel {
         thread::sleep(time);
     }
 
+    fn virtual_now(&self) -> Option<Duration> {
+        None
+    }
+
     fn nobody(&mut self) -> SocketAddr {
         // Bound and not listening: refused, and nobody else gets the port meanwhile.
         let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None);
@@ -166,7 +209,10 @@ impl Lab for Kernel {
     }
 
     fn connect(&mut self, address: SocketAddr) -> Socket {
-        Socket::new(TcpStream::connect(address).expect("somebody listens there"))
+        let stream = TcpStream::connect(address).expect("somebody listens there");
+        // A size that was asked for is not tuned, however far the system would go.
+        set_socket_recv_buffer_size(&stream, OWN_BUFFER).expect("it is a socket");
+        Socket::new(stream)
     }
 
     fn listen(&mut self) -> (TcpListener, SocketAddr) {
@@ -192,7 +238,14 @@ impl Lab for Kernel {
 
     fn receive(&mut self, socket: &mut Socket) -> Received {
         let mut bytes = vec![0; 64 << 10];
-        match socket.stream.read(&mut bytes) {
+        // The kernel may interrupt a read that has a time-out, to tidy up a ring of this thread's.
+        let read = loop {
+            match socket.stream.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => Received::Ended,
             Ok(count) => {
                 bytes.truncate(count);
@@ -201,6 +254,7 @@ impl Lab for Kernel {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("a socket waited in vain")
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.receive(socket),
             Err(_) => Received::Reset,
         }
     }

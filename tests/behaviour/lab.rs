@@ -37,6 +37,7 @@ pub struct Spec {
     pub shards: u16,
     pub connection: ConnectionConfig,
     pub admission: AdmissionConfig,
+    pub connections_max: u32,
     pub service: Service,
 }
 
@@ -49,12 +50,17 @@ impl Spec {
             shards: 1,
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
+            connections_max: 4_000,
             service: Arc::new(service),
         }
     }
 
     pub fn shards(self, shards: u16) -> Self {
         Spec { shards, ..self }
+    }
+
+    pub fn connections_max(self, connections_max: u32) -> Self {
+        Spec { connections_max, ..self }
     }
 
     pub fn connection(self, change: impl FnOnce(&mut ConnectionConfig)) -> Self {
@@ -89,11 +95,13 @@ pub trait Lab: Sized {
     type Listener;
     /// A small send arrives as it was sent.
     const SENDS_IN_ONE_PIECE: bool;
-    /// What the sockets of both ends hold together, at most, for who sends and for who does not read.
-    const SOCKET_BYTES_MAX: usize;
+    /// Its time is its own: what is measured tells of the engine, whatever else the machine does.
+    const TIME_IS_SIMULATED: bool;
     /// Longer than anything takes that works.
     const A_WHILE: Duration;
 
+    /// What the sockets of both ends hold together, at most, for who sends and for who does not read.
+    fn socket_bytes_max() -> usize;
     /// Starts a server on a port of its own.
     fn start(&mut self, spec: Spec) -> ServerId;
     /// The address that its shards share.
@@ -117,6 +125,9 @@ pub trait Lab: Sized {
     fn wait<T>(&mut self, work: impl Future<Output = T>) -> T;
     /// Lets so much time pass.
     fn pause(&mut self, time: Duration);
+
+    /// What the clock of this lab shows, where nothing but what happens in it makes time pass.
+    fn virtual_now(&self) -> Option<Duration>;
 
     /// An address on which nobody listens.
     fn nobody(&mut self) -> SocketAddr;

@@ -2,12 +2,15 @@
 
 mod calls;
 mod cancels;
+mod counts;
 mod deadlines;
 mod drain;
 mod failures;
+mod files;
 mod flow;
 mod kernel;
 mod lab;
+mod large;
 mod liveness;
 mod mishaps;
 mod outside;
@@ -15,6 +18,7 @@ mod overload;
 mod peer;
 mod routing;
 mod service;
+mod shard_failure;
 mod simulated;
 mod start;
 mod strangers;
@@ -49,6 +53,9 @@ behaviours! {
     calls::bodies_of_16_mib_go_both_ways
     calls::large_bodies_and_small_calls_share_a_connection
     calls::what_is_too_large_is_refused_on_either_side
+    calls::what_comes_with_a_call_arrives
+    calls::checksums_are_used_where_both_ask
+    calls::a_damaged_body_is_noticed
     cancels::a_dropped_call_drops_its_handler
     cancels::a_cancel_goes_from_server_to_server
     cancels::a_lost_client_takes_its_work_along
@@ -57,7 +64,9 @@ behaviours! {
     cancels::an_answer_to_nobody_does_no_harm
     cancels::a_cancel_of_an_unknown_call_is_passed_over
     cancels::a_cancelled_call_is_not_answered
+    cancels::a_duty_knows_when_nobody_waits
     deadlines::a_deadline_is_inherited_by_nested_calls
+    deadlines::a_deadline_can_be_left_behind
     deadlines::a_deadline_in_the_past_is_not_even_sent
     deadlines::what_expires_in_the_queue_is_not_executed
     deadlines::what_expires_in_a_mailbox_is_not_executed
@@ -70,12 +79,17 @@ behaviours! {
     drain::a_drain_ends_in_time_whatever_runs
     drain::work_that_was_handed_over_is_answered_too
     drain::a_client_finds_the_next_server
+    drain::calls_go_on_while_the_server_is_restarted
     failures::a_client_that_dies_mid_frame_harms_nobody
     failures::a_server_that_dies_mid_answer_is_tried_again
     failures::a_server_killed_under_load_fails_what_was_in_flight
     failures::nobody_there_is_told_at_once_or_at_the_deadline
     failures::a_call_with_a_deadline_waits_for_the_server_to_come_back
     failures::a_client_outlives_its_servers
+    failures::a_call_that_a_leaving_server_refuses_is_made_again
+    failures::a_call_that_is_refused_by_a_server_that_stays_is_not_made_again
+    failures::a_call_is_made_again_only_so_often
+    failures::a_connection_that_ends_unused_is_tried_again
     failures::a_server_that_always_leaves_is_not_stormed
     flow::the_window_is_never_exceeded
     flow::a_client_lets_only_so_many_calls_wait
@@ -83,6 +97,10 @@ behaviours! {
     flow::a_reader_that_never_reads_is_given_up
     flow::a_reader_that_pauses_is_not_taken_for_dead
     flow::a_large_answer_may_take_its_time
+    flow::requests_that_cannot_be_sent_wait_with_their_caller
+    large::a_call_can_be_given_up_while_its_answer_comes
+    large::a_body_under_way_waits_while_answers_are_not_read
+    large::a_drain_does_not_wait_for_the_rest_of_a_body
     liveness::an_idle_connection_is_left
     liveness::a_client_that_was_left_idle_connects_again
     liveness::a_connection_at_work_is_not_idle
@@ -108,6 +126,8 @@ behaviours! {
     outside::work_that_panics_harms_nobody
     overload::a_shard_takes_so_many_requests
     overload::a_shard_holds_so_many_bytes
+    overload::one_connection_too_many_is_told_so
+    overload::too_many_at_once_are_told_one_after_the_other
     overload::under_a_standing_queue_the_unimportant_goes_first
     routing::a_request_finds_the_shard_it_is_for
     routing::shards_say_where_they_are
@@ -116,6 +136,7 @@ behaviours! {
     routing::what_was_handed_over_is_cancelled_there
     routing::what_was_handed_over_ends_at_its_deadline
     routing::a_busy_shard_holds_up_no_other
+    routing::what_is_handed_over_takes_turns_with_what_comes_directly
     strangers::a_browser_is_sent_away
     strangers::noise_is_sent_away
     strangers::another_version_is_told_so
@@ -127,6 +148,7 @@ behaviours! {
     strangers::a_call_beyond_the_window_is_a_mistake
     strangers::two_calls_in_one_slot_are_a_mistake
     strangers::what_was_right_is_served_first
+    strangers::who_is_sent_away_hears_the_end_at_once
     strangers::a_client_leaves_a_server_that_is_none
     strangers::a_client_leaves_a_server_that_asks_it
     strangers::a_client_passes_over_answers_to_nothing

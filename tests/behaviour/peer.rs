@@ -52,6 +52,24 @@ impl<L: Lab> Peer<L> {
         peer
     }
 
+    /// As [`Peer::greet`], of a server that may still have too many connections.
+    pub fn greet_at_last(lab: &mut L, address: SocketAddr) -> Self {
+        let mut greeted = None;
+        lab.wait_until("there is room", |lab| {
+            let mut peer = Peer::new(lab.connect(address));
+            peer.send(lab, &hello_of_client());
+            match peer.next(lab) {
+                Next::Frame(heard) if heard.header.kind == Kind::Hello => greeted = Some(peer),
+                Next::Frame(heard) => {
+                    assert_eq!(GoAwayReason(heard.header.code), GoAwayReason::OVERLOADED)
+                }
+                ended => panic!("waited for a hello or a go-away: {ended:?}"),
+            }
+            greeted.is_some()
+        });
+        greeted.expect("waited for it")
+    }
+
     pub fn send(&mut self, lab: &mut L, bytes: &[u8]) {
         lab.send(&mut self.socket, bytes);
     }
@@ -129,7 +147,7 @@ pub fn hello(in_flight_max: u32) -> Hello {
     Hello {
         version_max: VERSION_MAX,
         version_min: VERSION_MIN,
-        frame_bytes_max: 64 << 20,
+        frame_bytes_max: FRAME_BYTES_CEILING,
         in_flight_max,
         payload_crc: false,
         idle_timeout_ms: 0,

@@ -4,6 +4,7 @@ use crate::lab::Lab;
 use crate::peer::{Next, Peer, hello_of_client, request};
 use crate::service::{self, BLOCK, COUNT, Came, ECHO, HOLD, KEEP, Probe, RELEASE, WHERE};
 use crate::service::{call, came, micros_of, pattern};
+use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::wire::hello::Hello;
 use catena_engine::{CallError, Client, ClientConfig, Route, Status};
 use futures_util::future::{Either, FutureExt, join_all, select};
@@ -131,4 +132,31 @@ pub fn a_busy_shard_holds_up_no_other<L: Lab>(lab: &mut L) {
     assert_eq!(first, 2, "they did not wait for shard 1");
     assert!(waiting.into_iter().all(|answer| answer.is_ok()));
     assert!(passing_by.into_iter().all(|answer| came(answer) == shard(2)));
+}
+
+/// Requests that are handed over do not keep a shard from those that come to itself.
+pub fn what_is_handed_over_takes_turns_with_what_comes_directly<L: Lab>(lab: &mut L) {
+    const HANDED_OVER: u64 = 200;
+    let probe = Probe::new();
+    // Nothing is shed for the time that it waits.
+    let patient =
+        |config: &mut AdmissionConfig| config.queue_delay_target = Duration::from_secs(60);
+    let server = lab.start(service::spec(&probe).shards(2).admission(patient));
+    let address = lab.shard_address(server, 0);
+    let mut direct = Peer::greet(lab, lab.shard_address(server, 1));
+    // While shard 1 is busy with the first, the others gather in its mailbox.
+    direct.send(lab, &request(0, BLOCK, Duration::ZERO, &micros_of(L::A_WHILE / 10)));
+    lab.wait_until("shard 1 is busy", |_| probe.blocked() == 1);
+    let handed_over = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, ClientConfig::default());
+        let work = micros_of(L::A_WHILE / 200);
+        let calls = (0..HANDED_OVER).map(|_| client.call(BLOCK, work.clone()).route(Route(2)));
+        join_all(calls.map(call)).await
+    });
+    lab.wait_until("shard 1 works on them", |_| probe.blocked() > 1);
+    direct.send(lab, &request(1, ECHO, Duration::ZERO, b"me too"));
+    while direct.response(lab).1 != b"me too" {}
+    let blocked = probe.blocked();
+    assert!(blocked < HANDED_OVER / 2, "it waited for {blocked} of {HANDED_OVER}");
+    assert!(lab.join(handed_over).into_iter().all(|came| came == Came::Ok(Vec::new())));
 }

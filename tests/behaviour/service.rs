@@ -31,6 +31,8 @@ pub const NEST: MethodId = MethodId::of("nest");
 pub const TIME_LEFT: MethodId = MethodId::of("time left");
 /// Answers the number of the shard.
 pub const WHERE: MethodId = MethodId::of("where");
+/// Answers what came with the request: priority, repeat, metadata.
+pub const HEAD: MethodId = MethodId::of("head");
 /// Panics at once.
 pub const PANIC: MethodId = MethodId::of("panic");
 /// Panics in its future.
@@ -147,6 +149,13 @@ fn inline(router: Router, probe: &Arc<Probe>, block: &Block) -> Router {
                 writer.extend(&pattern(count));
                 Status::OK
             })
+        })
+        .method("head", |request, reply| {
+            let head = request.head();
+            let mut answer = head.priority.0.to_le_bytes().to_vec();
+            answer.push(u8::from(head.repeat));
+            answer.extend_from_slice(request.metadata().as_bytes());
+            reply.ok(answer)
         })
         .method("where", |request, reply| reply.ok(&request.local().shard().0.to_le_bytes()[..]))
 }

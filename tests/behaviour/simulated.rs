@@ -75,16 +75,21 @@ impl Lab for Simulated<'_> {
     type Socket = Socket;
     type Listener = Listener;
     const SENDS_IN_ONE_PIECE: bool = false;
-    const SOCKET_BYTES_MAX: usize = 512 << 10;
+    const TIME_IS_SIMULATED: bool = true;
     const A_WHILE: Duration = Duration::from_millis(200);
 
+    fn socket_bytes_max() -> usize {
+        512 << 10
+    }
+
     fn start(&mut self, spec: Spec) -> ServerId {
-        let Spec { shards, connection, admission, service } = spec;
+        let Spec { shards, connection, admission, connections_max, service } = spec;
         self.servers.push(self.world.start_engine(EngineConfig {
             shards,
             port: Some(PORT),
             connection,
             admission,
+            connections_max,
             service: Rc::new(move |local, hook| {
                 let hook = hook.clone();
                 service(local, &Block(Rc::new(move |time| hook.burn(time))))
@@ -144,6 +149,10 @@ impl Lab for Simulated<'_> {
     fn pause(&mut self, time: Duration) {
         self.world.run_for(time);
         self.send_on();
+    }
+
+    fn virtual_now(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.world.now().as_nanos()))
     }
 
     fn nobody(&mut self) -> SocketAddr {
@@ -270,6 +279,7 @@ impl BareHost {
                 let state = self.sockets.get_mut(&socket).expect("nothing comes after a close");
                 state.received.push_back(Received::Bytes(bytes));
             }
+            Completion::Filled { .. } => unreachable!("no memory was offered"),
             Completion::ReceiveEnded { socket, result } => {
                 let state = self.sockets.get_mut(&socket).expect("nothing comes after a close");
                 let end = if result.is_ok() { Received::Ended } else { Received::Reset };

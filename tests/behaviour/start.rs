@@ -1,22 +1,30 @@
 //! Starting: all shards serve or none does, and what is in the way is said in words that help.
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, why_missing};
 use crate::lab::Lab;
 use crate::peer::Peer;
 use crate::service::{ECHO, call};
 use catena_engine::config::ConnectionConfig;
+use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::server::StartError;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::{Client, ClientConfig, Cores, DriverChoice, Router, Server, ServerBuilder};
 use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
 
-const DRIVERS: [DriverChoice; 2] = [DriverChoice::Epoll, DriverChoice::Uring];
+/// The drivers that this host has: epoll always, io_uring unless it is refused.
+fn drivers() -> impl Iterator<Item = DriverChoice> {
+    [DriverChoice::Epoll, DriverChoice::Uring].into_iter().filter(|driver| {
+        let missing = why_missing(*driver);
+        missing.iter().for_each(|why| println!("skipped: {why}"));
+        missing.is_none()
+    })
+}
 
 fn anywhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -36,7 +44,7 @@ fn refusal(builder: ServerBuilder) -> String {
 fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind(anywhere()).expect("loopback has ports");
     let address = taken.local_addr().expect("it is bound");
-    for driver in DRIVERS {
+    for driver in drivers() {
         let text = refusal(builder(driver).listen(address));
         assert!(text.contains(&address.to_string()), "{text}");
         assert!(text.contains("another process has that port"), "{text}");
@@ -45,8 +53,8 @@ fn a_port_that_is_taken_is_named() {
 
 #[test]
 fn a_second_server_on_one_port_is_refused() {
-    for driver in DRIVERS {
-        let Ok(first) = builder(driver).listen(anywhere()).start() else { continue };
+    for driver in drivers() {
+        let first = builder(driver).listen(anywhere()).start().expect("there is such a driver");
         let address = first.address().expect("it listens");
         let text = refusal(builder(driver).listen(address));
         assert!(text.contains("another process has that port"), "{text}");
@@ -55,10 +63,10 @@ fn a_second_server_on_one_port_is_refused() {
     }
 }
 
-/// However close their starts are.
+/// However close their starts are. The loser of each round waits until it believes it.
 #[test]
 fn two_servers_never_share_a_port() {
-    for round in 0..40 {
+    for round in 0..20 {
         let free = TcpListener::bind(anywhere()).expect("loopback has ports");
         let address = free.local_addr().expect("it is bound");
         drop(free);
@@ -105,13 +113,31 @@ fn a_value_out_of_bounds_is_named() {
     let config = ConnectionConfig { in_flight_max: 0, ..ConnectionConfig::default() };
     let text = refusal(builder(DriverChoice::Epoll).connection(config));
     assert_eq!(text, "in_flight_max is 0; it must be between 1 and 65536");
+    let refused = |admission| refusal(builder(DriverChoice::Epoll).admission(admission));
+    let none = AdmissionConfig { in_flight_max: 0, ..AdmissionConfig::default() };
+    assert!(refused(none).contains("admission.in_flight_max is 0"));
+    let never = AdmissionConfig { interval: Duration::ZERO, ..AdmissionConfig::default() };
+    assert!(refused(never).contains("admission.interval (µs) is 0"));
+}
+
+/// A mistake is said, and not stepped down from: epoll could have served it, and nobody would know.
+#[test]
+fn what_no_driver_can_have_is_an_error_on_each() {
+    for driver in drivers().chain([DriverChoice::Auto]) {
+        for connections_max in [0, (1 << 24) + 1] {
+            let text = refusal(builder(driver).connections_max(connections_max));
+            assert!(text.contains("connections_max"), "{driver}: {text}");
+        }
+        let text = refusal(builder(driver).cores(Cores::Unpinned(1_025)));
+        assert!(text.contains("number of shards is 1025") && text.contains("1024"), "{text}");
+    }
 }
 
 /// One shard cannot start; when the starter is told so, the others have let go of their port.
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
-    for driver in DRIVERS {
-        let Ok(server) = builder(driver).listen(anywhere()).start() else { continue };
+    for driver in drivers() {
+        let server = builder(driver).listen(anywhere()).start().expect("there is such a driver");
         let address = server.address().expect("it listens");
         drop(server);
         for _ in 0..20 {
@@ -174,7 +200,11 @@ impl Drop for ServerProcess {
 
 /// Be the child: start, say how that went, serve until standard input ends.
 fn be_child(builder: ServerBuilder) {
-    match builder.listen(anywhere()).start() {
+    be_child_at(anywhere(), builder);
+}
+
+fn be_child_at(address: SocketAddr, builder: ServerBuilder) {
+    match builder.listen(address).start() {
         Ok(server) => {
             println!("started: {}", server.description().join("; "));
             println!("notes: {}", server.notes().join("; "));
@@ -185,13 +215,36 @@ fn be_child(builder: ServerBuilder) {
     }
 }
 
+/// A supervisor starts a killed server again at once. Its rings, which accept and receive, may outlive
+/// it for a moment.
+#[test]
+fn a_killed_server_can_be_started_again_at_once() {
+    const TEST: &str = "start::a_killed_server_can_be_started_again_at_once";
+    if let Ok(role) = std::env::var(CHILD) {
+        let (driver, address) = role.split_once(' ').expect("a driver and an address");
+        let address = address.parse().expect("an address");
+        return be_child_at(address, builder(driver.parse().expect("a driver")));
+    }
+    for driver in drivers() {
+        let mut address = anywhere();
+        for _ in 0..6 {
+            let role = format!("{driver} {address}");
+            let mut server = ServerProcess::start(TEST, &role, |_| {});
+            address = server.told("address").parse().expect("an address");
+            let _client = TcpStream::connect(address).expect("it serves");
+            server.child.kill().expect("it is our own");
+            server.child.wait().expect("it has ended");
+        }
+    }
+}
+
 fn lower_limit(resource: Resource, to: u64) {
     let limit = Rlimit { current: Some(to), maximum: Some(to) };
     setrlimit(resource, limit).expect("a limit may be lowered");
 }
 
-/// With descriptors for some forty sockets the server says so, takes as many, lets others wait, and
-/// goes on as soon as some have left.
+/// With descriptors for some forty connections the server says so, takes as many, sends others away or
+/// lets them wait, and goes on as soon as some have left.
 #[test]
 fn few_descriptors_are_said_and_lived_with() {
     const TEST: &str = "start::few_descriptors_are_said_and_lived_with";
@@ -199,12 +252,14 @@ fn few_descriptors_are_said_and_lived_with() {
         lower_limit(Resource::Nofile, 120);
         return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
-    for driver in DRIVERS {
+    for driver in drivers() {
         let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
-        let (started, notes) = (server.told("started"), server.told("notes"));
-        for text in [started, notes] {
-            assert!(text.contains("56 sockets instead of") && text.contains("ulimit -n"), "{text}");
-        }
+        server.told("started");
+        let notes = server.told("notes");
+        assert!(
+            notes.contains("39 connections instead of") && notes.contains("ulimit -n"),
+            "{notes}"
+        );
         let address: SocketAddr = server.told("address").parse().expect("an address");
         crate::kernel::on(driver, |lab| {
             let mut served: Vec<Peer<Kernel>> = Vec::new();
@@ -216,7 +271,7 @@ fn few_descriptors_are_said_and_lived_with() {
             served.clear();
             drop(waiting);
             for _ in 0..30 {
-                served.push(Peer::greet(lab, address));
+                served.push(Peer::greet_at_last(lab, address));
             }
             let answer = lab.run(move |local| async move {
                 let client = Client::new(&local, address, ClientConfig::default());
@@ -227,19 +282,43 @@ fn few_descriptors_are_said_and_lived_with() {
     }
 }
 
-/// Too few to begin with: refused, and told what to do.
+/// The limit is the process's, so its shards share it.
+#[test]
+fn few_descriptors_are_shared_among_shards() {
+    const TEST: &str = "start::few_descriptors_are_shared_among_shards";
+    if let Ok(role) = std::env::var(CHILD) {
+        lower_limit(Resource::Nofile, 244);
+        return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(4)));
+    }
+    for driver in drivers() {
+        let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
+        server.told("started");
+        let notes = server.told("notes");
+        assert!(notes.contains("30 connections instead of 65536 on each shard"), "{notes}");
+        assert!(notes.contains("244 files (ulimit -n), which 4 shards share"), "{notes}");
+        assert_eq!(notes.matches("connections instead of").count(), 1, "said once: {notes}");
+    }
+}
+
+/// Too few to begin with, or to be of use: refused, and told what to do.
 #[test]
 fn no_descriptors_at_all_are_refused_in_words() {
     const TEST: &str = "start::no_descriptors_at_all_are_refused_in_words";
     if let Ok(role) = std::env::var(CHILD) {
-        // One beside the standard streams.
-        lower_limit(Resource::Nofile, 4);
-        return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
+        let (driver, files) = role.split_once(' ').expect("a driver and a number");
+        lower_limit(Resource::Nofile, files.parse().expect("a number"));
+        return be_child(builder(driver.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
-    for driver in DRIVERS {
-        let mut server = ServerProcess::start(TEST, &driver.to_string(), |_| {});
-        let refused = server.told("refused");
-        assert!(refused.contains("ulimit -n"), "{refused}");
+    for driver in drivers() {
+        // One beside the standard streams; and as many as would serve one client.
+        for files in [4, 64] {
+            let mut server = ServerProcess::start(TEST, &format!("{driver} {files}"), |_| {});
+            let refused = server.told("refused");
+            assert!(
+                refused.contains("ulimit -n") && refused.contains("85 are needed"),
+                "{refused}"
+            );
+        }
     }
 }
 
@@ -252,8 +331,8 @@ fn no_locked_memory_is_stepped_down_from() {
         lower_limit(Resource::Memlock, 0);
         return be_child(builder(role.parse().expect("a driver")).cores(Cores::Unpinned(1)));
     }
-    if crate::kernel::is_refused(DriverChoice::Uring) {
-        return println!("skipped: there is no io_uring to step down from");
+    if let Some(why) = why_missing(DriverChoice::Uring) {
+        return println!("skipped, there is no io_uring to step down from: {why}");
     }
     // The limit does not bind who may lock as much as he likes.
     let nobody = |command: &mut Command| {

@@ -4,6 +4,7 @@
 use crate::lab::Lab;
 use crate::peer::{Next, Peer, control_frame, frame, hello, hello_bytes, hello_of_client, request};
 use crate::service::{self, Came, ECHO, HOLD, Probe, call};
+use catena_engine::limits::LINGER;
 use catena_engine::wire::frame::{CallId, GoAwayReason, ResponseHead, control};
 use catena_engine::wire::header::{Header, Kind};
 use catena_engine::{CallError, Client, ClientConfig, Status};
@@ -101,6 +102,26 @@ pub fn what_was_right_is_served_first<L: Lab>(lab: &mut L) {
     peer.send(lab, &bytes);
     assert_eq!(peer.response(lab).1, b"right");
     assert_eq!(peer.go_away(lab).0, GoAwayReason::PROTOCOL_ERROR);
+}
+
+/// The end comes right behind the go-away, while the engine still reads and discards.
+pub fn who_is_sent_away_hears_the_end_at_once<L: Lab>(lab: &mut L) {
+    let server = lab.start(service::spec(&Probe::new()));
+    let address = lab.address(server);
+    let mut stranger = Peer::greet(lab, address);
+    let began_at = lab.virtual_now();
+    stranger.send(lab, &service::pattern(500));
+    let reason = loop {
+        match stranger.next(lab) {
+            Next::Frame(heard) if heard.header.kind == Kind::GoAway => break heard.header.code,
+            Next::Frame(_) => {}
+            ended => panic!("waited for a go-away: {ended:?}"),
+        }
+    };
+    assert_eq!(GoAwayReason(reason), GoAwayReason::PROTOCOL_ERROR);
+    assert_eq!(stranger.next(lab), Next::Ended, "in order");
+    let (Some(began_at), Some(ended_at)) = (began_at, lab.virtual_now()) else { return };
+    assert!(ended_at - began_at < LINGER / 2, "it was let wait: {:?}", ended_at - began_at);
 }
 
 /// What a client's first call comes to when the server says `bytes` instead of a hello.

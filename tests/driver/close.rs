@@ -45,6 +45,34 @@ pub fn closed_comes_once<H: Harness>() {
     assert!(matches!(seen[..], [Seen::Connected(..), Seen::Closed(_)]), "{seen:?}");
 }
 
+pub fn a_side_that_has_ended_its_sends_still_receives<H: Harness>() {
+    // What was sent may still be on its way, be read already, or never have been anything.
+    for (sent, is_read) in [(pattern(300_000, 11), false), (pattern(100, 12), true), (vec![], true)]
+    {
+        let mut pair = Pair::<H>::new();
+        let link = pair.link();
+        pair.send_all(Server, link.server, &sent);
+        if is_read {
+            pair.until("it arrives", |pair| pair.received_bytes(Client, link.client) == sent.len());
+        }
+        pair.driver(Server).shutdown_send(link.server);
+        pair.until("the end arrives", |pair| pair.end_of(Client, link.client).is_some());
+        assert_eq!(pair.end_of(Client, link.client), Some(Ok(())));
+        assert!(pair.received(Client, link.client) == sent, "the end comes behind the bytes");
+        // The other direction is whole.
+        let back = pattern(300_000, 13);
+        pair.send_all(Client, link.client, &back);
+        pair.until("it arrives", |pair| pair.received_bytes(Server, link.server) == back.len());
+        assert_eq!(pair.end_of(Server, link.server), None);
+        pair.driver(Client).close(link.client);
+        pair.until("the end arrives", |pair| pair.end_of(Server, link.server).is_some());
+        assert_eq!(pair.end_of(Server, link.server), Some(Ok(())));
+        assert!(pair.received(Server, link.server) == back);
+        pair.close(Server, link.server);
+        pair.until("both are closed", |pair| pair.is_closed(Client, link.client));
+    }
+}
+
 pub fn ids_are_never_used_again<H: Harness>() {
     let mut pair = Pair::<H>::new();
     let (listener, address) = pair.listen();

@@ -2,10 +2,12 @@
 
 use crate::harness::{Harness, Pair, Seen, Server};
 use crate::kernel::{Kernel, Make};
-use catena_engine::driver::Driver;
+use catena_engine::driver::{Completion, Driver};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use std::collections::VecDeque;
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
@@ -27,6 +29,44 @@ pub fn accepting_goes_on_after_file_descriptors_ran_out<M: Make>() {
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("1 passed"), "the child ran nothing:\n{said}");
 }
+
+/// A driver whose few sockets are all in use: whoever comes waits, hears nothing, and is accepted when
+/// another has left.
+pub fn who_finds_no_socket_waits<M: Make>() {
+    const GUESTS: usize = 10;
+    let mut driver = M::make();
+    let (_, address) = driver.listen(([127, 0, 0, 1], 0).into()).expect("loopback listens");
+    // All before the driver looks: it may accept ahead of what it has room for.
+    let mut guests: VecDeque<TcpStream> =
+        (0..GUESTS).map(|_| TcpStream::connect(address).expect("the backlog takes them")).collect();
+    let mut accepted = VecDeque::new();
+    for left in (1..=GUESTS).rev() {
+        let give_up_at = driver.now() + Duration::from_secs(30);
+        while accepted.len() < left.min(FEW_SOCKETS as usize) {
+            driver.park(Some(give_up_at)).expect("the driver works");
+            while let Some(completion) = driver.next_completion() {
+                match completion {
+                    Completion::Accepted { socket, .. } => accepted.push_back(socket),
+                    Completion::AcceptFailed { error, .. } => panic!("nothing has failed: {error}"),
+                    _ => {}
+                }
+            }
+            assert!(driver.now() < give_up_at, "{left} guests, and {} accepted", accepted.len());
+        }
+        assert!(accepted.len() <= FEW_SOCKETS as usize);
+        for guest in &mut guests {
+            guest.set_nonblocking(true).expect("it is a socket");
+            let met = guest.read(&mut [0]).expect_err("nobody was met by an end");
+            assert_eq!(met.kind(), ErrorKind::WouldBlock);
+        }
+        // Whoever it is that has been served: their orders are the same.
+        driver.close(accepted.pop_front().expect("one is there"));
+        guests.pop_front();
+    }
+}
+
+/// What [`who_finds_no_socket_waits`] asks for.
+pub const FEW_SOCKETS: u32 = 3;
 
 fn run_out_of_descriptors<M: Make>() {
     const GUESTS: usize = 4;

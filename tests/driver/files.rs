@@ -4,6 +4,7 @@ use crate::harness::{Harness, Pair, Seen, Server, pattern};
 use catena_engine::driver::{Driver, FileBuffer, FileOpId, OpenFile};
 use catena_engine::limits::DIRECT_IO_ALIGN_BYTES;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Waits for one operation and returns its outcome.
 fn outcome<H: Harness>(pair: &mut Pair<H>, op: FileOpId) -> (FileBuffer, io::Result<usize>) {
@@ -99,6 +100,33 @@ pub fn a_closed_file_finishes_what_is_in_flight<H: Harness>() {
         let (_, result) = outcome(&mut pair, FileOpId(op));
         assert_eq!(result.expect("the file is open until its operations have ended"), 4_096);
     }
+}
+
+/// An id that was kept for too long is noticed, and never means the file that was opened next.
+pub fn a_closed_file_is_void<H: Harness>() {
+    let mut pair = Pair::<H>::new();
+    let directory = pair.harness.directory();
+    let options = OpenFile { create: true, direct: false };
+    let open = |pair: &mut Pair<H>, name| {
+        pair.driver(Server).open(&directory.join(name), options).expect("it is writable")
+    };
+    let first = open(&mut pair, "first");
+    let kept = open(&mut pair, "kept");
+    pair.driver(Server).close_file(first);
+    let second = open(&mut pair, "second");
+    assert!(first != second && first != kept && second != kept, "{first:?} {kept:?} {second:?}");
+    let noticed = |pair: &mut Pair<H>, use_it: &dyn Fn(&mut H::D)| {
+        catch_unwind(AssertUnwindSafe(|| use_it(pair.driver(Server)))).is_err()
+    };
+    assert!(noticed(&mut pair, &|driver| {
+        driver.write(first, 0, FileBuffer::copy_of(b"astray"), FileOpId(1));
+    }));
+    assert!(noticed(&mut pair, &|driver| driver.sync(first, FileOpId(2))));
+    assert!(noticed(&mut pair, &|driver| driver.close_file(first)));
+    pair.driver(Server).read(second, 0, FileBuffer::zeroed(10), FileOpId(3));
+    assert_eq!(outcome(&mut pair, FileOpId(3)).1.expect("it is open"), 0, "nothing went astray");
+    pair.driver(Server).write(second, 0, FileBuffer::copy_of(b"at home"), FileOpId(4));
+    assert_eq!(outcome(&mut pair, FileOpId(4)).1.expect("it is open"), 7);
 }
 
 pub fn opening_a_missing_file_says_so<H: Harness>() {

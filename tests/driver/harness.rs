@@ -45,6 +45,7 @@ pub enum Seen {
     Connected(SocketId, io::Result<()>),
     /// Chunks of one socket that came one after the other are joined.
     Received(SocketId, Vec<u8>),
+    Filled(SocketId, Vec<u8>),
     ReceiveEnded(SocketId, io::Result<()>),
     Sent(SocketId, Output, io::Result<()>),
     Closed(SocketId),
@@ -58,6 +59,7 @@ impl Seen {
             Seen::Accepted(_, socket)
             | Seen::Connected(socket, _)
             | Seen::Received(socket, _)
+            | Seen::Filled(socket, _)
             | Seen::ReceiveEnded(socket, _)
             | Seen::Sent(socket, _, _)
             | Seen::Closed(socket) => Some(*socket),
@@ -164,6 +166,7 @@ impl<H: Harness> Pair<H> {
                 driver.give_back(chunk);
                 Seen::Received(socket, bytes)
             }
+            Completion::Filled { socket, memory } => Seen::Filled(socket, memory),
             Completion::ReceiveEnded { socket, result } => Seen::ReceiveEnded(socket, result),
             Completion::Sent { socket, output, result } => Seen::Sent(socket, output, result),
             Completion::Closed { socket } => Seen::Closed(socket),

@@ -91,7 +91,7 @@ impl<M: Make> Guest<M> {
         Guest { pair, socket, peer }
     }
 
-    fn reset(&mut self) {
+    pub fn reset(&mut self) {
         let at_once = Some(Duration::ZERO);
         rustix::net::sockopt::set_socket_linger(&self.peer, at_once).expect("it is a socket");
         let (spare, _) = std::os::unix::net::UnixStream::pair().expect("descriptors are left");
@@ -99,7 +99,7 @@ impl<M: Make> Guest<M> {
         self.peer = TcpStream::from(spare);
     }
 
-    fn wait_for_end(&mut self) -> Result<(), ErrorKind> {
+    pub fn wait_for_end(&mut self) -> Result<(), ErrorKind> {
         let socket = self.socket;
         self.pair.until("the end is told", |pair| pair.end_of(Server, socket).is_some());
         self.pair.end_of(Server, socket).expect("the wait is over")

@@ -10,6 +10,7 @@ mod exhaustion;
 mod files;
 mod harness;
 mod kernel;
+mod memory;
 mod park;
 mod receive;
 mod send;
@@ -51,17 +52,23 @@ macro_rules! common_checks {
             receive::several_chunks_can_be_held
             receive::pausing_stops_the_bytes
             receive::two_hundred_sockets_do_not_mix
+            memory::bytes_go_where_they_are_wanted
+            memory::a_pause_brings_memory_back
+            memory::an_end_brings_memory_back_first
+            memory::a_close_keeps_memory_that_is_received_into
             send::a_big_output_arrives_whole_at_a_slow_reader
             send::an_empty_output_is_done_at_once
             send::both_sides_can_send_more_than_fits_at_once
             close::a_send_in_flight_ends_before_its_socket
             close::a_socket_that_was_never_used_closes
             close::closed_comes_once
+            close::a_side_that_has_ended_its_sends_still_receives
             close::ids_are_never_used_again
             close::nothing_is_reported_of_a_closed_socket
             files::what_was_written_is_read_back
             files::a_read_past_the_end_is_short
             files::a_closed_file_finishes_what_is_in_flight
+            files::a_closed_file_is_void
             files::opening_a_missing_file_says_so
         }
     };
@@ -101,6 +108,8 @@ macro_rules! kernel_suite {
                 kernel::bytes_and_end_that_arrive_together_are_both_told
                 kernel::a_paused_socket_keeps_its_end_for_later
                 kernel::addresses_in_use_are_refused_by_name
+                memory::a_reset_brings_memory_back_first
+                memory::a_greedy_peer_starves_nobody
                 park::a_park_lasts_until_its_deadline
                 park::a_park_with_work_queued_is_short
                 park::bytes_end_a_park
@@ -203,3 +212,47 @@ mod sim_alone {
         park::an_unpark_before_the_sleep_is_not_lost
     }
 }
+
+/// `few_sockets!(name, Type, how to make one with few sockets, why there is none)`
+macro_rules! few_sockets {
+    ($name:ident, $driver:ty, $make:expr, $unavailable:expr) => {
+        mod $name {
+            use super::*;
+
+            struct Make;
+
+            fn unavailable() -> Option<String> {
+                $unavailable
+            }
+
+            impl kernel::Make for Make {
+                type D = $driver;
+                const SUITE: &'static str = stringify!($name);
+
+                fn make() -> $driver {
+                    $make
+                }
+            }
+
+            checks! { Make: exhaustion::who_finds_no_socket_waits }
+        }
+    };
+}
+
+few_sockets!(
+    epoll_few_sockets,
+    EpollDriver,
+    EpollDriver::new(&EpollConfig {
+        sockets_max: exhaustion::FEW_SOCKETS,
+        ..EpollConfig::default()
+    })
+    .expect("epoll is there"),
+    None
+);
+
+few_sockets!(
+    uring_few_sockets,
+    UringDriver,
+    make_uring(UringConfig { sockets_max: exhaustion::FEW_SOCKETS, ..UringConfig::default() }),
+    uring_is_refused()
+);

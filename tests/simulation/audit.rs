@@ -63,6 +63,10 @@ impl Audit {
                 assert!(known.connected && !known.ended && !known.closing, "received: {known:?}");
                 assert!(!chunk.is_empty());
             }
+            Completion::Filled { socket, .. } => {
+                let known = self.socket(*socket);
+                assert!(known.connected && !known.ended && !known.closing, "filled: {known:?}");
+            }
             Completion::ReceiveEnded { socket, .. } => {
                 let known = self.socket(*socket);
                 assert!(known.connected && !known.ended && !known.closing, "ended: {known:?}");

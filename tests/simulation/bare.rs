@@ -72,6 +72,7 @@ impl Bare {
                 self.drivers[index].give_back(chunk);
                 Told::Received(bytes)
             }
+            Completion::Filled { .. } => panic!("no memory was offered"),
             Completion::ReceiveEnded { result, .. } => Told::Ended(kind(result)),
             Completion::Sent { result, .. } => Told::Sent(kind(result)),
             Completion::Closed { .. } => Told::Closed,

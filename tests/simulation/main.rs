@@ -5,6 +5,7 @@ mod audit;
 mod bare;
 mod clients;
 mod crash;
+mod drain;
 mod echo;
 mod engine;
 mod journal;

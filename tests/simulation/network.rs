@@ -314,7 +314,8 @@ fn sockets_and_backlog_are_bounded() {
         bare.told[SERVER].iter().filter(|told| matches!(told, Told::Accepted(_))).count()
     };
     assert_eq!(accepted(&bare), 3);
-    assert!(bare.told[SERVER].iter().any(|told| matches!(told, Told::AcceptFailed)));
+    let failed = bare.told[SERVER].iter().any(|told| matches!(told, Told::AcceptFailed));
+    assert!(!failed, "a full table is no failure");
     assert!(bare.world.count(EventKind::BacklogFull) > 0);
     // Whoever leaves makes room.
     bare.drivers[CLIENT].close(second);

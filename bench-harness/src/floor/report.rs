@@ -64,12 +64,17 @@ pub struct FloorReport {
     pub ratio_cpu: BTreeMap<String, f64>,
     /// Rate, engine over the best bare echo, by load.
     pub ratio_rps: BTreeMap<String, f64>,
+    /// The loads at which the generator could not ask the best bare echo for more: their ratio of
+    /// rates is an upper bound.
+    pub ratio_rps_at_most: Vec<String>,
     /// Server CPU a request, engine on epoll over engine on io_uring, by load.
     pub ratio_cpu_epoll_uring: BTreeMap<String, f64>,
     /// Half the round trips, engine over the best bare echo, both sides spinning, 1x1.
     pub ratio_p50_spin: Option<f64>,
     /// Idle connections.
     pub idle: Option<IdleRow>,
+    /// Ended before its time: rows and rounds are missing.
+    pub is_interrupted: bool,
     /// What a reader should know.
     pub notes: Vec<String>,
 }
@@ -134,9 +139,16 @@ impl FloorReport {
             ("server CPU per request, engine on epoll / on io_uring", &self.ratio_cpu_epoll_uring),
         ] {
             let mut row = vec![name.to_owned()];
-            row.extend(SHAPES.iter().map(|shape| match ratios.get(&shape.to_string()) {
-                Some(ratio) => format!("{ratio:.2}"),
-                None => "-".to_owned(),
+            let is_rate = std::ptr::eq(ratios, &self.ratio_rps);
+            row.extend(SHAPES.iter().map(|shape| {
+                let shape = shape.to_string();
+                match ratios.get(&shape) {
+                    Some(ratio) if is_rate && self.ratio_rps_at_most.contains(&shape) => {
+                        format!("at most {ratio:.2}")
+                    }
+                    Some(ratio) => format!("{ratio:.2}"),
+                    None => "-".to_owned(),
+                }
             }));
             rows.push(row);
         }

@@ -21,6 +21,11 @@ pub fn p50(cell: &Cell) -> f64 {
     cell.p50_us
 }
 
+/// True if the generator had no more to give, so that its server could be asked for more.
+pub fn is_spent(cell: &Cell) -> bool {
+    cell.client_busy_share >= 0.95
+}
+
 /// Which of two bare echoes is the better one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Best {
@@ -76,6 +81,12 @@ impl Rounds {
         self.0.iter().filter_map(named).collect()
     }
 
+    /// The names of the loads of which `is_so` holds.
+    pub fn shapes(&self, is_so: impl Fn(&ShapeRounds) -> bool) -> Vec<String> {
+        let of = self.0.iter().filter(|(_, rounds)| is_so(rounds));
+        of.map(|(shape, _)| shape.to_string()).collect()
+    }
+
     /// Rows for the report.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -111,22 +122,33 @@ impl ShapeRounds {
     pub fn ratio_to_bare(&self, figure: fn(&Cell) -> f64, best: Best) -> Option<f64> {
         let (_, engine) = self.0.iter().find(|(contender, _)| contender.is_engine())?;
         let bare: Vec<_> = self.0.iter().filter(|(contender, _)| !contender.is_engine()).collect();
+        // The last round may have been interrupted before a bare echo's turn.
         let in_round = |(round, cell): (usize, &Cell)| {
             let figures = bare.iter().filter_map(|(_, cells)| cells.get(round)).map(figure);
             let best = match best {
-                Best::Lowest => figures.fold(f64::INFINITY, f64::min),
-                Best::Highest => figures.fold(0.0, f64::max),
+                Best::Lowest => figures.reduce(f64::min)?,
+                Best::Highest => figures.reduce(f64::max)?,
             };
-            figure(cell) / best
+            Some(figure(cell) / best)
         };
-        Some(median(engine.iter().enumerate().map(in_round)))
+        median_of(engine.iter().enumerate().filter_map(in_round))
+    }
+
+    /// True if a bare echo could have been asked for more, and the engine at its best could not: then
+    /// the ratio of their rates is an upper bound.
+    pub fn rate_is_upper_bound(&self) -> bool {
+        let is_spent = |cells: &Vec<Cell>| is_spent(&medians(cells));
+        let engine = self.0.iter().find(|(contender, _)| contender.is_engine());
+        let engine_is_spent = engine.is_some_and(|(_, cells)| is_spent(cells));
+        let mut bare = self.0.iter().filter(|(contender, _)| !contender.is_engine());
+        !engine_is_spent && bare.any(|(_, cells)| is_spent(cells))
     }
 
     /// The engine on epoll over the engine on io_uring, within each round; the median of that.
     pub fn ratio_epoll_uring(&self, figure: fn(&Cell) -> f64) -> Option<f64> {
         let epoll = self.0.get(&Contender::EngineEpoll)?;
         let uring = self.0.get(&Contender::EngineUring)?;
-        Some(median(epoll.iter().zip(uring).map(|(epoll, uring)| figure(epoll) / figure(uring))))
+        median_of(epoll.iter().zip(uring).map(|(epoll, uring)| figure(epoll) / figure(uring)))
     }
 }
 
@@ -142,6 +164,12 @@ pub fn medians(cells: &[Cell]) -> Cell {
         waited_share: of(|cell| cell.waited_share),
         errors: cells.iter().map(|cell| cell.errors).sum(),
     }
+}
+
+/// The median, if there are any.
+fn median_of(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut figures = figures.peekable();
+    figures.peek().is_some().then(|| median(figures))
 }
 
 /// The middle one, or the mean of the two in the middle.

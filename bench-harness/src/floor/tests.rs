@@ -43,25 +43,31 @@ fn ratios_are_taken_within_rounds_against_the_better_echo() {
     assert_eq!(by_shape.into_keys().collect::<Vec<_>>(), ["32x1"]);
 }
 
+/// A bare echo that could have been asked for more says only what the ratio is at most.
+#[test]
+fn a_ratio_to_a_generator_that_was_spent_is_marked() {
+    let mut rounds = rounds();
+    assert!(!rounds.of(SHAPES[1]).rate_is_upper_bound());
+    assert!(!report(&rounds).text().contains("at most"));
+    let spend = |rounds: &mut Rounds, contender| {
+        let of = &mut rounds.0.get_mut(&SHAPES[1]).expect("it was measured").0;
+        let cells = of.get_mut(&contender).expect("it was measured");
+        cells.iter_mut().for_each(|cell| cell.client_busy_share = 0.97);
+    };
+    spend(&mut rounds, Contender::BareEpoll);
+    let marked = report(&rounds);
+    assert!(marked.text().contains("at most 0.90"), "{}", marked.text());
+    let json = serde_json::to_value(&marked).expect("it has string keys only");
+    assert_eq!(json["ratio_rps_at_most"][0], "32x1");
+    assert!(json["ratio_rps"]["32x1"].is_f64(), "the figure stays where it was");
+    spend(&mut rounds, Contender::EngineUring);
+    assert!(!rounds.of(SHAPES[1]).rate_is_upper_bound(), "both could be asked for more");
+}
+
 #[test]
 fn the_json_has_what_is_promised() {
     let rounds = rounds();
-    let report = FloorReport {
-        manifest: Manifest::gather(),
-        server_core: 0,
-        load_core: 1,
-        rounds: 2,
-        secs: 1.0,
-        frame_bytes: 64,
-        rows: rounds.rows(),
-        spin_rows: Vec::new(),
-        ratio_cpu: rounds.by_shape(|rounds| rounds.ratio_to_bare(cpu, Best::Lowest)),
-        ratio_rps: rounds.by_shape(|rounds| rounds.ratio_to_bare(rate, Best::Highest)),
-        ratio_cpu_epoll_uring: BTreeMap::new(),
-        ratio_p50_spin: None,
-        idle: None,
-        notes: Vec::new(),
-    };
+    let report = report(&rounds);
     let json = serde_json::to_value(&report).expect("it has string keys only");
     let row = &json["rows"][0];
     assert_eq!(
@@ -74,6 +80,27 @@ fn the_json_has_what_is_promised() {
     assert!(json["ratio_cpu"]["32x1"].is_f64() && json["ratio_rps"]["32x1"].is_f64());
     let text = report.text();
     assert!(text.contains("engine-uring") && text.contains("1.10"), "{text}");
+}
+
+fn report(rounds: &Rounds) -> FloorReport {
+    FloorReport {
+        manifest: Manifest::gather(),
+        server_core: 0,
+        load_core: 1,
+        rounds: 2,
+        secs: 1.0,
+        frame_bytes: 64,
+        rows: rounds.rows(),
+        spin_rows: Vec::new(),
+        ratio_cpu: rounds.by_shape(|rounds| rounds.ratio_to_bare(cpu, Best::Lowest)),
+        ratio_rps: rounds.by_shape(|rounds| rounds.ratio_to_bare(rate, Best::Highest)),
+        ratio_rps_at_most: rounds.shapes(ShapeRounds::rate_is_upper_bound),
+        ratio_cpu_epoll_uring: BTreeMap::new(),
+        ratio_p50_spin: None,
+        is_interrupted: false,
+        idle: None,
+        notes: Vec::new(),
+    }
 }
 
 #[test]

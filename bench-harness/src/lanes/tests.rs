@@ -144,7 +144,10 @@ fn a_lost_connection_loses_what_was_in_flight_and_may_come_back() {
     world.lanes.ended(0, Err(io::ErrorKind::ConnectionReset.into()), world.now);
     assert_eq!((world.lanes.in_flight(), world.lanes.open()), (2, 1));
     assert!(world.lanes.is_over(0) && !world.lanes.is_over(1));
-    assert_eq!(world.lanes.losses().first.as_deref(), Some("connection lost: connection reset"));
+    assert_eq!(
+        world.lanes.peer().first_loss.clone().map(|ending| ending.reason).as_deref(),
+        Some("connection lost: connection reset")
+    );
     world.lanes.connected(0, world.now);
     assert_eq!((world.lanes.in_flight(), world.lanes.open()), (4, 2), "a closed loop fills up");
     let recording = world.lanes.give_up(window.until);
@@ -165,4 +168,29 @@ fn requests_take_turns_on_the_connections() {
     world.lanes.start_due(window.until);
     assert!(!world.lanes.has_room() && world.lanes.in_flight() == 6);
     assert_eq!(world.lanes.next_due(), None, "nothing to wake up for without room");
+}
+
+#[test]
+fn a_time_without_any_connection_is_found_and_who_is_gone() {
+    let mut world = World::new(2, 1, 0..0);
+    let window = world.window();
+    let at = |ms| window.from + Duration::from_millis(ms);
+    let gone = || Err(io::ErrorKind::ConnectionReset.into());
+    world.lanes.begin(Demand::Closed, Recording::new(window), window.from);
+    world.lanes.ended(0, gone(), at(100));
+    world.lanes.ended(1, gone(), at(200));
+    world.lanes.connected(1, at(300));
+    assert_eq!(world.lanes.peer().outage, Some(Window { from: at(200), until: at(300) }));
+    world.lanes.ended(1, gone(), at(800));
+    world.lanes.stop(at(1_000));
+    let mut peer = world.lanes.peer().clone();
+    assert_eq!(peer.outage, Some(Window { from: at(800), until: at(1_000) }), "the longest");
+    assert_eq!((peer.losses, peer.gone), (3, 2));
+
+    // There was no server only while no worker had one.
+    let outage = Some(Window { from: at(900), until: at(1_000) });
+    peer.add(Peer { outage, ..Peer::default() });
+    assert_eq!(peer.outage, outage);
+    peer.add(Peer::default());
+    assert_eq!(peer.outage, None);
 }

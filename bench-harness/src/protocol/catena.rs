@@ -1,11 +1,12 @@
 //! Catena's own protocol: the engine's state machine, in the role of the client.
 
-use super::{Happened, Outcome, Protocol};
+use super::{Ending, EndingKind, Happened, Outcome, Protocol};
 use bytes::Bytes;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::driver::Output;
-use catena_engine::limits::COPY_BYTES_MAX;
+use catena_engine::limits::{COPY_BYTES_MAX, IN_FLIGHT_CEILING};
 use catena_engine::rpc::connection::{CallFailure, CallRequest, Connection, Event, Role};
+use catena_engine::rpc::error::CloseReason;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::deframer::Input;
 use catena_engine::wire::framer::Payload;
@@ -14,6 +15,11 @@ use catena_engine::wire::status::StatusClass;
 use catena_engine::{MethodId, Status};
 use std::io;
 use std::sync::Arc;
+
+/// Statuses of one connection whose text is kept, and the characters that are kept of it: enough to
+/// see what is wrong, whatever the peer sends.
+const TEXTS_MAX: usize = 16;
+const TEXT_CHARS_MAX: usize = 200;
 
 /// What every call says.
 #[derive(Debug)]
@@ -33,6 +39,9 @@ pub struct Request {
 pub struct Catena {
     connection: Connection,
     request: Arc<Request>,
+    /// What the peer said as it left.
+    farewell: Option<String>,
+    texts: Vec<(u16, String)>,
 }
 
 impl Protocol for Catena {
@@ -41,11 +50,14 @@ impl Protocol for Catena {
     fn new(request: &Arc<Request>, now: Instant) -> Self {
         let config = request.connection.clone();
         let connection = Connection::new(Role::Client, config, &ShardMap::default(), now);
-        Catena { connection, request: request.clone() }
+        Catena { connection, request: request.clone(), farewell: None, texts: Vec::new() }
     }
 
     fn window(&self) -> u32 {
-        if self.connection.is_open() { self.connection.peer().in_flight_max } else { 0 }
+        match self.connection.is_open() {
+            true => self.connection.peer().in_flight_max.min(IN_FLIGHT_CEILING),
+            false => 0,
+        }
     }
 
     #[inline]
@@ -70,12 +82,15 @@ impl Protocol for Catena {
             *bytes = input.rest();
             match event? {
                 Event::Response { token, head, body } => {
-                    self.connection.recycle(body);
                     let outcome = outcome_of(head.status);
+                    if outcome != Outcome::Ok {
+                        note_text(&mut self.texts, head.status, body.payload());
+                    }
+                    self.connection.recycle(body);
                     return Some(Happened::Ended { slot: token as u32, outcome });
                 }
                 other => {
-                    if let Some(happened) = happened(other) {
+                    if let Some(happened) = happened(other, &mut self.farewell) {
                         return Some(happened);
                     }
                 }
@@ -85,7 +100,8 @@ impl Protocol for Catena {
 
     fn poll(&mut self) -> Option<Happened> {
         loop {
-            if let Some(happened) = happened(self.connection.poll_event()?) {
+            let event = self.connection.poll_event()?;
+            if let Some(happened) = happened(event, &mut self.farewell) {
                 return Some(happened);
             }
         }
@@ -112,11 +128,33 @@ impl Protocol for Catena {
     }
 
     fn status_name(code: u16) -> String {
-        Status(code).to_string()
+        match Status(code).class() {
+            StatusClass::Application => format!("{} ({code} on the wire)", Status(code)),
+            _ => Status(code).to_string(),
+        }
+    }
+
+    fn texts(&self) -> &[(u16, String)] {
+        &self.texts
     }
 }
 
-fn happened(event: Event<'_>) -> Option<Happened> {
+/// Keeps the first text of each status. Where there is none, or it is no text, nothing.
+#[cold]
+fn note_text(texts: &mut Vec<(u16, String)>, status: Status, payload: &[u8]) {
+    let is_known = texts.iter().any(|(known, _)| *known == status.0);
+    if is_known || texts.len() == TEXTS_MAX {
+        return;
+    }
+    if let Ok(text) = std::str::from_utf8(payload)
+        && !text.is_empty()
+        && !text.contains(char::is_control)
+    {
+        texts.push((status.0, text.chars().take(TEXT_CHARS_MAX).collect()));
+    }
+}
+
+fn happened(event: Event<'_>, farewell: &mut Option<String>) -> Option<Happened> {
     match event {
         Event::Opened => Some(Happened::Opened),
         Event::CallFailed { token, failure } => {
@@ -126,13 +164,30 @@ fn happened(event: Event<'_>) -> Option<Happened> {
             };
             Some(Happened::Ended { slot: token as u32, outcome })
         }
-        Event::Closed(reason) => Some(Happened::Closed(reason.to_string())),
+        Event::Closed(reason) => Some(Happened::Closed(ending(&reason, farewell.take()))),
         // What is in flight is still answered; the window is 0 from here on.
-        Event::PeerLeaves { .. } => None,
-        Event::Response { .. } | Event::Request { .. } | Event::RequestDropped { .. } => {
+        Event::PeerLeaves { reason, text } => {
+            // Quoted as a string of the language, for it comes from a stranger and goes to a terminal.
+            let words = if text.is_empty() { String::new() } else { format!(", {text:?}") };
+            *farewell = Some(format!("it said go-away: {reason:?}{words}"));
+            None
+        }
+        Event::Response { .. }
+        | Event::Request { .. }
+        | Event::RequestRefused { .. }
+        | Event::RequestDropped { .. } => {
             unreachable!("responses lie in bytes, and nobody sends requests to a client")
         }
     }
+}
+
+fn ending(reason: &CloseReason, farewell: Option<String>) -> Ending {
+    let kind = match (reason, &farewell) {
+        (_, Some(_)) => EndingKind::Told,
+        (CloseReason::PeerClosed | CloseReason::Lost(_), None) => EndingKind::Silent,
+        _ => EndingKind::Wrong,
+    };
+    Ending { reason: farewell.unwrap_or_else(|| reason.to_string()), kind }
 }
 
 fn outcome_of(status: Status) -> Outcome {
@@ -149,15 +204,19 @@ fn outcome_of(status: Status) -> Outcome {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_call_meets_a_server_and_ends_with_its_status() {
-        let now = Instant::from_nanos(1);
-        let request = Arc::new(Request {
+    fn request() -> Request {
+        Request {
             method: MethodId::of("echo"),
             payload: Bytes::from_static(&[7; 32]),
             timeout: Duration::from_secs(1),
             connection: Arc::default(),
-        });
+        }
+    }
+
+    #[test]
+    fn a_call_meets_a_server_and_ends_with_its_status() {
+        let now = Instant::from_nanos(1);
+        let request = Arc::new(request());
         let mut client = Catena::new(&request, now);
         assert_eq!(client.window(), 0, "no hello yet");
         let config = request.connection.clone();
@@ -197,5 +256,40 @@ mod tests {
         assert_eq!(client.poll(), Some(Happened::Ended { slot: 7, outcome }));
         assert!(matches!(client.poll(), Some(Happened::Closed(_))));
         assert_eq!((client.poll(), client.window()), (None, 0));
+    }
+
+    #[test]
+    fn a_text_is_kept_once_for_each_status_and_only_if_it_is_text() {
+        let mut texts = Vec::new();
+        note_text(&mut texts, Status::MALFORMED, b"16 MiB at most");
+        note_text(&mut texts, Status::MALFORMED, b"something else");
+        note_text(&mut texts, Status::SHED, b"");
+        note_text(&mut texts, Status::WRONG_SHARD, &[1, 0, 0, 0]);
+        note_text(&mut texts, Status::DENIED, b"\x1b[2J");
+        assert_eq!(texts, [(Status::MALFORMED.0, "16 MiB at most".to_owned())]);
+        for status in 1_000..2_000 {
+            note_text(&mut texts, Status(status), &[b'x'; 500]);
+        }
+        assert_eq!((texts.len(), texts[1].1.len()), (TEXTS_MAX, TEXT_CHARS_MAX));
+    }
+
+    #[test]
+    fn a_go_away_tells_why_the_connection_ended() {
+        let shards = ShardMap::default();
+        for (leaves, kind) in [(true, EndingKind::Told), (false, EndingKind::Silent)] {
+            let mut client = Catena::new(&Arc::new(request()), Instant::ZERO);
+            if leaves {
+                let config = Arc::<ConnectionConfig>::default();
+                let mut server = Connection::new(Role::Server, config, &shards, Instant::ZERO);
+                server.abort(CloseReason::Overloaded);
+                let bytes = server.poll_transmit().expect("a go-away").to_vec();
+                let mut bytes = &bytes[..];
+                while client.next(&mut bytes, Instant::ZERO).is_some() {}
+            }
+            client.handle_end(Ok(()));
+            let ended = std::iter::from_fn(|| client.poll());
+            let Some(Happened::Closed(ending)) = ended.last() else { panic!("it has ended") };
+            assert_eq!((ending.kind, ending.reason.contains("overloaded")), (kind, leaves));
+        }
     }
 }

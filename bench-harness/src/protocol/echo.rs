@@ -3,7 +3,7 @@
 //! The second word of a frame carries the slot. A frame is as long as a request of the engine with
 //! the same payload, so that both are asked to move the same bytes.
 
-use super::{Happened, Outcome, Protocol};
+use super::{Ending, Happened, Outcome, Protocol};
 use catena_engine::driver::Output;
 use catena_engine::time::Instant;
 use catena_engine::wire::header::HEADER_BYTES;
@@ -42,7 +42,7 @@ pub struct Echo {
     /// The beginning of a frame whose rest has not arrived.
     partial: Vec<u8>,
     is_opened: bool,
-    closed: Option<String>,
+    closed: Option<Ending>,
 }
 
 impl Protocol for Echo {
@@ -97,10 +97,7 @@ impl Protocol for Echo {
     }
 
     fn handle_end(&mut self, result: io::Result<()>) {
-        self.closed = Some(match result {
-            Ok(()) => "closed by the peer".to_owned(),
-            Err(error) => format!("connection lost: {}", error.kind()),
-        });
+        self.closed = Some(Ending::silent(result));
     }
 
     fn handle_timeout(&mut self, _now: Instant) {}
@@ -131,7 +128,7 @@ impl Echo {
     #[inline]
     fn answer(&self, frame: &[u8]) -> Happened {
         if frame[..4] != self.request.frame[..4] {
-            return Happened::Closed("what came back is not what was sent".to_owned());
+            return Happened::Closed(Ending::wrong("what came back is not what was sent"));
         }
         let slot = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]);
         Happened::Ended { slot, outcome: Outcome::Ok }
@@ -167,6 +164,6 @@ mod tests {
         let closed = echo.next(&mut &[0; 64][..], now);
         assert!(matches!(closed, Some(Happened::Closed(_))), "{closed:?}");
         echo.handle_end(Ok(()));
-        assert_eq!(echo.poll(), Some(Happened::Closed("closed by the peer".to_owned())));
+        assert_eq!(echo.poll(), Some(Happened::Closed(Ending::silent(Ok(())))));
     }
 }

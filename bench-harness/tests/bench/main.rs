@@ -3,9 +3,11 @@
 //! No verdict hangs on how fast this machine is: only on what the methods guarantee (a sleep is not
 //! shorter than asked) and on counts that must add up.
 
+mod endings;
+
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,23 +17,48 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_catena-bench");
 struct Server {
     process: Child,
     url: String,
+    /// Where its counters are.
+    metrics: String,
 }
 
 impl Server {
     fn start(args: &[&str]) -> Server {
         let mut process = Command::new(PROGRAM)
-            .args(["serve", "--port", "0", "--until-stdin-ends"])
+            .args(["serve", "--port", "0", "--until-stdin-ends", "--metrics", "0"])
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the program is built");
         let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
-        let address = lines
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
-            .expect("it says where it listens");
-        Server { process, url: format!("catena://{address}") }
+        let mut lines = lines.map_while(Result::ok);
+        let mut after = |what: &str| {
+            let found = lines.find_map(|line| line.strip_prefix(what).map(str::to_owned));
+            found.unwrap_or_else(|| panic!("it does not say {what}"))
+        };
+        let metrics = after("metrics on http://");
+        let url = format!("catena://{}", after("listening on "));
+        Server { process, url, metrics }
+    }
+
+    /// Requests that have arrived, from its page for Prometheus.
+    fn requests(&self) -> u64 {
+        let (address, path) = self.metrics.split_at(self.metrics.find('/').expect("a path"));
+        let mut page = TcpStream::connect(address).expect("it listens there");
+        write!(page, "GET {path} HTTP/1.0\r\n\r\n").expect("it fits");
+        let mut text = String::new();
+        page.read_to_string(&mut text).expect("it is answered, and ends");
+        let line = text.lines().find_map(|line| line.strip_prefix("catena_requests_total "));
+        line.unwrap_or_else(|| panic!("{text}")).parse().expect("a number")
+    }
+
+    fn wait_for_requests(&self, count: u64) {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while self.requests() < count {
+            assert!(Instant::now() < give_up, "nothing comes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Loads this server, and gives the report.
@@ -129,7 +156,7 @@ fn refusals_are_counted_by_status_and_idle_connections_are_kept() {
     assert_eq!(report["errors"]["shed"], report["error_classes"]["not_executed"]);
     assert!(number(&report, "/ok") > 0.0);
 
-    let output = bench(&["run", &server.url, "-d", "50ms", "--method", "nobody.knows"]);
+    let output = bench(&["run", &server.url, "-d", "300ms", "--method", "nobody.knows"]);
     assert_eq!(output.status.code(), Some(1), "nothing was answered with ok");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("unknown method"), "{text}");
@@ -153,6 +180,8 @@ fn mistakes_have_clear_words_and_codes() {
         (vec!["run", "http://127.0.0.1"], 2, "catena://HOST:PORT"),
         (vec!["run", &url, "-t", "2", "--cores", "0"], 2, "different numbers"),
         (vec!["run", &url, "-t", "1", "-d", "0"], 2, "measures nothing"),
+        (vec!["run", &url, "--cores", "0,0", "-c", "2"], 2, "core 0 is named twice"),
+        (vec!["run", &url, "--cores", "0,0", "-c", "2"], 2, "Usage: catena-bench run"),
         (vec!["serve", "--cores", "4000"], 1, "core 4000"),
         (vec!["nonsense"], 2, "unrecognized"),
     ] {

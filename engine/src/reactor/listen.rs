@@ -4,14 +4,20 @@
 //! when something else fails. The shards share one address by `SO_REUSEPORT`; with that alone a second
 //! server on the same port would go unnoticed and take half of the connections. So the first socket
 //! takes the address for itself, and only then lets the others join.
+//!
+//! A server that was killed may hold the address for some milliseconds more, until the kernel has taken
+//! its rings down. So that a supervisor can start it again at once, the first socket tries again for
+//! [`ADDRESS_PATIENCE`] before it says that the address is taken.
 
 use crate::driver::{Driver, ListenerId};
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{ADDRESS_PATIENCE, LISTEN_BACKLOG};
 use crate::server::StartError;
 use crate::sys::socket;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A driver of the kernel's, which can be given sockets.
 pub(crate) trait KernelDriver: Driver {
@@ -44,7 +50,7 @@ pub(crate) fn listen(
         socket::listen_socket(address, is_shared, LISTEN_BACKLOG)
             .map_err(|error| StartError::Listen { address, error })
     };
-    let (first, bound) = on(address, false)?;
+    let (first, bound) = once_free(|| on(address, false))?;
     socket::share_address(&first).map_err(|error| StartError::Listen { address, error })?;
     let mut listening =
         Listening { address: bound, shard_addresses: Vec::new(), sockets: vec![vec![first]] };
@@ -59,4 +65,21 @@ pub(crate) fn listen(
         }
     }
     Ok(listening)
+}
+
+/// Listens, trying again for a while if the address is taken. Others that try meanwhile are told apart
+/// by the kernel: one of them gets it.
+fn once_free<T>(mut listen: impl FnMut() -> Result<T, StartError>) -> Result<T, StartError> {
+    const RETRY_AFTER: Duration = Duration::from_millis(2);
+    let give_up_at = Instant::now() + ADDRESS_PATIENCE;
+    loop {
+        match listen() {
+            Err(StartError::Listen { error, .. })
+                if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up_at =>
+            {
+                thread::sleep(RETRY_AFTER);
+            }
+            outcome => return outcome,
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod accept_errors;
 pub(crate) mod descriptors;
+mod direct_io;
 pub mod epoll;
 pub(crate) mod listen;
 pub(crate) mod start;

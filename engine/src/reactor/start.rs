@@ -3,25 +3,31 @@
 //! Two rounds: every shard first gets ready and reports (its driver, its bed), and only when all of
 //! them are ready they are told of each other, and run. So either all serve or none.
 
-use super::descriptors;
+use super::descriptors::{self, Share};
 use super::epoll::{EpollConfig, EpollDriver};
 use super::listen::{KernelDriver, listen};
 use super::turn;
 use super::uring::{UringConfig, UringDriver};
+use crate::config::between;
 use crate::driver::{Driver, Parker};
-use crate::limits::MAILBOX_MESSAGES_MAX;
+use crate::handle::Handle;
+use crate::limits::{
+    CONNECTIONS_MAX, MAILBOX_MESSAGES_MAX, SHARD_MAILBOX_MESSAGES_MAX, SHARDS_MAX,
+};
 use crate::mailbox::{Mailboxes, mesh};
 use crate::metrics::ShardMetrics;
 use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
-use crate::shard::message::{Inbox, ShardMessage};
+use crate::shard::message::{Control, Inbox, ShardMessage};
 use crate::shard::{Shard, ShardConfig};
 use crate::shard_index::ShardIndex;
 use crate::sys::clock;
+use crate::watch::{FailureCause, Watch};
 use crate::wire::hello::ShardMap;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -42,15 +48,17 @@ pub(crate) struct Started {
     pub(crate) description: Vec<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
-    pub(crate) threads: Vec<JoinHandle<io::Result<()>>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
 }
 
 impl ShardPlan {
     /// A plan for each shard that the builder asks for.
     pub(crate) fn all(builder: &ServerBuilder) -> Result<Vec<ShardPlan>, StartError> {
+        builder.admission.validate().map_err(StartError::Config)?;
+        check("connections_max", builder.connections_max.into(), CONNECTIONS_MAX.into())?;
         let cores = choose_cores(&builder.cores, &available_cores().map_err(StartError::Thread)?)?;
-        let count = u16::try_from(cores.len())
-            .map_err(|_| StartError::TooManyShards { asked: u16::MAX, available: cores.len() })?;
+        check("the number of shards", cores.len() as u64, SHARDS_MAX as u64)?;
+        let count = u16::try_from(cores.len()).expect("SHARDS_MAX is far below");
         let plan = |(index, core)| ShardPlan {
             index: ShardIndex(index),
             count,
@@ -59,6 +67,17 @@ impl ShardPlan {
         };
         Ok((0..count).zip(cores).map(plan).collect())
     }
+}
+
+/// What every driver asks for alike is checked before any of them is made.
+fn check(name: &'static str, value: u64, high: u64) -> Result<(), StartError> {
+    between(name, value, 1, high).map_err(StartError::Config)
+}
+
+/// How many messages may wait between each two of so many shards; a power of two.
+fn mailbox_messages(shards: u16) -> usize {
+    let share = SHARD_MAILBOX_MESSAGES_MAX / usize::from(shards.max(1));
+    (1 << share.ilog2()).min(MAILBOX_MESSAGES_MAX)
 }
 
 /// The core of each shard; `None`: not pinned.
@@ -112,20 +131,53 @@ struct ShardStart {
     plan: ShardPlan,
     builder: Arc<ServerBuilder>,
     shard_ports: Vec<u16>,
+    /// Listening.
     sockets: Vec<OwnedFd>,
+    /// What it may open, as far as the limit on descriptors allows.
+    share: Share,
     mailboxes: Mailboxes<ShardMessage>,
 }
 
 /// A thread that gets its shard ready, and waits.
 struct Starting {
-    thread: JoinHandle<io::Result<()>>,
+    thread: JoinHandle<()>,
     ready: Receiver<Result<Ready, StartError>>,
     go: Sender<Go>,
 }
 
+/// Sees to it that the end of one shard does not go unnoticed.
+#[derive(Clone)]
+pub(crate) struct Supervision {
+    pub(crate) handle: Handle,
+    pub(crate) watch: Watch,
+}
+
+impl Supervision {
+    /// Runs a shard on its thread. When it ends before its time, whoever watches is told, and so are
+    /// the other shards, which may take a while where an inbox is full.
+    fn supervise(&self, shard: ShardIndex, run: impl FnOnce() -> io::Result<()>) {
+        // What a shard leaves behind when it panics was dropped with it: nobody sees it half done.
+        let cause = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(FailureCause::Driver(Arc::new(error))),
+            Err(panic) => Some(FailureCause::of_panic(&*panic)),
+        };
+        let has_failed = cause.is_some();
+        self.watch.ended(shard, cause);
+        if has_failed {
+            self.handle.control_all(|| Control::Lost(shard));
+        }
+    }
+}
+
 /// Starts all shards, or none.
-pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Started, StartError> {
+pub(crate) fn start(
+    builder: ServerBuilder,
+    plans: Vec<ShardPlan>,
+    supervision: &Supervision,
+) -> Result<Started, StartError> {
     let count = u16::try_from(plans.len()).expect("shards are counted in a u16 by their plans");
+    let (share, lowered) = descriptors::share(builder.connections_max, count)?;
     let listening = builder.listen.map(|address| listen(address, count, builder.shard_ports));
     let mut listening = listening.transpose()?;
     let address = listening.as_ref().map(|listening| listening.address);
@@ -134,14 +186,14 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
     let shard_ports: Vec<u16> = shard_addresses.iter().map(SocketAddr::port).collect();
     let mut sockets = listening.map_or_else(Vec::new, |listening| listening.sockets).into_iter();
     let builder = Arc::new(builder);
-    let starts =
-        plans.into_iter().zip(mesh(count, MAILBOX_MESSAGES_MAX)).map(|(plan, mailboxes)| {
-            let sockets = sockets.next().unwrap_or_default();
-            let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
-            ShardStart { plan, builder, shard_ports, sockets, mailboxes }
-        });
+    let mailboxes = mesh(count, mailbox_messages(count));
+    let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| {
+        let sockets = sockets.next().unwrap_or_default();
+        let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
+        ShardStart { plan, builder, shard_ports, sockets, share, mailboxes }
+    });
     let mut starting = Vec::new();
-    let all_ready = match get_ready(starts, &mut starting) {
+    let all_ready = match get_ready(starts, supervision, &mut starting) {
         Ok(all_ready) => all_ready,
         Err(error) => {
             abandon(starting);
@@ -150,10 +202,11 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
     };
     let parkers: Vec<_> = all_ready.iter().map(|ready| ready.parker.clone()).collect();
     let metrics = all_ready.iter().map(|ready| ready.metrics.clone()).collect();
-    let (_, lowered) = descriptors::sockets_max(builder.connections_max);
+    // What concerns every shard alike is said once.
     let of_shards = all_ready.iter().flat_map(|ready| ready.notes.clone());
     let mut notes: Vec<String> = lowered.into_iter().chain(of_shards).collect();
     notes.dedup();
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
     let description = all_ready.into_iter().map(|ready| ready.description).collect();
     let threads = starting.into_iter().map(|Starting { thread, go, .. }| {
         go.send(Go { parkers: parkers.clone() }).expect("a shard that is ready waits for this");
@@ -166,13 +219,16 @@ pub(crate) fn start(builder: ServerBuilder, plans: Vec<ShardPlan>) -> Result<Sta
 /// Lets all shards get ready beside each other, and waits for them.
 fn get_ready(
     starts: impl Iterator<Item = ShardStart>,
+    supervision: &Supervision,
     starting: &mut Vec<Starting>,
 ) -> Result<Vec<Ready>, StartError> {
     for start in starts {
         let (ready_sender, ready) = channel();
         let (go, go_receiver) = channel();
         let thread = std::thread::Builder::new().name(format!("catena-{}", start.plan.index.0));
-        let thread = thread.spawn(move || run_shard(start, &ready_sender, &go_receiver));
+        let (index, supervision) = (start.plan.index, supervision.clone());
+        let run = move || run_shard(start, &ready_sender, &go_receiver);
+        let thread = thread.spawn(move || supervision.supervise(index, run));
         starting.push(Starting { thread: thread.map_err(StartError::Thread)?, ready, go });
     }
     let outcomes = starting.iter().map(|starting| starting.ready.recv());
@@ -206,23 +262,22 @@ fn run_shard(
     if choice == DriverChoice::Epoll {
         return run_on_epoll(start, &report, Vec::new());
     }
-    let config = UringConfig { sockets_max: start.builder.connections_max, ..Default::default() };
+    let config = UringConfig { sockets_max: start.share.sockets, ..Default::default() };
     match UringDriver::new(&config) {
         Ok(driver) => run_on(start, &report, driver, Vec::new()),
-        Err(error) if choice == DriverChoice::Uring => {
-            let reason = error.to_string();
-            report.failed(StartError::Driver { driver: choice, reason })
+        Err(error) if choice == DriverChoice::Auto && error.suggests_another_driver() => {
+            let note = format!("io_uring cannot be used ({error}); running on epoll");
+            run_on_epoll(start, &report, vec![note])
         }
         Err(error) => {
-            let note = format!("io_uring cannot be used ({error}); running on epoll");
-            tracing::warn!("{note}");
-            run_on_epoll(start, &report, vec![note])
+            let (driver, reason) = (DriverChoice::Uring, error.to_string());
+            report.failed(StartError::Driver { driver, reason })
         }
     }
 }
 
 fn run_on_epoll(start: ShardStart, report: &Report<'_>, notes: Vec<String>) -> io::Result<()> {
-    let config = EpollConfig { sockets_max: start.builder.connections_max, ..Default::default() };
+    let config = EpollConfig { sockets_max: start.share.sockets, ..Default::default() };
     match EpollDriver::new(&config) {
         Ok(driver) => run_on(start, report, driver, notes),
         Err(error) => {
@@ -258,8 +313,8 @@ fn run_on<D: KernelDriver>(
     mut driver: D,
     notes: Vec<String>,
 ) -> io::Result<()> {
-    let ShardStart { plan, builder, shard_ports, sockets, mailboxes } = start;
-    let mut shard = make_shard(&plan, &builder, &driver, mailboxes);
+    let ShardStart { plan, builder, shard_ports, sockets, share, mailboxes } = start;
+    let mut shard = make_shard(&plan, &builder, share, &driver, mailboxes);
     for socket in sockets {
         match driver.listen_on(socket) {
             Ok(listener) => shard.add_listener(listener),
@@ -282,6 +337,7 @@ fn run_on<D: KernelDriver>(
 fn make_shard<D: Driver>(
     plan: &ShardPlan,
     builder: &ServerBuilder,
+    share: Share,
     driver: &D,
     mailboxes: Mailboxes<ShardMessage>,
 ) -> Shard {
@@ -291,7 +347,28 @@ fn make_shard<D: Driver>(
         count: plan.count,
         connection: Arc::new(builder.connection.clone()),
         admission: builder.admission,
+        connections_max: share.connections,
         seed: seed.wrapping_add(u64::from(plan.index.0)),
     };
     Shard::new(config, driver, mailboxes, plan.inbox.clone(), |local| (builder.service)(local))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox;
+
+    #[test]
+    fn the_memory_of_all_mailboxes_is_bounded() {
+        assert_eq!(mailbox_messages(1), MAILBOX_MESSAGES_MAX);
+        assert_eq!(mailbox_messages(32), MAILBOX_MESSAGES_MAX);
+        assert_eq!(mailbox_messages(33), MAILBOX_MESSAGES_MAX / 2);
+        for shards in 1..=SHARDS_MAX as u16 {
+            let messages = mailbox_messages(shards);
+            assert!(messages.is_power_of_two() && messages >= 32, "{messages} for {shards} shards");
+            assert!(messages * usize::from(shards) <= SHARD_MAILBOX_MESSAGES_MAX);
+        }
+        let mesh = mailbox::mesh::<u8>(40, mailbox_messages(40));
+        assert_eq!(mesh.len(), 40, "every size that is chosen can be made");
+    }
 }

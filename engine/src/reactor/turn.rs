@@ -1,6 +1,7 @@
 //! The loop of one core, on one screen: turn, look, spin, sleep.
 
 use crate::driver::Driver;
+use crate::limits::{SPIN_MAX, SPIN_RETRY_WAITS};
 use crate::shard::Shard;
 use crate::time::{Duration, Instant};
 use std::fmt;
@@ -108,22 +109,16 @@ fn spin_until_ready<D: Driver>(
     }
 }
 
-/// The longest spin before sleep. Waking from sleep costs 5 to 50 µs on both sides of a round trip;
-/// a spin of this length at worst doubles what the sleep would have cost.
-const SPIN_MAX: Duration = Duration::from_micros(50);
-
 /// Whether and how long to spin, learned from how long the waits lately were.
 ///
 /// The expected wait is a moving average over sleeps and spins alike (each new one counts 1/8, waits
 /// are capped, so that one quiet hour is forgotten after a few quick answers). Spinning begins when
-/// less than [`SPIN_MAX`] is expected; a long expectation is tested once in [`RETRY_WAITS`] waits.
+/// less than [`SPIN_MAX`] is expected; a long expectation is tested once in [`SPIN_RETRY_WAITS`] waits.
 struct Spin {
     mode: PollMode,
     expected_ns: u64,
     waits: u32,
 }
-
-const RETRY_WAITS: u32 = 64;
 
 impl Spin {
     fn new(mode: PollMode) -> Self {
@@ -137,7 +132,7 @@ impl Spin {
             PollMode::Adaptive => {
                 self.waits = self.waits.wrapping_add(1);
                 self.expected_ns <= SPIN_MAX.as_nanos() as u64
-                    || self.waits.is_multiple_of(RETRY_WAITS)
+                    || self.waits.is_multiple_of(SPIN_RETRY_WAITS)
             }
         }
     }
@@ -171,8 +166,8 @@ mod tests {
         for _ in 0..20 {
             spin.slept(Duration::from_secs(1));
         }
-        let tries = (0..RETRY_WAITS).filter(|_| spin.may_begin()).count();
-        assert_eq!(tries, 1, "long waits: one try in {RETRY_WAITS}");
+        let tries = (0..SPIN_RETRY_WAITS).filter(|_| spin.may_begin()).count();
+        assert_eq!(tries, 1, "long waits: one try in {SPIN_RETRY_WAITS}");
         for _ in 0..20 {
             spin.slept(Duration::from_micros(5));
         }

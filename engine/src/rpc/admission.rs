@@ -10,6 +10,7 @@
 //! below the level is refused, what is in the level's band is refused with the probability of the
 //! level's fraction, so that traffic of one single priority is thinned and not cut off.
 
+use crate::config::{ConfigError, between};
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use crate::wire::frame::Priority;
@@ -33,6 +34,9 @@ pub struct AdmissionConfig {
     pub in_flight_max: u32,
     /// Payload bytes of those requests. Default 256 MiB.
     pub bytes_max: usize,
+    /// Memory in bytes that the connections hold: requests that have not arrived in full, and answers
+    /// that were not read. Above it the connection that holds most is ended. Default 256 MiB.
+    pub connection_bytes_max: usize,
     /// The standing queue delay above which requests are shed. Default 5 ms.
     pub queue_delay_target: Duration,
     /// How long the delay must stand. Default 100 ms, above the longest ordinary burst.
@@ -44,9 +48,28 @@ impl Default for AdmissionConfig {
         AdmissionConfig {
             in_flight_max: 65_536,
             bytes_max: 256 << 20,
+            connection_bytes_max: 256 << 20,
             queue_delay_target: Duration::from_millis(5),
             interval: Duration::from_millis(100),
         }
+    }
+}
+
+impl AdmissionConfig {
+    /// Checks every value against its bounds.
+    ///
+    /// # Errors
+    /// The first value that is out of bounds, with the bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        const MINUTE_US: u64 = 60_000_000;
+        between("admission.in_flight_max", self.in_flight_max.into(), 1, u32::MAX.into())?;
+        between("admission.bytes_max", self.bytes_max as u64, 1, 1 << 40)?;
+        let connections = self.connection_bytes_max as u64;
+        between("admission.connection_bytes_max", connections, 1 << 20, 1 << 40)?;
+        let target = micros(self.queue_delay_target);
+        between("admission.queue_delay_target (µs)", target, 1, MINUTE_US)?;
+        between("admission.interval (µs)", micros(self.interval), 1, MINUTE_US)
     }
 }
 

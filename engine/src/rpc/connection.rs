@@ -50,6 +50,7 @@ use crate::wire::framer::{Framer, Payload, PayloadWriter};
 use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
 use crate::wire::output::{Mark, Output};
+use crate::wire::spare::SpareBodies;
 use crate::wire::status::Status;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -84,6 +85,10 @@ pub struct Connection {
     deframer: Deframer,
     framer: Framer,
     output: Output,
+    /// How often output was taken to be sent.
+    transmits: u32,
+    /// The stream has ended: what was not taken by then is never sent.
+    has_lost_stream: bool,
     /// So much of the output are pongs.
     pong_bytes: usize,
     /// What the peer's hello said; before it, the least that any peer accepts.
@@ -108,6 +113,11 @@ pub struct Connection {
     is_paused: bool,
     /// While a send is in flight: until when the peer must have taken it.
     taking_deadline: Option<Instant>,
+    /// When the last send began.
+    sending_since: Instant,
+    /// A send had to wait for the peer, and no pong has come since: what is sent now, a ping too, goes
+    /// behind all that the kernel holds.
+    is_behind: bool,
     /// When leaving ends, whatever still runs.
     leave_deadline: Option<Instant>,
 }
@@ -132,6 +142,8 @@ impl Connection {
             deframer: Deframer::new(FRAME_BYTES_FLOOR),
             framer: Framer::default(),
             output,
+            transmits: 0,
+            has_lost_stream: false,
             pong_bytes: 0,
             peer: Hello::LEAST,
             calls: InFlight::default(),
@@ -146,6 +158,8 @@ impl Connection {
             partial_since: None,
             is_paused: false,
             taking_deadline: None,
+            sending_since: now,
+            is_behind: false,
             leave_deadline: None,
             config,
         }
@@ -205,6 +219,30 @@ impl Connection {
         caused_by_peer > self.config.output_bytes_max
     }
 
+    /// Client: false when so much waits to be sent that further calls should wait with their owner.
+    #[inline]
+    pub fn has_room_for_calls(&self) -> bool {
+        self.output.len() <= self.config.output_bytes_max
+    }
+
+    /// How often output was taken to be sent until now. A call that is started now is in what is taken
+    /// next; see [`Connection::is_never_sent`].
+    pub fn transmits(&self) -> u32 {
+        self.transmits
+    }
+
+    /// True when a call that was started at `transmits` is certainly never sent: the stream has ended,
+    /// and nothing was taken in between.
+    pub fn is_never_sent(&self, transmits: u32) -> bool {
+        self.role == Role::Client && self.has_lost_stream && transmits == self.transmits
+    }
+
+    /// Memory in bytes of the frame under way and of what waits to be sent.
+    #[inline]
+    pub fn waiting_bytes(&self) -> usize {
+        self.deframer.memory_bytes() + self.output.memory_bytes()
+    }
+
     /// Memory in bytes that this connection holds beyond its own size.
     pub fn memory_bytes(&self) -> usize {
         self.deframer.memory_bytes()
@@ -245,16 +283,37 @@ impl Connection {
         None
     }
 
+    /// Memory to receive the rest of a large frame into; see [`Deframer::lend_partial`]. Give it
+    /// back with [`Connection::put_back_memory`].
+    #[inline]
+    pub fn lend_memory(&mut self) -> Option<(Vec<u8>, usize)> {
+        self.deframer.lend_partial()
+    }
+
+    /// Takes the memory of large frames from `spare`.
+    pub fn use_spare(&mut self, spare: Arc<SpareBodies>) {
+        self.deframer.use_spare(spare);
+    }
+
+    /// Takes lent memory back. [`Connection::handle_bytes`] reads on where it ends.
+    pub fn put_back_memory(&mut self, memory: Vec<u8>) {
+        self.deframer.put_back(memory);
+    }
+
     /// Takes back the memory of a request's or response's body, once it is done with.
     #[inline]
     pub fn recycle(&mut self, body: Body<'_>) {
         self.deframer.recycle(body);
     }
 
-    /// The peer ended its stream (`Ok`) or the connection broke (`Err`). Nothing more can be sent:
-    /// a peer ends its stream only when it wants no more answers.
+    /// The peer ended its stream (`Ok`) or the connection broke (`Err`). Nothing more is sent: a peer
+    /// ends its stream only when it wants no more answers.
     pub fn handle_end(&mut self, result: std::io::Result<()>) {
         if self.phase != Phase::Closed {
+            self.has_lost_stream = true;
+            if self.role == Role::Client {
+                self.output.clear(0);
+            }
             self.end_with_stream(match result {
                 Ok(()) => CloseReason::PeerClosed,
                 Err(error) => CloseReason::Lost(error.kind()),
@@ -320,23 +379,29 @@ impl Connection {
 
 /// Commands of a server.
 impl Connection {
-    /// Answers a request that was not deferred.
+    /// Answers a request that was not deferred. Returns the status that the peer is told: that of
+    /// `head`, unless the answer is longer than the peer accepts.
     #[inline]
-    pub fn respond(&mut self, head: ResponseHead, payload: Payload<'_>) {
+    pub fn respond(&mut self, head: ResponseHead, payload: Payload<'_>) -> Status {
         if self.phase == Phase::Closed {
-            return;
+            return head.status;
         }
         if self.framer.frame_bytes(0, payload.len()) > self.peer.frame_bytes_max as usize {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
-            return self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            return head.status;
         }
         self.framer.push(&mut self.output, head.header(), &[], payload);
+        head.status
     }
 
     /// Answers a request that was not deferred; `write` puts the payload where it is sent from and
-    /// returns the header that goes before it.
+    /// returns the header that goes before it. Returns as [`Connection::respond`] does.
     #[inline]
-    pub fn respond_with(&mut self, write: impl FnOnce(&mut PayloadWriter<'_>) -> ResponseHead) {
+    pub fn respond_with(
+        &mut self,
+        write: impl FnOnce(&mut PayloadWriter<'_>) -> ResponseHead,
+    ) -> Status {
         let frame_at = self.output.copied_mut().len();
         let (head, payload_bytes) = self.framer.push_with(&mut self.output, write);
         let is_too_large =
@@ -346,8 +411,9 @@ impl Connection {
         }
         if is_too_large {
             let head = ResponseHead { status: Status::ANSWER_TOO_LARGE, ..head };
-            self.respond(head, Payload::Copied(&[]));
+            return self.respond(head, Payload::Copied(&[]));
         }
+        head.status
     }
 
     /// Where the output ends now; see [`Connection::roll_back_output`].
@@ -371,13 +437,14 @@ impl Connection {
         self.deferred.enter(call, deadline, token);
     }
 
-    /// Answers a deferred request. False: nobody waits for it any more, nothing was sent.
-    pub fn respond_deferred(&mut self, head: ResponseHead, payload: Payload<'_>) -> bool {
-        if self.phase == Phase::Closed || self.end_deferred(head.call).is_none() {
-            return false;
+    /// Answers a deferred request; returns as [`Connection::respond`] does. `None`: nobody waits for
+    /// it any more, nothing was sent.
+    pub fn respond_deferred(&mut self, head: ResponseHead, payload: Payload<'_>) -> Option<Status> {
+        if self.phase == Phase::Closed {
+            return None;
         }
-        self.respond(head, payload);
-        true
+        self.end_deferred(head.call)?;
+        Some(self.respond(head, payload))
     }
 }
 
@@ -419,7 +486,11 @@ impl Connection {
     #[inline]
     pub fn poll_transmit(&mut self) -> Option<Output> {
         self.pong_bytes = 0;
-        (!self.output.is_empty()).then(|| std::mem::take(&mut self.output))
+        if self.output.is_empty() {
+            return None;
+        }
+        self.transmits = self.transmits.wrapping_add(1);
+        Some(std::mem::take(&mut self.output))
     }
 
     /// Lends memory for output, so that a busy connection allocates none and an idle one holds none.

@@ -7,6 +7,7 @@
 //!   └──── pause is over ── BackingOff
 //! ```
 
+use super::peer::Peer;
 use super::peers::Peers;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
@@ -31,7 +32,7 @@ pub(crate) fn start<D: Driver>(peers: &mut Peers, driver: &mut D, local: &Local,
     match link {
         Link::Up(socket) => {
             if let Some(peer) = peers.get_mut(socket) {
-                pump(local, client_key, socket, &mut peer.connection);
+                pump(local, client_key, socket, peer);
                 peers.mark_dirty(socket);
             }
         }
@@ -64,13 +65,8 @@ fn enqueue(local: &Local, client_key: ClientKey, key: CallKey) -> bool {
     true
 }
 
-/// Starts the calls that wait, as many as the window takes.
-pub(crate) fn pump(
-    local: &Local,
-    client_key: ClientKey,
-    socket: SocketId,
-    connection: &mut Connection,
-) {
+/// Starts the calls that wait, as many as the window takes and the connection has room for.
+pub(crate) fn pump(local: &Local, client_key: ClientKey, socket: SocketId, peer: &mut Peer) {
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let Some(client) = clients.get_mut(client_key) else { return };
@@ -78,8 +74,13 @@ pub(crate) fn pump(
         return;
     }
     let mut failed = Vec::new();
+    peer.holds_calls = false;
     while let Some(key) = client.waiting.front().copied() {
-        match start_on(local, socket, connection, key) {
+        if !peer.connection.has_room_for_calls() {
+            peer.holds_calls = true;
+            break;
+        }
+        match start_on(local, socket, &mut peer.connection, key) {
             Ok(Started::Sent) => {}
             Ok(Started::Ended) => client.waiting_in_vain -= 1,
             Err(StartError::WindowFull) => break,
@@ -115,7 +116,9 @@ fn start_on(
     let state = local.state();
     let mut calls = state.calls.borrow_mut();
     let Some(call) = calls.get_mut(key) else { return Ok(Started::Ended) };
-    let Some(request) = &call.request else { return Ok(Started::Ended) };
+    let Some(request) = call.request.as_ref().filter(|_| call.is_waiting()) else {
+        return Ok(Started::Ended);
+    };
     let metadata = request.metadata.as_ref().map_or(&[][..], |buf| buf.as_metadata().as_bytes());
     let call_request = CallRequest {
         method: request.method,
@@ -127,8 +130,8 @@ fn start_on(
         payload: request.payload.clone(),
     };
     let id = connection.start_call(call_request, key.to_token(), local.now())?;
-    call.request = None;
-    call.progress = CallProgress::Sent { socket, call: id };
+    let transmit = connection.transmits();
+    call.progress = CallProgress::Sent { socket, call: id, transmit };
     if let Some(timer) = call.timer.take() {
         state.timers.borrow_mut().cancel(timer);
     }
@@ -139,7 +142,7 @@ fn start_on(
 /// for.
 fn watch(state: &State, key: CallKey) {
     let mut calls = state.calls.borrow_mut();
-    let Some(call) = calls.get_mut(key) else { return };
+    let Some(call) = calls.get_mut(key).filter(|call| call.is_waiting()) else { return };
     if let Some(deadline) = call.request.as_ref().and_then(|request| request.deadline) {
         let timer = state.timers.borrow_mut().insert(deadline, TimerKey::Call(key));
         call.timer = Some(timer);
@@ -180,7 +183,7 @@ pub(crate) fn connect<D: Driver>(
         }
         Err(error) => {
             drop(clients);
-            attempt_failed(local, client_key, error.kind());
+            attempt_failed(local, client_key, Loss { kind: error.kind(), is_by_server: false });
         }
     }
 }
@@ -199,7 +202,8 @@ pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
 pub(crate) fn leaving(local: &Local, client_key: ClientKey, socket: SocketId, has_answered: bool) {
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     if link == Some(Link::Up(socket)) {
-        gone(local, client_key, io::ErrorKind::ConnectionAborted, has_answered);
+        let loss = Loss { kind: io::ErrorKind::ConnectionAborted, is_by_server: true };
+        gone(local, client_key, loss, has_answered);
     }
 }
 
@@ -211,30 +215,51 @@ pub(crate) fn lost(
     reason: &CloseReason,
     has_answered: bool,
 ) {
-    let kind = match reason {
-        CloseReason::Lost(kind) => *kind,
-        CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
-        CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
-        _ => io::ErrorKind::ConnectionAborted,
-    };
+    let loss = Loss::of(reason);
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     match link {
         Some(Link::Up(current)) if current == socket => {
-            gone(local, client_key, kind, has_answered);
+            gone(local, client_key, loss, has_answered);
         }
         Some(Link::Connecting(current)) if current == socket => {
-            attempt_failed(local, client_key, kind);
+            attempt_failed(local, client_key, loss);
         }
         _ => {}
+    }
+}
+
+/// Why there is no connection.
+struct Loss {
+    kind: io::ErrorKind,
+    /// There was one, and the server has ended it: it is there, and may be about to restart.
+    is_by_server: bool,
+}
+
+impl Loss {
+    fn of(reason: &CloseReason) -> Loss {
+        let kind = match reason {
+            CloseReason::Lost(kind) => *kind,
+            CloseReason::PeerTooSlow(_) => io::ErrorKind::TimedOut,
+            CloseReason::PeerIncompatible(_) => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::ConnectionAborted,
+        };
+        let is_by_server = match reason {
+            CloseReason::PeerClosed | CloseReason::PeerLeft(_) => true,
+            CloseReason::Lost(kind) => {
+                matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
+            _ => false,
+        };
+        Loss { kind, is_by_server }
     }
 }
 
 /// A connection on which calls could be started takes no more. One that has answered something was
 /// good, and the next is made at once; any other was no better than none, or a server that takes
 /// connections and leaves would be called again as fast as the network can.
-fn gone(local: &Local, client_key: ClientKey, kind: io::ErrorKind, has_answered: bool) {
+fn gone(local: &Local, client_key: ClientKey, loss: Loss, has_answered: bool) {
     if !has_answered {
-        return attempt_failed(local, client_key, kind);
+        return attempt_failed(local, client_key, loss);
     }
     let client = &mut local.state().clients.borrow_mut()[client_key];
     client.link = Link::Down;
@@ -244,8 +269,10 @@ fn gone(local: &Local, client_key: ClientKey, kind: io::ErrorKind, has_answered:
     }
 }
 
-/// No connection was made: calls without a deadline fail, the others wait for the next attempt.
-fn attempt_failed(local: &Local, client_key: ClientKey, kind: io::ErrorKind) {
+/// No connection was made, or none that was good for anything: calls without a deadline fail, unless
+/// the server was there; the others wait for the next attempt.
+fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
+    let Loss { kind, is_by_server } = loss;
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let Some(client) = clients.get_mut(client_key) else { return };
@@ -257,16 +284,17 @@ fn attempt_failed(local: &Local, client_key: ClientKey, kind: io::ErrorKind) {
     let ClientState { address, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();
-    let calls = state.calls.borrow();
+    let mut calls = state.calls.borrow_mut();
     waiting.retain(|key| {
-        let Some(request) = calls.get(*key).and_then(|call| call.request.as_ref()) else {
+        let Some(call) = calls.get_mut(*key).filter(|call| call.is_waiting()) else {
             return false;
         };
-        let has_deadline = request.deadline.is_some();
-        if !has_deadline {
+        let has_deadline = call.request.as_ref().is_some_and(|request| request.deadline.is_some());
+        let waits_on = has_deadline || (is_by_server && call.may_retry());
+        if !waits_on {
             failed.push(*key);
         }
-        has_deadline
+        waits_on
     });
     *waiting_in_vain = 0;
     let error = CallError::Unreachable { address: *address, kind };
@@ -305,8 +333,50 @@ pub(crate) fn answered(local: &Local, token: u64, head: ResponseHead, payload: B
     end(local.state(), CallKey::from_token(token), Answer::of(head, payload));
 }
 
-/// A call has ended without an answer.
-pub(crate) fn failed(local: &Local, token: u64, failure: CallFailure) {
+/// Whether a request was sent that was not executed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WasSent {
+    Yes,
+    No,
+}
+
+/// Starts a call anew that was certainly not executed, on whatever connection there is next. False: it
+/// has had its attempts, and ends.
+pub(crate) fn retry(local: &Local, token: u64, was_sent: WasSent) -> bool {
+    let key = CallKey::from_token(token);
+    let mut calls = local.state().calls.borrow_mut();
+    // Dropped in the meantime: nothing is left to do.
+    let Some(call) = calls.get_mut(key) else { return true };
+    if !call.may_retry() {
+        return false;
+    }
+    call.progress = CallProgress::New;
+    if let Some(request) = &mut call.request {
+        request.repeat |= was_sent == WasSent::Yes;
+    }
+    drop(calls);
+    local.push(Command::StartCall(key));
+    true
+}
+
+/// True when the connection has ended and this call had not left it.
+fn is_never_sent(local: &Local, token: u64, connection: &Connection) -> bool {
+    let calls = local.state().calls.borrow();
+    let call = calls.get(CallKey::from_token(token));
+    call.is_some_and(|call| match call.progress {
+        CallProgress::Sent { transmit, .. } => connection.is_never_sent(transmit),
+        _ => false,
+    })
+}
+
+/// A call has ended on `connection` without an answer.
+pub(crate) fn failed(local: &Local, token: u64, failure: CallFailure, connection: &Connection) {
+    if failure == CallFailure::ConnectionEnded
+        && is_never_sent(local, token, connection)
+        && retry(local, token, WasSent::No)
+    {
+        return;
+    }
     let error = match failure {
         CallFailure::DeadlinePassed => CallError::DeadlinePassed,
         CallFailure::ConnectionEnded => CallError::ConnectionLost,

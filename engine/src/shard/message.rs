@@ -34,7 +34,10 @@ pub enum ShardMessage {
         key: u64,
     },
     /// The sender will hand over nothing more, and waits for nothing that it has handed over.
-    Done,
+    Done {
+        /// Who says so.
+        from: ShardIndex,
+    },
 }
 
 /// A request on its way to the shard that owns its route.
@@ -64,6 +67,8 @@ pub enum Control {
     Drain,
     /// Stop now.
     Stop,
+    /// That shard has ended before its time, and answers nothing any more: drain.
+    Lost(ShardIndex),
 }
 
 impl fmt::Debug for Control {
@@ -72,6 +77,7 @@ impl fmt::Debug for Control {
             Control::Run(_) => "Run",
             Control::Drain => "Drain",
             Control::Stop => "Stop",
+            Control::Lost(_) => "Lost",
         })
     }
 }

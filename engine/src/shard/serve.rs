@@ -31,6 +31,8 @@ pub(crate) struct Serving {
     rng: Rng,
     /// When what this turn delivers was in hand.
     turn_at: Instant,
+    /// Which turn it is, counted from the start.
+    turn: u64,
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
@@ -53,6 +55,7 @@ impl Serving {
     pub(crate) fn new(local: Local, router: Router, admission: Admission, rng: Rng) -> Self {
         Serving {
             turn_at: local.now(),
+            turn: 0,
             local,
             router,
             admission,
@@ -66,6 +69,7 @@ impl Serving {
 
     pub(crate) fn begin_turn(&mut self, turn_at: Instant, previous_turn_at: Option<Instant>) {
         self.turn_at = turn_at;
+        self.turn += 1;
         self.waited_before = previous_turn_at.map_or(Duration::ZERO, |at| turn_at.since(at));
     }
 
@@ -75,22 +79,29 @@ impl Serving {
         self.turn_at
     }
 
-    /// Serves a request that arrived on `connection` at this turn; `now` is the instant before it.
+    /// The number of this turn.
+    #[inline]
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// Serves a request of `connection`, and since when it waits; `now` is the instant before it.
     /// Returns the instant after it.
     #[inline]
     pub(crate) fn serve_peer(
         &mut self,
         connection: &mut Connection,
         socket: SocketId,
-        arrival: (&RequestHead, &Body<'_>, Option<Instant>),
+        arrival: (&RequestHead, &Body<'_>, Option<Instant>, Instant),
         lend: &dyn Fn() -> Bytes,
         clock: &dyn Fn() -> Instant,
         now: Instant,
     ) -> Instant {
-        let (head, body, deadline) = arrival;
+        let (head, body, deadline, arrived) = arrival;
+        self.metrics.requests.increment();
         let origin = Origin::Peer { socket, call: head.call };
         let body = RequestBody::Frame { body, lend };
-        let arrival = Arrival { head, body, deadline, arrived: self.turn_at, origin };
+        let arrival = Arrival { head, body, deadline, arrived, origin };
         if let Some(shard) = self.owner_elsewhere(head.route) {
             self.hand_over(connection, arrival, shard, now);
             return now;
@@ -100,7 +111,7 @@ impl Serving {
         match self.serve(arrival, target, clock, now) {
             Some(at) => at,
             None => {
-                let head = self.bare_head(head, Status::INTERNAL, now);
+                let head = self.bare_head(head, Status::INTERNAL, arrived, now);
                 self.metrics.count_response(head.status.class());
                 connection.roll_back_output(mark);
                 connection.respond(head, Payload::Copied(PANICKED.as_bytes()));
@@ -120,33 +131,69 @@ impl Serving {
         let now = self.local.now();
         if self.serve(arrival, target, &|| driver.now(), now).is_none() {
             let text = Bytes::from_static(PANICKED.as_bytes());
-            answer = Some((self.bare_head(&head, Status::INTERNAL, now), text));
+            answer = Some((self.bare_head(&head, Status::INTERNAL, arrived, now), text));
         }
         if let Some((head, payload)) = answer {
             self.outbox.push(from, ShardMessage::Response { key, head, payload });
         }
     }
 
+    /// Sends a request back that another shard handed over, for this one serves nothing any more.
+    pub(crate) fn refuse_handed_over(&mut self, request: &HandedOver) {
+        let head =
+            self.bare_head(&request.head, Status::DRAINING, request.arrived, self.local.now());
+        self.answer_shard(request.from, request.key, head, Bytes::new());
+    }
+
+    /// Another shard has ended before its time. What it had handed over is dropped; what was on its way
+    /// there is forgotten, and the requests among that are given: they were never handed over.
+    pub(crate) fn lose(&mut self, lost: ShardIndex) -> Vec<DeferredKey> {
+        let theirs = (lost, 0)..=(lost, u64::MAX);
+        let orphans: Vec<_> = self.handed_over.range(theirs).map(|(_, key)| *key).collect();
+        for key in orphans {
+            self.drop_deferred(key, DropCause::ConnectionEnded);
+        }
+        self.outbox.close(lost)
+    }
+
     /// Nobody waits any more for a request that another shard handed over.
     pub(crate) fn drop_handed_over(&mut self, from: ShardIndex, key: u64) {
         if let Some(deferred) = self.handed_over.get(&(from, key)).copied() {
-            self.drop_deferred(deferred, DropCause::Cancelled);
+            self.discard_deferred(deferred);
         }
     }
 
     /// Ends a deferred request that nobody waits for: its future is dropped with all it waits for.
     pub(crate) fn drop_deferred(&mut self, key: DeferredKey, cause: DropCause) {
-        let Some(mut deferred) = self.end_deferred(key) else { return };
+        if !self.discard_deferred(key) {
+            return;
+        }
         match cause {
             DropCause::Cancelled => self.metrics.cancelled.increment(),
-            DropCause::DeadlinePassed => self.metrics.deadline_passed.increment(),
+            DropCause::DeadlinePassed => {
+                self.metrics.deadline_passed.increment();
+                // Its connection has told the caller so.
+                self.metrics.count_response(Status::DEADLINE_PASSED.class());
+            }
             DropCause::ConnectionEnded => {}
         }
+    }
+
+    /// Counts a request that its connection has answered by itself.
+    pub(crate) fn count_refused(&self, status: Status) {
+        self.metrics.requests.increment();
+        self.metrics.count_response(status.class());
+    }
+
+    /// True if there was such a request.
+    fn discard_deferred(&mut self, key: DeferredKey) -> bool {
+        let Some(mut deferred) = self.end_deferred(key) else { return false };
         if let Some(shard) = deferred.handed_to {
             let from = self.local.shard();
             self.outbox.push(shard, ShardMessage::Drop { from, key: key.to_token() });
         }
         deferred.drop_task();
+        true
     }
 
     /// Takes a deferred request off the books.
@@ -201,7 +248,6 @@ impl Serving {
         let request = Request { head, body, deadline, local: &self.local };
         let payload_bytes = request.payload().len();
         let waited = now.since(arrived);
-        self.metrics.requests.increment();
         self.metrics.queue_delay_us.record(now.micros_since(arrived));
         self.admission.observe(head.priority, waited + self.waited_before, now);
         let reply = Reply {
@@ -246,7 +292,10 @@ impl Serving {
         match answered {
             Answered(Outcome::Now(at, status)) => {
                 self.metrics.service_time_us.record(at.micros_since(now));
-                self.metrics.count_response(status.class());
+                // What is handed over is counted where it arrived, and where its answer leaves.
+                if let Origin::Peer { .. } = origin {
+                    self.metrics.count_response(status.class());
+                }
                 Some(at)
             }
             Answered(Outcome::Later(key)) => {
@@ -291,11 +340,12 @@ impl Serving {
                 Status::SHED
             })
         };
-        let response_head = self.bare_head(head, Status::OK, now);
+        let response_head = self.bare_head(head, Status::OK, arrived, now);
         if let Some(status) = refusal {
             let head = ResponseHead { status, ..response_head };
             self.metrics.count_response(status.class());
-            return connection.respond(head, Payload::Copied(&[]));
+            connection.respond(head, Payload::Copied(&[]));
+            return;
         }
         let shard = ShardIndex(u16::try_from(shard).expect("below the count, which is a u16"));
         let key = self.local.defer(origin, &response_head, now, payload_bytes);
@@ -317,11 +367,17 @@ impl Serving {
         self.outbox.push(shard, message);
     }
 
-    fn bare_head(&self, head: &RequestHead, status: Status, now: Instant) -> ResponseHead {
+    fn bare_head(
+        &self,
+        head: &RequestHead,
+        status: Status,
+        arrived: Instant,
+        now: Instant,
+    ) -> ResponseHead {
         ResponseHead {
             call: head.call,
             status,
-            queue_delay_us: now.micros_since(self.turn_at),
+            queue_delay_us: now.micros_since(arrived),
             service_us: 0,
             in_flight: self.admission.in_flight() + 1,
         }
@@ -335,15 +391,32 @@ struct Outbox {
     /// By shard; as long as the highest number that was written to.
     queues: Vec<VecDeque<ShardMessage>>,
     count: usize,
+    /// Shards that take nothing any more.
+    closed: Vec<ShardIndex>,
 }
 
 impl Outbox {
     fn push(&mut self, to: ShardIndex, message: ShardMessage) {
+        if self.closed.contains(&to) {
+            return;
+        }
         if self.queues.len() <= to.index() {
             self.queues.resize_with(to.index() + 1, VecDeque::new);
         }
         self.queues[to.index()].push_back(message);
         self.count += 1;
+    }
+
+    /// Forgets what is on its way to a shard, now and later. Gives the keys of the requests among it.
+    fn close(&mut self, to: ShardIndex) -> Vec<DeferredKey> {
+        self.closed.push(to);
+        let queue = self.queues.get_mut(to.index()).map(std::mem::take).unwrap_or_default();
+        self.count -= queue.len();
+        let requests = queue.into_iter().filter_map(|message| match message {
+            ShardMessage::Request(request) => Some(DeferredKey::from_token(request.key)),
+            _ => None,
+        });
+        requests.collect()
     }
 
     fn pass_on(&mut self, mailboxes: &mut Mailboxes<ShardMessage>) {

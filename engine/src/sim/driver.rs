@@ -19,7 +19,7 @@ use crate::driver::{
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::cell::{Cell, RefMut};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -34,6 +34,8 @@ pub struct SimDriver {
     parker: Arc<Parker>,
     pool: Arc<BufferPool>,
     ready: VecDeque<Completion>,
+    /// Memory that is to be received into next, and for how many bytes at most.
+    into: BTreeMap<SocketId, (Vec<u8>, usize)>,
     chunks: Vec<Option<Bytes>>,
     chunks_free: Vec<u32>,
     counters: DriverCounters,
@@ -54,6 +56,7 @@ impl SimDriver {
             parker,
             pool,
             ready: VecDeque::new(),
+            into: BTreeMap::new(),
             chunks: Vec::new(),
             chunks_free: Vec::new(),
             counters: DriverCounters::default(),
@@ -206,14 +209,26 @@ impl SimDriver {
                 let notice = Notice::Readable { socket, until };
                 return core.stage.shard(self.at).inbox.push_front(notice);
             }
-            let buffer = self.pool.has_free().then_some(core.config.network.chunk_bytes_max);
+            let buffer = match self.into.get(&socket) {
+                Some((memory, bytes_max)) => {
+                    Some((memory.capacity() - memory.len()).min(*bytes_max))
+                }
+                None => self.pool.has_free().then_some(core.config.network.chunk_bytes_max),
+            };
             let stage = &mut core.stage;
             match core.network.read(stage, self.at, socket, until, buffer) {
                 Read::Bytes(bytes) => {
                     let facts = [slot, ("bytes", bytes.len() as u64), ("digest", Hash::of(&bytes))];
                     stage.record_at(self.at, EventKind::Received, &facts);
-                    let chunk = self.hold(bytes);
-                    self.ready.push_back(Completion::Received { socket, chunk });
+                    self.counters.receives += 1;
+                    self.counters.received_bytes += bytes.len() as u64;
+                    if let Some((mut memory, _)) = self.into.remove(&socket) {
+                        memory.extend_from_slice(&bytes);
+                        self.ready.push_back(Completion::Filled { socket, memory });
+                    } else {
+                        let chunk = self.hold(bytes);
+                        self.ready.push_back(Completion::Received { socket, chunk });
+                    }
                 }
                 Read::NoBuffer => {
                     self.counters.buffer_waits += 1;
@@ -223,6 +238,9 @@ impl SimDriver {
                     let facts = [slot, ("ok", u64::from(result.is_ok()))];
                     stage.record_at(self.at, EventKind::ReceiveEnded, &facts);
                     let result = result.map_err(io::Error::from);
+                    if let Some((memory, _)) = self.into.remove(&socket) {
+                        self.ready.push_back(Completion::Filled { socket, memory });
+                    }
                     return self.ready.push_back(Completion::ReceiveEnded { socket, result });
                 }
                 Read::Nothing => return,
@@ -232,8 +250,6 @@ impl SimDriver {
 
     /// Puts received bytes in a buffer of the pool.
     fn hold(&mut self, bytes: Bytes) -> Chunk {
-        self.counters.receives += 1;
-        self.counters.received_bytes += bytes.len() as u64;
         self.pool.take();
         let length = bytes.len() as u32;
         let bytes = Bytes::from_owner(LentBuffer { bytes, pool: self.pool.clone() });
@@ -290,9 +306,41 @@ impl Driver for SimDriver {
         core.network.send(&mut core.stage, self.at, socket, output)
     }
 
-    fn pause_receive(&mut self, socket: SocketId) {
+    fn receive_into(
+        &mut self,
+        socket: SocketId,
+        memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<u8>> {
+        // What was collected and not yet taken comes first.
+        let has_more = self.ready.iter().any(|completion| match completion {
+            Completion::Received { socket: of, .. }
+            | Completion::ReceiveEnded { socket: of, .. } => *of == socket,
+            _ => false,
+        });
+        if has_more
+            || self.into.contains_key(&socket)
+            || !self.core().network.receives(self.at, socket)
+        {
+            return Err(memory);
+        }
+        self.into.insert(socket, (memory, bytes_max));
+        Ok(())
+    }
+
+    fn shutdown_send(&mut self, socket: SocketId) {
         let core = &mut *self.core();
-        core.network.pause_receive(&mut core.stage, self.at, socket);
+        core.network.shutdown_send(&mut core.stage, self.at, socket);
+    }
+
+    fn pause_receive(&mut self, socket: SocketId) {
+        {
+            let core = &mut *self.core();
+            core.network.pause_receive(&mut core.stage, self.at, socket);
+        }
+        if let Some((memory, _)) = self.into.remove(&socket) {
+            self.ready.push_back(Completion::Filled { socket, memory });
+        }
     }
 
     fn resume_receive(&mut self, socket: SocketId) {
@@ -305,12 +353,14 @@ impl Driver for SimDriver {
             let core = &mut *self.core();
             core.network.close(&mut core.stage, self.at, socket);
         }
+        self.into.remove(&socket);
         // What was collected and not yet taken is not reported any more.
         for completion in std::mem::take(&mut self.ready) {
             match completion {
                 Completion::Received { socket: of, chunk } if of == socket => self.give_back(chunk),
                 Completion::Connected { socket: of, .. } if of == socket => {}
                 Completion::ReceiveEnded { socket: of, .. } if of == socket => {}
+                Completion::Filled { socket: of, .. } if of == socket => {}
                 other => self.ready.push_back(other),
             }
         }

@@ -3,6 +3,7 @@
 //! One process of several shards, each an unchanged [`Shard`] on its own [`SimDriver`]. What a test
 //! holds in its hand is an [`Engine`]: the host, its addresses, and a [`Handle`] as any thread has it.
 
+use super::config::NetworkConfig;
 use super::driver::SimDriver;
 use super::host::HostId;
 use super::process::{Boot, Hook, Next, Process};
@@ -11,7 +12,7 @@ use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
 use crate::driver::Driver;
 use crate::handle::Handle;
-use crate::limits::MAILBOX_MESSAGES_MAX;
+use crate::limits::{GOODBYES_MAX, MAILBOX_MESSAGES_MAX};
 use crate::local::Local;
 use crate::mailbox::mesh;
 use crate::rpc::admission::AdmissionConfig;
@@ -36,6 +37,8 @@ pub struct EngineConfig {
     pub connection: ConnectionConfig,
     /// The limits of each shard.
     pub admission: AdmissionConfig,
+    /// Connections of each shard; its driver must have [`crate::limits::GOODBYES_MAX`] sockets more.
+    pub connections_max: u32,
     /// Called once on each shard, at every start of the process, to make that shard's own handlers.
     pub service: Service,
 }
@@ -50,6 +53,7 @@ impl Default for EngineConfig {
             port: None,
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
+            connections_max: NetworkConfig::default().sockets_max - GOODBYES_MAX,
             service: Rc::new(|_, _| Router::new()),
         }
     }
@@ -79,7 +83,7 @@ impl World {
     pub fn start_engine(&mut self, config: EngineConfig) -> Engine {
         config.connection.validate().expect("a simulated engine is configured by its test");
         let running = Rc::new(RefCell::new(Running {
-            handle: Handle::new(Arc::from([])),
+            handle: Handle::simulated(Arc::from([])),
             address: None,
             shard_addresses: Vec::new(),
             shards: Vec::new(),
@@ -156,6 +160,7 @@ fn start(config: &EngineConfig, boot: Boot<'_>) -> (Vec<Box<dyn Process>>, Runni
             count: config.shards,
             connection: connection.clone(),
             admission: config.admission,
+            connections_max: config.connections_max,
             seed: rng.next_u64(),
         };
         let inbox = Arc::<Inbox>::default();
@@ -176,7 +181,7 @@ fn start(config: &EngineConfig, boot: Boot<'_>) -> (Vec<Box<dyn Process>>, Runni
         let map = ShardMap { here, ports: ports.clone() };
         shard.borrow_mut().set_peers(map, parkers.clone());
     }
-    let handle = Handle::new(inboxes.into());
+    let handle = Handle::simulated(inboxes.into());
     let weak = shards.iter().map(Rc::downgrade).collect();
     let running = Running { handle, address, shard_addresses, shards: weak };
     let process = |shard| Box::new(ShardProcess { shard }) as Box<dyn Process>;

@@ -107,6 +107,8 @@ event_kinds! {
     ReceiveResumed "receive resumed"
     /// A socket was closed with a send in flight, which was cut short.
     SendCutShort "send cut short"
+    /// A socket's sending side was ended.
+    SendEnded "send ended"
     /// A socket is being closed.
     Closing "closing"
     /// A close was reported.

@@ -226,8 +226,10 @@ impl Network {
         if listener.backlog.is_empty() {
             return Accept::Nothing;
         }
-        if stage.now() < listener.refuses_until || !has_room {
-            let known = std::mem::replace(&mut listener.failing, true);
+        let refuses = stage.now() < listener.refuses_until;
+        if refuses || !has_room {
+            // Who waits for nothing but a free slot waits in the backlog, unreported.
+            let known = !refuses || std::mem::replace(&mut listener.failing, true);
             if !std::mem::replace(&mut listener.retry_planned, true) {
                 let incarnation = stage.host(at.host).incarnation;
                 stage.after(ACCEPT_RETRY, Event::AcceptAgain(at, incarnation, id));

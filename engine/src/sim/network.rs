@@ -77,6 +77,7 @@ impl Network {
             ("digest", digest(&output)),
         ];
         let tenant = self.table(at).tenant_mut(socket).expect("the socket was found open above");
+        assert!(!tenant.sends_ended, "nothing is sent on {socket:?} after the end of its sends");
         let before = std::mem::replace(&mut tenant.send_in_flight, true);
         assert!(!before, "at most one send may be in flight on {socket:?}");
         let connection = self.connection(id);
@@ -108,6 +109,20 @@ impl Network {
         state
     }
 
+    /// Ends the sending side: what was sent still arrives, and then the end of the stream.
+    pub fn shutdown_send(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
+        let (id, side) = self.known_socket(at, socket).expect("only an open socket ends its sends");
+        stage.record_at(at, EventKind::SendEnded, &[("socket", u64::from(socket.slot))]);
+        let tenant = self.table(at).tenant_mut(socket).expect("the socket was found open above");
+        assert!(!tenant.send_in_flight, "a send is not cut off by ending in order");
+        tenant.sends_ended = true;
+        let connection = self.connection(id);
+        if connection.ends[side.index()].kernel == Kernel::Open {
+            connection.pipes[side.index()].end_stream();
+            self.transmit(stage, id, side);
+        }
+    }
+
     pub fn pause_receive(&mut self, stage: &mut Stage, at: ShardAt, socket: SocketId) {
         let Some((id, side)) = self.known_socket(at, socket) else { return };
         stage.record_at(at, EventKind::ReceivePaused, &[("socket", u64::from(socket.slot))]);
@@ -119,6 +134,13 @@ impl Network {
         stage.record_at(at, EventKind::ReceiveResumed, &[("socket", u64::from(socket.slot))]);
         self.connection(id).ends[side.index()].paused = false;
         stage.notify(at, Notice::Readable { socket, until: TO_THE_END });
+    }
+
+    /// True if a socket is open, not paused, and its end was not told yet.
+    pub fn receives(&mut self, at: ShardAt, socket: SocketId) -> bool {
+        let Some((id, side)) = self.known_socket(at, socket) else { return false };
+        let end = &self.connection(id).ends[side.index()];
+        !end.paused && !end.receive_ended && end.kernel != Kernel::Opening
     }
 
     /// Reads at most `bytes_max` of what arrived before position `until` of the stream.
@@ -339,6 +361,8 @@ pub(super) struct Tenant {
     pub closing: bool,
     /// Until its end is reported.
     pub send_in_flight: bool,
+    /// Its caller has nothing more to send.
+    pub sends_ended: bool,
     /// The output of a send that a close cut short, until it is reported.
     pub cut_short: Option<Output>,
 }
@@ -361,9 +385,14 @@ impl SocketTable {
         };
         let place = &mut self.slots[slot as usize];
         place.generation += 1;
-        let tenant =
-            Tenant { connection, side, closing: false, send_in_flight: false, cut_short: None };
-        place.tenant = Some(tenant);
+        place.tenant = Some(Tenant {
+            connection,
+            side,
+            closing: false,
+            send_in_flight: false,
+            sends_ended: false,
+            cut_short: None,
+        });
         Some(SocketId { slot, generation: place.generation })
     }
 

@@ -212,9 +212,11 @@ impl Pipe {
         sending.taken == sending.output.len()
     }
 
-    /// Nothing follows what was sent.
+    /// Nothing follows what was sent. To say so once more changes nothing.
     pub fn end_stream(&mut self) {
-        self.end = StreamEnd::Queued;
+        if self.end == StreamEnd::No {
+            self.end = StreamEnd::Queued;
+        }
     }
 
     /// Puts on the wire what the window allows.

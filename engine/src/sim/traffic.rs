@@ -95,8 +95,11 @@ impl Network {
 
     fn on_end(&mut self, stage: &mut Stage, id: ConnectionId, from: Side) {
         let connection = self.connection(id);
-        // An end that has said all it had to say, and was heard, is forgotten by its kernel.
-        connection.ends[from.index()].kernel = Kernel::Gone;
+        // An end that has said all it had to say, and was heard, is forgotten by its kernel, once its
+        // process has let go of it.
+        if connection.ends[from.index()].kernel == Kernel::Orphaned {
+            connection.ends[from.index()].kernel = Kernel::Gone;
+        }
         connection.pipes[from.index()].end_arrived = true;
         let end = &connection.ends[from.other().index()];
         let (owner, paused, host) = (end.owner, end.paused, end.host);
@@ -280,6 +283,10 @@ impl Network {
                 connection.forget(side);
                 connection.pipes[side.index()].drop_flight();
                 self.send_reset(stage, id, side);
+            }
+            // It has ended its sends before, and was heard.
+            Kernel::Open if connection.pipes[side.index()].end_arrived => {
+                connection.forget(side);
             }
             Kernel::Open => {
                 end.kernel = Kernel::Orphaned;

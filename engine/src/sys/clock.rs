@@ -34,6 +34,13 @@ const SYNC_NS: u64 = 1_000_000;
 /// The rate is not believed before it was learned over so many nanoseconds, and is learned anew, from
 /// a window that begins now, once the window is as long as this times a hundred.
 const LEARN_NS: u64 = 10_000_000;
+/// The two clocks are read one after the other, and a thread can be held up in between. Nanoseconds
+/// up to which that is taken for one moment: many times what the reading costs, and little enough.
+const WIDTH_NS_MAX: u64 = 2_000;
+/// How often that is tried in a row.
+const TRIES: u32 = 3;
+/// The same when a clock is made, and can be done without.
+const FIRST_TRIES: u32 = 100;
 /// Nanoseconds a tick, as a fixed-point number with so many binary places.
 const RATE_BITS: u32 = 32;
 
@@ -57,16 +64,27 @@ struct State {
     trusted_ticks: u64,
 }
 
+/// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     ticks: u64,
     nanos: u64,
 }
 
+/// The counter, and the kernel's nanoseconds before and after it.
+#[derive(Clone, Copy, Debug)]
+struct Bracket {
+    before: u64,
+    ticks: u64,
+    after: u64,
+}
+
 impl Default for Clock {
     fn default() -> Self {
-        let is_usable = counter::is_trustworthy();
-        let reading = Reading { ticks: counter::read(), nanos: now().as_nanos() };
+        let first = narrow(FIRST_TRIES, Bracket::read);
+        // A kernel that takes so long to tell the time is not asked less by comparing with it.
+        let is_usable = counter::is_trustworthy() && first.is_narrow();
+        let reading = first.reading();
         let state = State { synced: reading, learning: reading, rate: 0, trusted_ticks: 0 };
         Clock { state: Cell::new(state), last: Cell::new(Instant::ZERO), is_usable }
     }
@@ -95,10 +113,47 @@ impl Clock {
     /// Asks the kernel, and learns the counter's rate.
     #[cold]
     fn sync(&self) -> u64 {
-        let reading = Reading { ticks: counter::read(), nanos: now().as_nanos() };
-        self.state.set(self.state.get().after(reading));
-        reading.nanos
+        let bracket = narrow(TRIES, Bracket::read);
+        if bracket.is_narrow() {
+            self.state.set(self.state.get().after(bracket.reading()));
+        }
+        // Else nothing is learned: the counter stays out of trust, and the next reading asks again.
+        bracket.reading().nanos
     }
+}
+
+impl Bracket {
+    fn read() -> Bracket {
+        let before = now().as_nanos();
+        let ticks = counter::read();
+        Bracket { before, ticks, after: now().as_nanos() }
+    }
+
+    fn width(&self) -> u64 {
+        self.after.saturating_sub(self.before)
+    }
+
+    fn is_narrow(&self) -> bool {
+        self.width() < WIDTH_NS_MAX
+    }
+
+    /// The counter was read between the two: in the middle it is off by half the width at most.
+    fn reading(&self) -> Reading {
+        Reading { ticks: self.ticks, nanos: self.before + self.width() / 2 }
+    }
+}
+
+/// The first of so many brackets that is narrow, or the narrowest of them.
+fn narrow(tries: u32, mut read: impl FnMut() -> Bracket) -> Bracket {
+    let mut best = read();
+    for _ in 1..tries {
+        if best.is_narrow() {
+            break;
+        }
+        let next = read();
+        best = if next.width() < best.width() { next } else { best };
+    }
+    best
 }
 
 impl State {
@@ -118,8 +173,7 @@ impl State {
         if nanos >= LEARN_NS {
             let seen = rate_of(nanos, ticks);
             if rate != 0 && !is_close(seen, rate) {
-                // One of the readings is wrong: the thread was held up between counter and clock, or
-                // one of the two has stepped.
+                // One of the two has stepped.
                 let state = State { synced: reading, learning: reading, rate: 0, trusted_ticks: 0 };
                 return state;
             }
@@ -191,8 +245,25 @@ mod tests {
         }
     }
 
-    /// Bounded by kernel readings on both sides, so that no pause of this thread can fail it: the
-    /// counter may be off by the error of its rate over a millisecond, which is allowed 20 µs here.
+    #[test]
+    fn a_pause_between_the_two_clocks_is_read_again() {
+        let torn = Bracket { before: 1_000, ticks: 50, after: 5_001_000 };
+        let whole = Bracket { before: 5_002_000, ticks: 60, after: 5_002_100 };
+        let mut readings = [torn, whole, torn].into_iter();
+        let read = narrow(TRIES, || readings.next().expect("tried three times at most"));
+        assert_eq!((read.ticks, read.reading().nanos), (60, 5_002_050));
+        assert_eq!(readings.len(), 1, "a narrow one is enough");
+        // Held up every time: the best there is, which is not good enough to trust the counter by.
+        let less = Bracket { after: 4_000, ..torn };
+        let mut readings = [torn, less, torn].into_iter();
+        let read = narrow(TRIES, || readings.next().expect("tried three times at most"));
+        assert_eq!(read.width(), 3_000);
+        assert!(!read.is_narrow());
+    }
+
+    /// Bounded by kernel readings on both sides, so that no pause of this thread can fail it, nor one
+    /// while the clock reads both: the counter may be off by half of [`WIDTH_NS_MAX`] and by the
+    /// error of its rate over a millisecond, which are allowed 20 µs here.
     #[test]
     fn the_cheap_clock_keeps_to_the_kernels() {
         let clock = Clock::default();

@@ -46,9 +46,14 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) enum Memory {
     None,
-    Output { output: Output, sent: usize },
+    Output {
+        output: Output,
+        sent: usize,
+    },
     Address(Box<SocketAddress>),
     File(FileBuffer),
+    /// To be received into, behind its bytes.
+    Body(Vec<u8>),
 }
 
 #[derive(Debug)]

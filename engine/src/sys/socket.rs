@@ -1,7 +1,7 @@
 //! TCP sockets as every kernel driver wants them: close-on-exec, non-blocking, without Nagle's delay.
 
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,6 +44,26 @@ pub fn share_address(listener: impl AsFd) -> io::Result<()> {
 /// As `socket` and `setsockopt` report them.
 pub fn connect_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(tcp_socket(address)?)
+}
+
+/// Receives what is there behind the bytes of `memory`, into its spare capacity, at most `bytes_max`.
+/// Returns how many bytes came and how many there was room for.
+///
+/// # Errors
+/// As `recv` reports them; `EAGAIN` if nothing is there.
+pub fn receive_into(
+    socket: impl AsFd,
+    memory: &mut Vec<u8>,
+    bytes_max: usize,
+) -> Result<(usize, usize), Errno> {
+    let room = memory.spare_capacity_mut();
+    let room_bytes = room.len().min(bytes_max);
+    let ((received, _), _) = net::recv(socket, &mut room[..room_bytes], RecvFlags::DONTWAIT)?;
+    let length = received.len();
+    // SAFETY: so many bytes behind the ones that there were have just been written, within the
+    // capacity.
+    unsafe { memory.set_len(memory.len() + length) };
+    Ok((length, room_bytes))
 }
 
 /// The address of the peer, while it is connected.

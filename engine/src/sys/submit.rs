@@ -78,6 +78,43 @@ impl Ring {
         unsafe { self.push_plain(entry, CALLERS, user_data) };
     }
 
+    /// Receives from a socket once, behind the bytes of `memory`: what there is room for in its
+    /// capacity, but no more than `bytes_max`. The result is the count of bytes.
+    pub fn receive_into(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        memory: Vec<u8>,
+        bytes_max: usize,
+        user_data: u64,
+    ) -> Ticket {
+        let ticket = self.in_flight.board(Memory::Body(memory), checked(user_data));
+        let Memory::Body(memory) = self.in_flight.memory_mut(ticket) else {
+            unreachable!("boarded a line above");
+        };
+        let room = memory.spare_capacity_mut();
+        let bytes = room.len().min(bytes_max).min(TRANSFER_BYTES_MAX) as u32;
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), room.as_mut_ptr().cast(), bytes);
+        // SAFETY: the spare capacity is heap memory, in flight until this completes.
+        unsafe { self.push_boarded(entry.build(), ticket) };
+        ticket
+    }
+
+    /// The memory of a receive that has ended, longer by the `received` bytes of its result.
+    ///
+    /// # Panics
+    /// If it is not memory that was received into, or has no room for so many bytes.
+    pub fn take_body(&mut self, landed: Landed, received: usize) -> Vec<u8> {
+        let Memory::Body(mut memory) = self.in_flight.take(landed) else {
+            panic!("only bodies are received into");
+        };
+        let room = memory.capacity() - memory.len();
+        assert!(received <= room, "{received} bytes were received into {room}");
+        // SAFETY: the kernel has written so many bytes behind the ones that there were, and they
+        // lie within the capacity.
+        unsafe { memory.set_len(memory.len() + received) };
+        memory
+    }
+
     /// Ends this ring's sleep whenever `file` becomes readable. Told only when it no longer does.
     pub fn poll_readable(&mut self, file: BorrowedFd<'_>, user_data: u64) {
         let entry = opcode::PollAdd::new(Fd(file.as_raw_fd()), libc::POLLIN as u32);

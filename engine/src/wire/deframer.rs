@@ -11,9 +11,14 @@
 use super::framer::TRAILER_BYTES;
 use super::header::{Flags, HEADER_BYTES, Header, HeaderError};
 use super::metadata::Metadata;
-use crate::limits::{LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES};
+use super::spare::SpareBodies;
+use crate::limits::{
+    LEND_BYTES_MIN, METADATA_BYTES_MAX, PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES,
+    RECEIVE_INTO_BYTES_MIN, RECEIVE_INTO_FRAME_BYTES_MIN,
+};
 use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 
 /// A receive that is being read: the bytes and how far it is read.
 #[derive(Debug)]
@@ -109,6 +114,13 @@ impl Body<'_> {
     }
 }
 
+/// Memory that somebody receives into: what it held, and how large it is.
+#[derive(Clone, Copy, Debug)]
+struct Lent {
+    arrived: usize,
+    capacity: usize,
+}
+
 /// Splits one connection's bytes into frames.
 #[derive(Debug)]
 pub struct Deframer {
@@ -117,12 +129,25 @@ pub struct Deframer {
     /// The decoded header of that frame, once there are enough bytes of it.
     header: Option<Header>,
     frame_bytes_max: u32,
+    /// The longest frame that was collected so far: so much memory the peer is trusted to fill.
+    trusted_bytes: u32,
+    /// While the memory of the frame under way is being received into.
+    lent: Option<Lent>,
+    /// Where the memory of large frames comes from and goes to.
+    spare: Option<Arc<SpareBodies>>,
 }
 
 impl Deframer {
     /// A deframer that refuses frames longer than `frame_bytes_max`.
     pub fn new(frame_bytes_max: u32) -> Self {
-        Deframer { partial: Vec::new(), header: None, frame_bytes_max }
+        Deframer {
+            partial: Vec::new(),
+            header: None,
+            frame_bytes_max,
+            trusted_bytes: 0,
+            lent: None,
+            spare: None,
+        }
     }
 
     /// The next frame. `None`: all of `input` is read, and no frame is whole.
@@ -132,6 +157,7 @@ impl Deframer {
     #[inline]
     pub fn next<'a>(&mut self, input: &mut Input<'a>) -> Result<Option<Frame<'a>>, FrameError> {
         if self.partial.is_empty() {
+            debug_assert!(self.lent.is_none() || input.left() == 0, "what comes next is in there");
             let Some(bytes) = input.rest().first_chunk::<HEADER_BYTES>() else {
                 self.collect(input, input.left());
                 return Ok(None);
@@ -153,21 +179,58 @@ impl Deframer {
         self.frame_bytes_max = frame_bytes_max;
     }
 
+    /// Takes the memory of large frames from `spare`, where it goes when they are dropped.
+    pub fn use_spare(&mut self, spare: Arc<SpareBodies>) {
+        self.spare = Some(spare);
+    }
+
     /// Gives up the frame under way, if there is one, and all memory.
     pub fn release_memory(&mut self) {
         self.partial = Vec::new();
         self.header = None;
+        // What is lent counts for whoever holds it now.
+        self.lent = self.lent.map(|_| Lent { arrived: 0, capacity: 0 });
+    }
+
+    /// Memory to receive the rest of the frame under way into, if that is worth while, and how many
+    /// bytes the rest has: it holds what has come of the frame and has room for some or all of the
+    /// rest. Until [`Deframer::put_back`] returns it there must be no other input.
+    #[inline]
+    pub fn lend_partial(&mut self) -> Option<(Vec<u8>, usize)> {
+        let frame_bytes = self.header?.frame_bytes as usize;
+        let left = frame_bytes - self.partial.len();
+        let is_large =
+            frame_bytes >= RECEIVE_INTO_FRAME_BYTES_MIN && left >= RECEIVE_INTO_BYTES_MIN;
+        if !is_large || self.lent.is_some() {
+            return None;
+        }
+        if self.partial.len() == self.partial.capacity() {
+            self.grow(self.partial.len() + 1);
+        }
+        let (arrived, capacity) = (self.partial.len(), self.partial.capacity());
+        self.lent = Some(Lent { arrived, capacity });
+        Some((std::mem::take(&mut self.partial), left))
+    }
+
+    /// Takes lent memory back, with whatever was received into it.
+    pub fn put_back(&mut self, partial: Vec<u8>) {
+        assert!(self.lent.take().is_some(), "what is put back was lent");
+        // Unless the frame was given up in the meantime.
+        if self.header.is_some() {
+            self.partial = partial;
+        }
     }
 
     /// Bytes of the frame under way that have arrived, and that it has in all (if known).
     pub fn under_way(&self) -> Option<(usize, Option<u32>)> {
         let length = self.header.map(|header| header.frame_bytes);
-        (!self.partial.is_empty()).then_some((self.partial.len(), length))
+        let arrived = self.partial.len() + self.lent.map_or(0, |lent| lent.arrived);
+        (arrived > 0).then_some((arrived, length))
     }
 
     /// Memory held for the frame under way, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.partial.capacity()
+        self.partial.capacity() + self.lent.map_or(0, |lent| lent.capacity)
     }
 
     /// Takes back the memory of a frame that was collected, for the next one, if it is small.
@@ -201,26 +264,45 @@ impl Deframer {
             return Ok(None);
         }
         self.header = None;
+        self.trusted_bytes = self.trusted_bytes.max(header.frame_bytes);
         let frame = std::mem::take(&mut self.partial);
-        let storage = match frame.capacity() <= PARTIAL_KEEP_BYTES {
-            true => Storage::Collected(frame),
-            false => Storage::Large(Bytes::from(frame)),
+        let storage = match &self.spare {
+            _ if frame.capacity() <= PARTIAL_KEEP_BYTES => Storage::Collected(frame),
+            Some(spare) if frame.capacity() >= PARTIAL_STEP_BYTES => {
+                Storage::Large(spare.share(frame))
+            }
+            _ => Storage::Large(Bytes::from(frame)),
         };
         read(header, storage).map(Some)
     }
 
     /// Copies up to `wanted` bytes. Memory grows in doubling steps as bytes really arrive, so that
-    /// a length that lies costs one step, and beyond it no more than twice what was really sent.
+    /// a length that lies costs one step, and beyond it no more than twice what was really sent. A
+    /// frame no longer than one that has come before is believed: growing costs more than receiving.
     fn collect(&mut self, input: &mut Input<'_>, wanted: usize) {
         let taken = input.take(wanted.min(input.left()));
         let needed = self.partial.len() + taken.len();
         if needed > self.partial.capacity() {
-            let whole = self.header.map_or(HEADER_BYTES, |header| header.frame_bytes as usize);
-            let step = (self.partial.capacity() * 2).max(PARTIAL_STEP_BYTES);
-            let target = whole.min(step).max(needed);
-            self.partial.reserve_exact(target - self.partial.len());
+            self.grow(needed);
         }
         self.partial.extend_from_slice(taken);
+    }
+
+    #[cold]
+    fn grow(&mut self, needed: usize) {
+        let whole = self.header.map_or(HEADER_BYTES, |header| header.frame_bytes as usize);
+        let step = (self.partial.capacity() * 2).max(PARTIAL_STEP_BYTES);
+        let step = step.max(self.trusted_bytes as usize);
+        let target = whole.min(step).max(needed);
+        if target >= PARTIAL_STEP_BYTES
+            && let Some(spare) = &self.spare
+            && let Some(mut memory) = spare.take(target)
+        {
+            memory.extend_from_slice(&self.partial);
+            spare.keep(std::mem::replace(&mut self.partial, memory));
+        } else {
+            self.partial.reserve_exact(target - self.partial.len());
+        }
     }
 
     #[inline]
@@ -318,140 +400,4 @@ impl fmt::Display for FrameError {
 impl std::error::Error for FrameError {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::frame::control;
-    use crate::wire::framer::{Framer, Payload};
-    use crate::wire::header::Kind;
-    use crate::wire::output::Output;
-    use proptest::prelude::*;
-
-    /// A frame to send: call id, metadata, payload, and whether the payload is shared.
-    type Sent = (u64, Vec<u8>, Vec<u8>, bool);
-
-    fn encode(framer: Framer, frames: &[Sent]) -> Vec<u8> {
-        let mut out = Output::default();
-        for (call, metadata, payload, shared) in frames {
-            let header = control(Kind::Request, 0, *call);
-            let payload = match shared {
-                true => Payload::Shared(Bytes::copy_from_slice(payload)),
-                false => Payload::Copied(payload),
-            };
-            framer.push(&mut out, header, metadata, payload);
-        }
-        out.to_vec()
-    }
-
-    fn decode(bytes: &[u8], cuts: &[usize], max: u32) -> Result<Vec<Sent>, FrameError> {
-        let mut deframer = Deframer::new(max);
-        let mut frames = Vec::new();
-        let mut at = 0;
-        for cut in cuts.iter().copied().chain([bytes.len()]) {
-            let end = cut.clamp(at, bytes.len());
-            let chunk = Bytes::copy_from_slice(&bytes[at..end]);
-            let mut input = Input::new(&chunk);
-            while let Some(frame) = deframer.next(&mut input)? {
-                let metadata = frame.body.metadata().as_bytes().to_vec();
-                let payload = frame.body.payload().to_vec();
-                assert_eq!(frame.body.to_payload_bytes(|| chunk.clone()), payload);
-                frames.push((frame.header.call, metadata, payload, false));
-            }
-            assert_eq!(input.left(), 0, "None means that the input is read");
-            at = end;
-        }
-        Ok(frames)
-    }
-
-    proptest! {
-        #[test]
-        fn frames_survive_any_cutting(
-            frames in prop::collection::vec(
-                (any::<u64>(), prop::collection::vec(any::<u8>(), 0..40),
-                 prop::collection::vec(any::<u8>(), 0..6_000), any::<bool>()), 1..8),
-            cuts in prop::collection::vec(0usize..20_000, 0..30),
-            payload_crc: bool,
-        ) {
-            let bytes = encode(Framer::new(payload_crc), &frames);
-            let mut cuts = cuts;
-            cuts.sort_unstable();
-            let got = decode(&bytes, &cuts, 1 << 20).expect("what we encode is a stream of frames");
-            let sent: Vec<Sent> =
-                frames.into_iter().map(|(call, meta, payload, _)| (call, meta, payload, false)).collect();
-            prop_assert_eq!(got, sent);
-        }
-
-        #[test]
-        fn any_bytes_are_frames_or_an_error(
-            bytes in prop::collection::vec(any::<u8>(), 0..500),
-            cuts in prop::collection::vec(0usize..500, 0..10),
-        ) {
-            let mut cuts = cuts;
-            cuts.sort_unstable();
-            let _ = decode(&bytes, &cuts, 4_096);
-        }
-
-        #[test]
-        fn a_damaged_body_is_seen_where_checksums_are_used(
-            payload in prop::collection::vec(any::<u8>(), 1..200), at: prop::sample::Index,
-        ) {
-            let mut bytes = encode(Framer::new(true), &[(1, vec![], payload, false)]);
-            let at = HEADER_BYTES + at.index(bytes.len() - HEADER_BYTES);
-            bytes[at] ^= 0x10;
-            prop_assert_eq!(decode(&bytes, &[], 4_096), Err(FrameError::Trailer));
-        }
-    }
-
-    #[test]
-    fn one_byte_at_a_time_is_as_good_as_all_at_once() {
-        let frames = [(7, vec![1, 2, 3], vec![9; 100], false), (8, vec![], vec![], false)];
-        let bytes = encode(Framer::default(), &frames);
-        let cuts: Vec<usize> = (0..bytes.len()).collect();
-        assert_eq!(decode(&bytes, &cuts, 4_096), Ok(frames.to_vec()));
-    }
-
-    #[test]
-    fn lengths_are_believed_within_limits_only() {
-        for (frame_bytes, expected) in [
-            (31, FrameError::TooShort { frame_bytes: 31 }),
-            (0, FrameError::TooShort { frame_bytes: 0 }),
-            (4_097, FrameError::TooLong { frame_bytes: 4_097, max: 4_096 }),
-            (u32::MAX, FrameError::TooLong { frame_bytes: u32::MAX, max: 4_096 }),
-        ] {
-            let header = Header { frame_bytes, ..control(Kind::Request, 0, 1) };
-            assert_eq!(decode(&header.encode(), &[], 4_096), Err(expected));
-        }
-    }
-
-    #[test]
-    fn a_long_frame_that_never_comes_costs_one_step_of_memory() {
-        let header = Header { frame_bytes: 16 << 20, ..control(Kind::Request, 0, 1) };
-        let mut deframer = Deframer::new(32 << 20);
-        assert!(deframer.next(&mut Input::new(&header.encode())).expect("lawful").is_none());
-        assert!(deframer.memory_bytes() <= PARTIAL_STEP_BYTES);
-        assert_eq!(deframer.under_way(), Some((HEADER_BYTES, Some(16 << 20))));
-    }
-
-    #[test]
-    fn metadata_that_overruns_its_frame_is_refused() {
-        let mut bytes = encode(Framer::default(), &[(1, vec![5; 10], vec![], false)]);
-        bytes[HEADER_BYTES..HEADER_BYTES + 2].copy_from_slice(&11u16.to_le_bytes());
-        assert_eq!(decode(&bytes, &[], 4_096), Err(FrameError::Metadata));
-    }
-
-    #[test]
-    fn small_collected_frames_reuse_their_memory() {
-        let bytes = encode(Framer::default(), &[(1, vec![], vec![3; 50], false)]);
-        let mut deframer = Deframer::new(4_096);
-        let mut memory = std::ptr::null();
-        for round in 0..3 {
-            assert!(deframer.next(&mut Input::new(&bytes[..40])).expect("good").is_none());
-            let mut input = Input::new(&bytes[40..]);
-            let frame = deframer.next(&mut input).expect("good").expect("whole");
-            if round > 0 {
-                assert_eq!(frame.body.payload().as_ptr(), memory);
-            }
-            memory = frame.body.payload().as_ptr();
-            deframer.recycle(frame.body);
-        }
-    }
-}
+mod tests;

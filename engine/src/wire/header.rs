@@ -80,11 +80,6 @@ impl Kind {
             Kind::Request | Kind::Response | Kind::StreamItem | Kind::StreamEnd => frame_bytes_max,
         }
     }
-
-    /// Reserved kinds have a number and no meaning yet; a peer of this version never sends one.
-    pub const fn is_reserved(self) -> bool {
-        matches!(self, Kind::StreamItem | Kind::StreamEnd | Kind::Credit)
-    }
 }
 
 /// One bit each; a bit that is not defined for the kind of frame must be zero.

@@ -19,4 +19,5 @@ pub mod hello;
 pub mod metadata;
 pub mod output;
 pub mod records;
+pub mod spare;
 pub mod status;

@@ -59,9 +59,10 @@ impl Output {
         self.copied.capacity()
     }
 
-    /// All memory held, in bytes; shared payloads are not counted, for they are others' too.
+    /// All memory held, in bytes, that of shared payloads included: others may hold these too, and
+    /// for as long as they wait here they are not freed.
     pub fn memory_bytes(&self) -> usize {
-        self.copied.capacity() + self.shared.capacity() * size_of::<Shared>()
+        self.copied.capacity() + self.shared.capacity() * size_of::<Shared>() + self.shared_bytes
     }
 
     /// The copied bytes, to append to. Nothing before the current end may be changed.

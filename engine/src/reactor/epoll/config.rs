@@ -1,6 +1,7 @@
 //! What an operator may choose about the epoll driver.
 
 use super::poller::SLOTS_MAX;
+use crate::limits::LISTEN_BACKLOG;
 use std::io;
 
 /// What can be chosen at start.
@@ -25,7 +26,7 @@ impl Default for EpollConfig {
             receive_chunk_bytes: 64 * 1_024,
             chunks_max: 16,
             events_max: 512,
-            backlog: 4_096,
+            backlog: LISTEN_BACKLOG,
         }
     }
 }

@@ -6,23 +6,25 @@
 
 use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
+use crate::reactor::direct_io;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 /// The open files of a shard and their helper thread.
 #[derive(Default)]
 pub(super) struct Files {
-    /// By id; `None` when closed.
-    open: Vec<Option<Arc<OpenedFile>>>,
+    open: BTreeMap<FileId, Arc<OpenedFile>>,
+    /// Counts the files ever opened: an id is never given again.
+    opened: u32,
     helper: Option<Helper>,
     /// Fetched from the helper, not yet reported.
     done: VecDeque<Done>,
@@ -30,7 +32,8 @@ pub(super) struct Files {
 
 struct OpenedFile {
     file: File,
-    direct: bool,
+    /// Goes past the page cache; the helper finds out where it cannot.
+    direct: AtomicBool,
 }
 
 struct Helper {
@@ -96,48 +99,31 @@ impl Files {
 
     /// Opens a file; on a file system that refuses direct I/O, through the page cache.
     pub fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        let mut how = OpenOptions::new();
-        // A log that exists is appended to, never cut.
-        how.read(true).write(true).create(options.create).truncate(false);
-        let opened = if options.direct {
-            match how.clone().custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
-                Ok(file) => OpenedFile { file, direct: true },
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    OpenedFile { file: how.open(path)?, direct: false }
-                }
-                Err(error) => return Err(error),
-            }
-        } else {
-            OpenedFile { file: how.open(path)?, direct: false }
-        };
-        let opened = Some(Arc::new(opened));
-        let index = match self.open.iter().position(Option::is_none) {
-            Some(index) => {
-                self.open[index] = opened;
-                index
-            }
-            None => {
-                self.open.push(opened);
-                self.open.len() - 1
-            }
-        };
-        Ok(FileId(index as u32))
+        let (descriptor, direct) = direct_io::open(path, options)?;
+        self.opened = self.opened.checked_add(1).ok_or(Errno::MFILE)?;
+        let id = FileId(self.opened);
+        let file = OpenedFile { file: descriptor.into(), direct: AtomicBool::new(direct) };
+        self.open.insert(id, Arc::new(file));
+        Ok(id)
     }
 
     /// Hands an operation to the helper.
+    ///
+    /// # Panics
+    /// If the file is not open: somebody uses an id after its end.
     pub fn submit(&mut self, file: FileId, op: FileOpId, action: Action) {
-        let file = self.open.get(file.0 as usize).and_then(Option::as_ref);
-        let file = file.expect("file operations name an open file").clone();
+        let Some(file) = self.open.get(&file).cloned() else { void(file) };
         let helper = self.helper.as_ref().expect("the helper starts before the first file opens");
         helper.shared.queue().jobs.push_back(Job { op, file, action });
         helper.shared.queue_changed.notify_one();
     }
 
     /// Forgets the file; jobs under way hold it open until they have ended.
+    ///
+    /// # Panics
+    /// As [`Files::submit`].
     pub fn close(&mut self, file: FileId) {
-        if let Some(open) = self.open.get_mut(file.0 as usize) {
-            *open = None;
-        }
+        let Some(_) = self.open.remove(&file) else { void(file) };
     }
 
     /// The next operation that has ended.
@@ -148,6 +134,10 @@ impl Files {
         }
         self.done.pop_front()
     }
+}
+
+fn void(file: FileId) -> ! {
+    panic!("{file:?} is used, which is void or was closed")
 }
 
 impl Drop for Helper {
@@ -194,11 +184,17 @@ impl Action {
     fn perform(self, file: &OpenedFile) -> (FileBuffer, io::Result<usize>) {
         match self {
             Action::Read { offset, mut buffer } => {
-                let result = read_all(file, offset, buffer.bytes_mut());
+                let length = buffer.bytes().len();
+                let result = file.perform(offset, length, |direct| {
+                    read_all(&file.file, direct, offset, buffer.bytes_mut())
+                });
                 (buffer, result)
             }
             Action::Write { offset, buffer } => {
-                let result = write_all(file, offset, buffer.bytes());
+                let length = buffer.bytes().len();
+                let result = file.perform(offset, length, |direct| {
+                    write_all(&file.file, direct, offset, buffer.bytes())
+                });
                 (buffer, result)
             }
             Action::Sync => (FileBuffer::default(), file.file.sync_data().map(|()| 0)),
@@ -206,18 +202,39 @@ impl Action {
     }
 }
 
+impl OpenedFile {
+    /// Does `work`, which is told whether it goes past the page cache; once more and through it, where
+    /// the file system turns out to refuse that.
+    fn perform(
+        &self,
+        offset: u64,
+        length: usize,
+        mut work: impl FnMut(bool) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let direct = self.direct.load(Ordering::Relaxed);
+        let result = work(direct);
+        let error = result.as_ref().err().and_then(Errno::from_io_error);
+        let is_refused = |error| direct && direct_io::is_refused(error, offset, length);
+        if error.is_some_and(is_refused) && direct_io::give_up(&self.file) {
+            self.direct.store(false, Ordering::Relaxed);
+            return work(false);
+        }
+        result
+    }
+}
+
 /// Reads until `memory` is full or the file ends.
-fn read_all(file: &OpenedFile, offset: u64, memory: &mut [u8]) -> io::Result<usize> {
+fn read_all(file: &File, direct: bool, offset: u64, memory: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < memory.len() {
-        match file.file.read_at(&mut memory[filled..], offset + filled as u64) {
+        match file.read_at(&mut memory[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(length) => filled += length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
         // Direct I/O takes whole blocks, so only the end of the file cuts one.
-        if file.direct && filled % DIRECT_IO_ALIGN_BYTES != 0 {
+        if direct && filled % DIRECT_IO_ALIGN_BYTES != 0 {
             break;
         }
     }
@@ -225,12 +242,12 @@ fn read_all(file: &OpenedFile, offset: u64, memory: &mut [u8]) -> io::Result<usi
 }
 
 /// Writes all of `memory`.
-fn write_all(file: &OpenedFile, offset: u64, memory: &[u8]) -> io::Result<usize> {
+fn write_all(file: &File, direct: bool, offset: u64, memory: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < memory.len() {
-        match file.file.write_at(&memory[written..], offset + written as u64) {
+        match file.write_at(&memory[written..], offset + written as u64) {
             Ok(0) => return Err(Errno::NOSPC.into()),
-            Ok(length) if file.direct && written + length < memory.len() => {
+            Ok(length) if direct && written + length < memory.len() => {
                 // Resume at a whole block; the same bytes once more do no harm.
                 let whole = (written + length) / DIRECT_IO_ALIGN_BYTES * DIRECT_IO_ALIGN_BYTES;
                 if whole == written {
@@ -270,14 +287,20 @@ mod tests {
         std::fs::remove_file(&path).expect("it was created");
     }
 
+    /// A file system that takes the flag and refuses the operation.
     #[test]
-    fn a_closed_place_is_taken_again() {
-        let mut files = Files::default();
-        let mut open = || files.open(Path::new("/dev/null"), OpenFile::default());
-        let (first, second) = (open().expect("it is there"), open().expect("it is there"));
-        assert_ne!(first, second);
-        files.close(first);
-        let third = files.open(Path::new("/dev/null"), OpenFile::default());
-        assert_eq!(third.expect("it is there"), first);
+    fn what_cannot_go_past_the_page_cache_goes_through_it() {
+        let file = || {
+            let file = File::open("/dev/null").expect("every Linux has it");
+            OpenedFile { file, direct: AtomicBool::new(true) }
+        };
+        let block = DIRECT_IO_ALIGN_BYTES;
+        let refusing = |direct| if direct { Err(Errno::INVAL.into()) } else { Ok(block) };
+        let kept = file();
+        assert_eq!(kept.perform(0, block, refusing).expect("the second try"), block);
+        assert!(!kept.direct.load(Ordering::Relaxed), "not tried again");
+        let broken = file();
+        assert!(broken.perform(1, block, refusing).is_err(), "the caller's own fault is told");
+        assert!(broken.direct.load(Ordering::Relaxed));
     }
 }

@@ -1,14 +1,11 @@
 //! Listening sockets, and what to do while accepting fails.
 
 use crate::driver::ListenerId;
-use crate::time::{Duration, Instant, earliest};
+use crate::reactor::accept_errors::{RETRY_AFTER, concerns_one_connection};
+use crate::time::{Instant, earliest};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::os::fd::OwnedFd;
-
-/// Pause before accepting is tried again by itself: file descriptors ran out, most likely. Long
-/// enough to cost nothing, short against the second after which a connecting peer tries again.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 pub(super) struct Listener {
     fd: OwnedFd,
@@ -47,32 +44,19 @@ impl Listener {
 
     /// Pauses accepting. True when this begins an episode of which the caller does not know yet.
     pub fn pause(&mut self, now: Instant) -> bool {
-        self.retry_at = Some(now + RETRY_AFTER);
+        self.wait(now);
         !std::mem::replace(&mut self.failing, true)
+    }
+
+    /// Pauses accepting for want of nothing but a free slot.
+    pub fn wait(&mut self, now: Instant) {
+        self.retry_at = Some(now + RETRY_AFTER);
     }
 
     /// Ends the episode: the next failure is news again.
     pub fn recovered(&mut self) {
         self.failing = false;
     }
-}
-
-/// Linux hands the errors of a connection that died in the backlog to who accepts it (`accept(2)`).
-fn concerns_one_connection(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::INTR
-            | Errno::CONNABORTED
-            | Errno::PROTO
-            | Errno::NOPROTOOPT
-            | Errno::OPNOTSUPP
-            | Errno::PERM
-            | Errno::NETDOWN
-            | Errno::NETUNREACH
-            | Errno::HOSTDOWN
-            | Errno::HOSTUNREACH
-            | Errno::NONET
-    )
 }
 
 /// All listeners of a shard. Few: they are looked through one by one.

@@ -20,6 +20,7 @@ mod config;
 mod files;
 mod listeners;
 mod poller;
+mod receive;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::driver::{
     Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
     Output, Parker, SendState, SocketId,
 };
+use crate::limits::{ACCEPTS_PER_ROUND, RECEIVE_INTO_BYTES_MAX};
 use crate::sys::{clock, socket as sys_socket};
 use crate::time::{Duration, Instant, earliest};
 use bytes::Bytes;
@@ -41,7 +43,7 @@ use poller::{EDGE_IN, EventFlags, Poller, READING, READING_AND_WRITING, Token};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use sockets::{Arrived, Phase, Sending, Socket, Sockets, Transmitted};
+use sockets::{Phase, Sending, Socket, Sockets, Transmitted};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
@@ -49,10 +51,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Connections that one listener accepts in one round. Accepting costs some 10 µs, so this bounds
-/// what a storm of connections adds to the latency of the others to about half a millisecond.
-const ACCEPTS_PER_ROUND: u32 = 64;
 
 /// See the module page.
 pub struct EpollDriver {
@@ -88,6 +86,8 @@ enum Work {
     Connect(SocketId),
     /// There may be bytes, or the end of the stream.
     Receive(SocketId),
+    /// The end of the stream was met while receiving into the caller's memory.
+    End(SocketId),
     /// The send in flight can go on, or has failed, or was cut off by a close.
     Send(SocketId),
     /// The caller closed it: report that and let the slot.
@@ -206,6 +206,10 @@ impl EpollDriver {
         match work {
             Work::Connect(socket) => self.finish_connect(socket),
             Work::Receive(socket) => self.receive(socket),
+            Work::End(id) => {
+                let result = self.sockets.get(id)?.error.map_or(Ok(()), |error| Err(error.into()));
+                Some(Completion::ReceiveEnded { socket: id, result })
+            }
             Work::Send(socket) => self.finish_send(socket),
             Work::Close(socket) => {
                 self.release(socket);
@@ -239,42 +243,6 @@ impl EpollDriver {
         }
     }
 
-    fn receive(&mut self, id: SocketId) -> Option<Completion> {
-        let socket = self.sockets.get_mut(id)?;
-        socket.queued_receive = false;
-        if !socket.wants_receive() {
-            return None;
-        }
-        let Some(buffer) = self.chunks.take() else {
-            socket.queued_receive = true;
-            self.starved.push_back(id);
-            self.counters.buffer_waits += 1;
-            return None;
-        };
-        let arrived = sockets::receive(socket, self.chunks.memory(buffer));
-        if socket.wants_receive() {
-            socket.queued_receive = true;
-            self.carried.push_back(Work::Receive(id));
-        }
-        match arrived {
-            Arrived::Bytes(length) => {
-                self.counters.receives += 1;
-                self.counters.received_bytes += length as u64;
-                let chunk = Chunk { buffer, offset: 0, length: length as u32 };
-                Some(Completion::Received { socket: id, chunk })
-            }
-            Arrived::Nothing => {
-                self.chunks.put(buffer);
-                None
-            }
-            Arrived::End(result) => {
-                self.chunks.put(buffer);
-                let result = result.map_err(io::Error::from);
-                Some(Completion::ReceiveEnded { socket: id, result })
-            }
-        }
-    }
-
     /// Goes on with a send in flight, and reports it if it has ended.
     fn finish_send(&mut self, id: SocketId) -> Option<Completion> {
         if let Some(cut_off) = self.sockets.cut_off(id).and_then(Option::take) {
@@ -304,19 +272,21 @@ impl EpollDriver {
         let listener = self.listeners.get_mut(id)?;
         listener.queued = false;
         if self.sockets.is_full() {
-            return self.pause_accepting(id, |config| sockets::no_slot(config.sockets_max));
+            // The backlog is the place to wait in, until a socket has ended.
+            listener.wait(clock::now());
+            return None;
         }
         let completion = match listener.accept() {
             Accepted::Connection(fd) => match self.adopt(fd, Phase::Open, READING) {
                 Ok(socket) => Some(Completion::Accepted { listener: id, socket }),
-                Err(error) => return self.pause_accepting(id, |_| error.into()),
+                Err(error) => return self.pause_accepting(id, error),
             },
             Accepted::Lost => None,
             Accepted::None => {
                 listener.recovered();
                 return None;
             }
-            Accepted::Failed(error) => return self.pause_accepting(id, |_| error.into()),
+            Accepted::Failed(error) => return self.pause_accepting(id, error),
         };
         let listener = self.listeners.get_mut(id).expect("it accepted a moment ago");
         listener.recovered();
@@ -330,13 +300,9 @@ impl EpollDriver {
     }
 
     /// Stops accepting for a while, and says why unless the caller knows that it fails.
-    fn pause_accepting(
-        &mut self,
-        id: ListenerId,
-        why: impl FnOnce(&EpollConfig) -> io::Error,
-    ) -> Option<Completion> {
+    fn pause_accepting(&mut self, id: ListenerId, error: Errno) -> Option<Completion> {
         let is_news = self.listeners.get_mut(id)?.pause(clock::now());
-        is_news.then(|| Completion::AcceptFailed { listener: id, error: why(&self.config) })
+        is_news.then(|| Completion::AcceptFailed { listener: id, error: error.into() })
     }
 
     /// Takes a socket into a slot and into the epoll set. The caller looked whether there is room.
@@ -429,9 +395,35 @@ impl Driver for EpollDriver {
         SendState::InFlight
     }
 
-    fn pause_receive(&mut self, socket: SocketId) {
-        if let Some(socket) = self.sockets.get_mut(socket) {
+    fn receive_into(
+        &mut self,
+        socket: SocketId,
+        memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<u8>> {
+        let Some(socket) = self.sockets.get_mut(socket) else { return Err(memory) };
+        if socket.paused || socket.ended || socket.into.is_some() {
+            return Err(memory);
+        }
+        // What is to be received stands in the queue already, or will be told by the kernel.
+        socket.into = Some((memory, bytes_max.min(RECEIVE_INTO_BYTES_MAX)));
+        Ok(())
+    }
+
+    fn shutdown_send(&mut self, id: SocketId) {
+        let socket = self.sockets.get_mut(id).filter(|one| one.phase == Phase::Open);
+        let socket = socket.expect("only an open socket ends its sends");
+        assert!(socket.sending.is_none(), "a send is not cut off by ending in order");
+        // Fails where the connection is gone, of which the receiving side hears.
+        let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Write);
+    }
+
+    fn pause_receive(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.get_mut(id) {
             socket.paused = true;
+            if socket.into.is_some() && !std::mem::replace(&mut socket.queued_receive, true) {
+                self.work.push_back(Work::Receive(id));
+            }
         }
     }
 

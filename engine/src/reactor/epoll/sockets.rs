@@ -28,6 +28,8 @@ pub(super) struct Socket {
     /// stream", and would take a reset for an orderly end.
     pub error: Option<Errno>,
     pub sending: Option<Sending>,
+    /// Memory that is to be received into next, and for how many bytes at most.
+    pub into: Option<(Vec<u8>, usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +59,7 @@ impl Socket {
             ended: false,
             error: None,
             sending: None,
+            into: None,
         }
     }
 
@@ -149,12 +152,24 @@ pub(super) enum Arrived {
 /// Receives once into `memory` and notes on `socket` whether it is worth trying again.
 pub(super) fn receive(socket: &mut Socket, memory: &mut [u8]) -> Arrived {
     let room = memory.len();
-    match rustix::net::recv(&socket.fd, memory, RecvFlags::DONTWAIT) {
+    let received = rustix::net::recv(&socket.fd, memory, RecvFlags::DONTWAIT);
+    note_received(socket, received.map(|(length, _)| (length, room)))
+}
+
+/// The same behind the bytes of `memory`.
+pub(super) fn receive_into(socket: &mut Socket, memory: &mut Vec<u8>, bytes_max: usize) -> Arrived {
+    let received = crate::sys::socket::receive_into(&socket.fd, memory, bytes_max);
+    note_received(socket, received)
+}
+
+/// So many bytes were received, and there was room for so many.
+fn note_received(socket: &mut Socket, received: Result<(usize, usize), Errno>) -> Arrived {
+    match received {
         Ok((0, _)) => {
             socket.ended = true;
             Arrived::End(socket.error.map_or(Ok(()), Err))
         }
-        Ok((length, _)) => {
+        Ok((length, room)) => {
             // A short receive has emptied the socket: whatever comes later is a new edge.
             socket.readable = length == room || socket.ending;
             Arrived::Bytes(length)

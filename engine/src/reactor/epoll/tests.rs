@@ -94,23 +94,15 @@ fn a_flood_does_not_make_a_round_longer() {
 }
 
 #[test]
-fn a_full_table_is_said_once_and_emptied_by_a_close() {
-    let (mut driver, listener, address) =
-        driver(EpollConfig { sockets_max: 2, ..EpollConfig::default() });
+fn a_full_table_lets_others_wait_and_is_emptied_by_a_close() {
+    let (mut driver, _, address) = driver(EpollConfig { sockets_max: 2, ..EpollConfig::default() });
     let (_first, socket) = guest(&mut driver, address);
     let (_second, _) = guest(&mut driver, address);
     let _third = TcpStream::connect(address).expect("the backlog takes it");
-    match next(&mut driver) {
-        Completion::AcceptFailed { listener: by, error } => {
-            assert_eq!(by, listener);
-            assert!(error.to_string().contains("all 2 sockets"), "{error}");
-        }
-        other => panic!("a failure is due, but there is {other:?}"),
-    }
     let refused = driver.connect(address).expect_err("there is no slot");
     assert!(refused.to_string().contains("sockets_max"), "{refused}");
     driver.park(Some(driver.now() + Duration::from_millis(50))).expect("epoll works");
-    assert!(driver.next_completion().is_none(), "told already");
+    assert!(driver.next_completion().is_none(), "that is no failure");
     driver.close(socket);
     assert!(matches!(next(&mut driver), Completion::Closed { .. }));
     assert!(matches!(next(&mut driver), Completion::Accepted { .. }));

@@ -10,10 +10,13 @@ use super::op::{Op, Tag};
 use super::socket::Stage;
 use crate::driver::{Completion, ListenerId};
 use crate::limits;
+use crate::reactor::accept_errors::{RETRY_AFTER, concerns_one_connection};
 use crate::sys::ring::{Brings, Reaped};
 use crate::sys::submit::{Cancel, Shots};
 use crate::sys::{clock, socket};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
+use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +25,9 @@ use std::os::fd::{AsFd, OwnedFd};
 pub(super) struct Listener {
     /// `None` when it has stopped and nothing of it is in flight.
     descriptor: Option<OwnedFd>,
+    /// Accepted by the kernel, which runs ahead, while the driver had no slot for another socket. They
+    /// wait as they would in the backlog.
+    held: VecDeque<OwnedFd>,
     armed: bool,
     stopped: bool,
     /// The shard was told of a failure, and nothing was accepted since.
@@ -43,6 +49,7 @@ impl UringDriver {
         let id = ListenerId(u32::try_from(self.listeners.len()).expect("few listeners"));
         self.listeners.push(Listener {
             descriptor: Some(descriptor),
+            held: VecDeque::new(),
             armed: false,
             stopped: false,
             failing: false,
@@ -56,6 +63,7 @@ impl UringDriver {
         let listener = &mut self.listeners[id.0 as usize];
         listener.stopped = true;
         listener.retry_at = None;
+        listener.held.clear();
         if listener.armed {
             self.ring.cancel(Cancel::Descriptor(Op::new(Tag::Accept, id.0, 0).encode()));
         } else {
@@ -96,30 +104,47 @@ impl UringDriver {
     }
 
     fn take_in(&mut self, id: ListenerId, descriptor: OwnedFd) -> Option<Completion> {
-        // A descriptor that finds no slot is closed with the error; the others wait in the backlog.
-        let Ok(socket) = self.sockets.insert(descriptor, Stage::Open) else {
-            if self.listeners[id.0 as usize].armed {
+        let listener = &mut self.listeners[id.0 as usize];
+        listener.failing = false;
+        listener.held.push_back(descriptor);
+        let told = self.seat(id);
+        if told.is_none() {
+            let listener = &self.listeners[id.0 as usize];
+            if listener.armed && listener.held.len() == 1 {
                 self.ring.cancel(Cancel::Descriptor(Op::new(Tag::Accept, id.0, 0).encode()));
             }
-            let max = self.sockets.max();
-            let full = format!("all {max} sockets of this shard are in use");
-            return self.accept_failed(id, io::Error::new(io::ErrorKind::QuotaExceeded, full));
-        };
-        self.listeners[id.0 as usize].failing = false;
+            self.retry_later(id);
+        }
+        told
+    }
+
+    /// Finds a slot for the connection that has been held for longest.
+    fn seat(&mut self, id: ListenerId) -> Option<Completion> {
+        if !self.sockets.has_room() {
+            return None;
+        }
+        let descriptor = self.listeners[id.0 as usize].held.pop_front()?;
+        let socket = self.sockets.insert(descriptor, Stage::Open);
+        let socket = socket.expect("there is room, as was seen a moment ago");
         self.arm_receive(socket);
         Some(Completion::Accepted { listener: id, socket })
     }
 
+    fn retry_later(&mut self, id: ListenerId) {
+        let retry_at = clock::now() + RETRY_AFTER;
+        self.listeners[id.0 as usize].retry_at = Some(retry_at);
+        self.accept_retry_at = Some(self.accept_retry_at.map_or(retry_at, |at| at.min(retry_at)));
+    }
+
     fn accept_failed(&mut self, id: ListenerId, error: io::Error) -> Option<Completion> {
-        let listener = &mut self.listeners[id.0 as usize];
-        // The connection was gone before it was accepted: the peer's affair.
-        let gone = [libc::ECONNABORTED, libc::EPROTO, libc::EINTR, libc::EAGAIN];
-        if error.raw_os_error().is_some_and(|number| gone.contains(&number)) {
+        // The peer's affair, or nobody's; or the driver itself has cancelled, for want of a slot.
+        let is_none = |error| matches!(error, Errno::AGAIN | Errno::CANCELED);
+        let is_lost = |error| concerns_one_connection(error) || is_none(error);
+        if Errno::from_io_error(&error).is_some_and(is_lost) {
             return None;
         }
-        let retry_at = clock::now() + Duration::from_millis(limits::ACCEPT_RETRY_MS);
-        listener.retry_at = Some(retry_at);
-        self.accept_retry_at = Some(self.accept_retry_at.map_or(retry_at, |at| at.min(retry_at)));
+        self.retry_later(id);
+        let listener = &mut self.listeners[id.0 as usize];
         let first = !std::mem::replace(&mut listener.failing, true);
         first.then_some(Completion::AcceptFailed { listener: id, error })
     }
@@ -145,22 +170,76 @@ impl UringDriver {
             return;
         }
         let now = clock::now();
-        let later = now + Duration::from_millis(limits::ACCEPT_RETRY_MS);
+        let later = now + RETRY_AFTER;
         self.accept_retry_at = None;
         for index in 0..self.listeners.len() {
-            let listener = &mut self.listeners[index];
-            let Some(retry_at) = listener.retry_at else { continue };
-            if retry_at <= now && !listener.armed && self.sockets.has_room() {
-                self.arm_accept(ListenerId(index as u32));
+            let Some(retry_at) = self.listeners[index].retry_at else { continue };
+            if retry_at <= now && self.seat_all(ListenerId(index as u32)) {
                 continue;
             }
+            let listener = &mut self.listeners[index];
             let next = if retry_at <= now { later } else { retry_at };
             listener.retry_at = Some(next);
             self.accept_retry_at = Some(self.accept_retry_at.map_or(next, |at| at.min(next)));
         }
     }
 
+    /// Finds slots for what is held, and goes on accepting if there is still room then. True if so.
+    fn seat_all(&mut self, id: ListenerId) -> bool {
+        while let Some(accepted) = self.seat(id) {
+            self.told.push_back(accepted);
+        }
+        if !self.sockets.has_room() {
+            return false;
+        }
+        // An accept whose cancellation is under way begins anew when that has ended.
+        self.listeners[id.0 as usize].retry_at = None;
+        if !self.listeners[id.0 as usize].armed {
+            self.arm_accept(id);
+        }
+        true
+    }
+
     pub(super) fn shots(&self, feature: Features) -> Shots {
         if self.features.contains(feature) { Shots::Many } else { Shots::One }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::Driver;
+    use crate::reactor::uring::UringConfig;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    /// What the kernel says of an accept that was cancelled.
+    fn cancelled(listener: ListenerId) -> (Op, Reaped) {
+        let op = Op::new(Tag::Accept, listener.0, 0);
+        let (user_data, result) = (op.encode(), -libc::ECANCELED);
+        (op, Reaped { user_data, result, more: false, brings: Brings::Nothing })
+    }
+
+    /// Only the driver cancels: when it stops, and when there is no slot for another socket. A second
+    /// cancel of that sort may meet the accept that came after.
+    #[test]
+    fn a_cancel_of_our_own_is_no_failure() {
+        let Ok(mut driver) = UringDriver::new(&UringConfig::default()) else {
+            return println!("skipped: there is no io_uring");
+        };
+        let anywhere = (Ipv4Addr::LOCALHOST, 0).into();
+        let (listener, address) = driver.listen(anywhere).expect("loopback listens");
+        let (op, reaped) = cancelled(listener);
+        assert!(driver.on_accept(op, reaped).is_none(), "nothing has failed");
+        let _guest = TcpStream::connect(address).expect("the backlog takes it");
+        let accepted = loop {
+            driver.park(None).expect("the driver works");
+            if let Some(completion) = driver.next_completion() {
+                break completion;
+            }
+        };
+        assert!(matches!(accepted, Completion::Accepted { .. }), "it goes on: {accepted:?}");
+        driver.stop_listening(listener);
+        let (op, reaped) = cancelled(listener);
+        assert!(driver.on_accept(op, reaped).is_none(), "it was told to stop");
     }
 }

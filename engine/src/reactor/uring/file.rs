@@ -4,10 +4,11 @@ use super::UringDriver;
 use super::op::{Op, SLOTS_MAX, Tag};
 use crate::driver::{Completion, FileBuffer, FileId, FileOpId, OpenFile};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
+use crate::reactor::direct_io;
 use crate::sys::in_flight::Landed;
 use crate::sys::ring::{Brings, Reaped};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -15,15 +16,17 @@ use std::path::Path;
 /// Files and the operations on them that are in flight.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    files: Vec<File>,
+    /// Open, or closing.
+    files: BTreeMap<FileId, File>,
+    /// Counts the files ever opened: an id is never given again.
+    opened: u32,
     ops: Vec<FileOp>,
     vacant_ops: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct File {
-    /// `None` once it is closed.
-    descriptor: Option<OwnedFd>,
+    descriptor: OwnedFd,
     /// Bypasses the page cache.
     direct: bool,
     closing: bool,
@@ -53,7 +56,7 @@ struct FileOp {
 impl Files {
     /// Notes a new operation; answers its slot.
     fn begin(&mut self, file: FileId, id: FileOpId, kind: Kind, offset: u64, length: usize) -> u32 {
-        let entry = &mut self.files[file.0 as usize];
+        let entry = self.open(file);
         entry.in_flight += 1;
         let op = FileOp { file, id, kind, offset, done: 0, length, direct: entry.direct };
         if let Some(slot) = self.vacant_ops.pop() {
@@ -68,35 +71,36 @@ impl Files {
     fn end(&mut self, slot: u32) -> FileOp {
         let op = self.ops[slot as usize];
         self.vacant_ops.push(slot);
-        let file = &mut self.files[op.file.0 as usize];
+        let file = self.files.get_mut(&op.file).expect("a file outlives its operations");
         file.in_flight -= 1;
         if file.closing && file.in_flight == 0 {
-            file.descriptor = None;
+            self.files.remove(&op.file);
         }
         op
     }
 
+    /// A file that is open.
+    ///
+    /// # Panics
+    /// If it is not: somebody uses an id after its end.
+    fn open(&mut self, file: FileId) -> &mut File {
+        let entry = self.files.get_mut(&file).filter(|file| !file.closing);
+        entry.unwrap_or_else(|| panic!("{file:?} is used, which is void or was closed"))
+    }
+
+    /// The descriptor of a file with operations in flight.
     fn descriptor(&self, file: FileId) -> &OwnedFd {
-        let file = &self.files[file.0 as usize];
-        file.descriptor.as_ref().expect("a file is used until it is closed")
+        &self.files.get(&file).expect("a file outlives its operations").descriptor
     }
 }
 
 impl UringDriver {
     pub(super) fn open_file(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
-        flags.set(OFlags::CREATE, options.create);
-        let mode = Mode::from_raw_mode(0o644);
-        let direct = options.direct.then(|| rustix::fs::open(path, flags | OFlags::DIRECT, mode));
-        let (descriptor, direct) = match direct {
-            Some(Ok(descriptor)) => (descriptor, true),
-            Some(Err(error)) if error != Errno::INVAL => return Err(error.into()),
-            // Not asked for, or the file system does not offer it.
-            Some(Err(_)) | None => (rustix::fs::open(path, flags, mode)?, false),
-        };
-        let id = FileId(u32::try_from(self.files.files.len()).expect("few files"));
-        let descriptor = Some(descriptor);
-        self.files.files.push(File { descriptor, direct, closing: false, in_flight: 0 });
+        let (descriptor, direct) = direct_io::open(path, options)?;
+        let opened = self.files.opened.checked_add(1).ok_or(Errno::MFILE)?;
+        self.files.opened = opened;
+        let id = FileId(opened);
+        self.files.files.insert(id, File { descriptor, direct, closing: false, in_flight: 0 });
         Ok(id)
     }
 
@@ -131,10 +135,10 @@ impl UringDriver {
     }
 
     pub(super) fn end_file(&mut self, file: FileId) {
-        let file = &mut self.files.files[file.0 as usize];
-        file.closing = true;
-        if file.in_flight == 0 {
-            file.descriptor = None;
+        let entry = self.files.open(file);
+        entry.closing = true;
+        if entry.in_flight == 0 {
+            self.files.files.remove(&file);
         }
     }
 
@@ -162,13 +166,17 @@ impl UringDriver {
     /// Counts what was read or written, and decides whether that was all.
     fn progress(&mut self, slot: u32, result: i32) -> Progress {
         let op = &mut self.files.ops[slot as usize];
-        let file = &mut self.files.files[op.file.0 as usize];
+        let file = self.files.files.get_mut(&op.file).expect("a file outlives its operations");
         let Ok(moved) = usize::try_from(result) else {
             return match -result {
                 libc::EINTR | libc::EAGAIN => Progress::Again,
                 // Some file systems take the flag and refuse the operation.
-                libc::EINVAL if op.direct && op.is_aligned() && file.make_buffered() => {
-                    op.direct = false;
+                error
+                    if op.direct
+                        && op.is_refused(error)
+                        && direct_io::give_up(&file.descriptor) =>
+                {
+                    (op.direct, file.direct) = (false, false);
                     Progress::Again
                 }
                 error => Progress::Done(Err(io::Error::from_raw_os_error(error))),
@@ -209,10 +217,8 @@ impl UringDriver {
 }
 
 impl FileOp {
-    /// True if it keeps to the rules of direct I/O: a refusal is not the caller's fault.
-    fn is_aligned(&self) -> bool {
-        self.offset.is_multiple_of(DIRECT_IO_ALIGN_BYTES as u64)
-            && self.length.is_multiple_of(DIRECT_IO_ALIGN_BYTES)
+    fn is_refused(&self, error: i32) -> bool {
+        direct_io::is_refused(Errno::from_raw_os_error(error), self.offset, self.length)
     }
 }
 
@@ -220,15 +226,4 @@ enum Progress {
     /// There is more to do.
     Again,
     Done(io::Result<usize>),
-}
-
-impl File {
-    /// Goes through the page cache from now on. True if that worked.
-    fn make_buffered(&mut self) -> bool {
-        self.direct = false;
-        let descriptor = self.descriptor.as_ref().expect("a file is used until it is closed");
-        rustix::fs::fcntl_getfl(descriptor)
-            .and_then(|flags| rustix::fs::fcntl_setfl(descriptor, flags - OFlags::DIRECT))
-            .is_ok()
-    }
 }

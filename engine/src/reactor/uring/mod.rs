@@ -70,6 +70,8 @@ pub struct UringDriver {
     listeners: Vec<accept::Listener>,
     accept_retry_at: Option<Instant>,
     files: file::Files,
+    /// Sockets whose next receive awaits what the shard makes of the last.
+    unarmed: Vec<SocketId>,
     /// Sockets that wait for a receive buffer, first come first served.
     waiting: VecDeque<SocketId>,
     /// Completions that did not come one for one from the kernel; they go first.
@@ -110,6 +112,7 @@ impl UringDriver {
             listeners: Vec::new(),
             accept_retry_at: None,
             files: file::Files::default(),
+            unarmed: Vec::new(),
             waiting: VecDeque::new(),
             told: VecDeque::new(),
             parker,
@@ -149,6 +152,7 @@ impl UringDriver {
         let op = Op::decode(reaped.user_data);
         match op.tag {
             Tag::Receive => self.on_receive(op, reaped),
+            Tag::ReceiveInto => self.on_filled(op, reaped),
             Tag::Send => self.on_send(op, reaped),
             Tag::Accept => self.on_accept(op, reaped),
             Tag::Connect => self.on_connect(op, reaped),
@@ -172,6 +176,7 @@ impl UringDriver {
     /// What is due before the kernel is entered.
     fn prepare(&mut self) {
         self.refill();
+        self.arm_rest();
         if self.accept_retry_at.is_some() {
             self.retry_accepts();
         }
@@ -223,6 +228,19 @@ impl Driver for UringDriver {
         self.start_send(socket, output)
     }
 
+    fn receive_into(
+        &mut self,
+        socket: SocketId,
+        memory: Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<(), Vec<u8>> {
+        self.receive_into_memory(socket, memory, bytes_max)
+    }
+
+    fn shutdown_send(&mut self, socket: SocketId) {
+        self.end_sends(socket);
+    }
+
     fn pause_receive(&mut self, socket: SocketId) {
         self.pause(socket);
     }
@@ -261,7 +279,7 @@ impl Driver for UringDriver {
         if self.told.is_empty()
             && let Some(first) = self.next_completion()
         {
-            self.told.push_back(first);
+            self.told.push_front(first);
         }
         Ok(!self.told.is_empty())
     }
@@ -291,6 +309,7 @@ impl Driver for UringDriver {
 
     fn is_ready(&mut self) -> bool {
         !self.told.is_empty()
+            || !self.unarmed.is_empty()
             || self.ring.is_ready()
             || (!self.waiting.is_empty() && self.ring.buffers().pool().has_returned())
             || self.accept_is_due()
@@ -329,7 +348,8 @@ impl Driver for UringDriver {
     }
 
     fn describe(&self) -> String {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        // Asked of the kernel itself: a file may not be there, or no descriptor left to read it with.
+        let kernel = rustix::system::uname();
         let missing = Features::ALL.without(self.features);
         let (submissions, completions) = self.ring.entries();
         let pool = self.ring.buffers().pool();
@@ -337,7 +357,7 @@ impl Driver for UringDriver {
         let mut text = format!(
             "io_uring on Linux {}: {}; {submissions} submissions, {completions} completions, \
              {buffers} receive buffers of {bytes} bytes",
-            kernel.trim(),
+            kernel.release().to_string_lossy(),
             self.features,
         );
         if missing != Features::NONE {

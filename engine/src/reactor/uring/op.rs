@@ -24,6 +24,8 @@ pub(super) enum Tag {
     Connect,
     /// Slot: a socket.
     Receive,
+    /// Slot: a socket. Into memory of the shard's.
+    ReceiveInto,
     /// Slot: a socket.
     Send,
     /// Slot: a file operation.
@@ -36,11 +38,12 @@ pub(super) enum Tag {
     Nudge,
 }
 
-const TAGS: [Tag; 9] = [
+const TAGS: [Tag; 10] = [
     Tag::Cancel,
     Tag::Accept,
     Tag::Connect,
     Tag::Receive,
+    Tag::ReceiveInto,
     Tag::Send,
     Tag::File,
     Tag::Wake,

@@ -5,6 +5,7 @@ use crate::driver::Output;
 use crate::sys::pool::Pool;
 use crate::sys::ring::{Brings, Ring, Setup, Wait};
 use crate::sys::submit::Patience;
+use bytes::Bytes;
 use io_uring::opcode;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use std::io;
@@ -34,6 +35,9 @@ pub(super) fn open(config: &UringConfig) -> Result<(Ring, Features), UringError>
     }
     if features.contains(Features::RING_DESCRIPTOR) && ring.register_descriptor().is_err() {
         features = features.without(Features::RING_DESCRIPTOR);
+    }
+    if features.contains(Features::RING_MESSAGE) && !messages_wake(&mut ring, config, features) {
+        features = features.without(Features::RING_MESSAGE);
     }
     if features.contains(Features::EAGER_SEND) && !eager_sends_own_up(&mut ring) {
         features = features.without(Features::EAGER_SEND);
@@ -80,19 +84,46 @@ pub(super) fn setup(config: &UringConfig, features: Features) -> Setup {
     }
 }
 
-/// True if an eager send that does not fit says exactly how much of it went. A kernel that kept
-/// silent, or said that nothing went, would corrupt a stream, so this is tried and not assumed.
-fn eager_sends_own_up(ring: &mut Ring) -> bool {
-    ring.skips_success() && try_eager_send(ring).unwrap_or(false)
+/// True if a message from ring to ring wakes its receiver. That the kernel knows the operation does not
+/// say that it works between rings set up as these are, and a wake that is lost is a shard that
+/// sleeps on, so this is tried and not assumed.
+fn messages_wake(ring: &mut Ring, config: &UringConfig, features: Features) -> bool {
+    try_message(ring, config, features).unwrap_or(false)
 }
 
-fn try_eager_send(ring: &mut Ring) -> io::Result<bool> {
+fn try_message(ring: &mut Ring, config: &UringConfig, features: Features) -> io::Result<bool> {
+    let small = Setup { submission_entries: 1, completion_entries: 2, ..setup(config, features) };
+    let mut other = Ring::new(&small)?;
+    let descriptor = other.share_descriptor()?;
+    ring.message(descriptor.as_fd(), 0);
+    ring.enter(Wait::No)?;
+    // It has arrived before it is over for the sender; the receiver may have to go and fetch it.
+    other.enter(Wait::No)?;
+    let has_failed = ring.next_reaped().is_some();
+    Ok(other.take_wake() && !has_failed)
+}
+
+/// True if an eager send that does not fit says exactly how much of it went. A kernel that kept
+/// silent, or said that nothing went, would corrupt a stream, so this is tried and not assumed: for
+/// one piece of memory and for several, which are different operations.
+fn eager_sends_own_up(ring: &mut Ring) -> bool {
+    const BYTES: usize = 1 << 20;
+    let mut single = Output::default();
+    single.copied_mut().resize(BYTES, 0);
+    let mut several = Output::default();
+    several.copied_mut().resize(BYTES / 2, 0);
+    several.share(Bytes::from(vec![0; BYTES / 2]));
+    let outputs = [single, several];
+    ring.skips_success()
+        && outputs.into_iter().all(|output| try_eager_send(ring, output).unwrap_or(false))
+}
+
+fn try_eager_send(ring: &mut Ring, output: Output) -> io::Result<bool> {
+    let whole = output.len();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (sender, receiver) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_send_buffer_size(&sender, 4_096)?;
-    let mut output = Output::default();
-    output.copied_mut().resize(1 << 20, 0);
     ring.send(sender.as_fd(), output, Patience::Eager, 0);
     ring.enter(Wait::No)?;
     let Some(told) = ring.next_reaped() else { return Ok(false) };
@@ -103,12 +134,31 @@ fn try_eager_send(ring: &mut Ring) -> io::Result<bool> {
     while let Ok((count, _)) = rustix::net::recv(&receiver, &mut bytes[..], RecvFlags::empty()) {
         went += count;
     }
-    Ok(told.result > 0 && told.result as usize == went && went < 1 << 20)
+    Ok(told.result > 0 && told.result as usize == went && went < whole)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is tried works where the rest does: a trial that is wrong would cost the feature in silence.
+    #[test]
+    fn what_is_tried_is_found() {
+        match open(&UringConfig::default()) {
+            Ok((ring, features)) => {
+                let probe = ring.probe().expect("it was probed before");
+                let has_messages = probe.is_supported(opcode::MsgRingData::CODE);
+                assert_eq!(features.contains(Features::RING_MESSAGE), has_messages, "{features}");
+                // As old as the flags of its set-up, and tried on every kernel since.
+                let is_recent = features.contains(Features::DEFER_TASKRUN);
+                assert!(!is_recent || features.contains(Features::EAGER_SEND), "{features}");
+            }
+            Err(UringError::Refused { error, .. }) => {
+                println!("skipped: io_uring is refused here: {error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 
     #[test]
     fn every_feature_can_be_done_without() {

@@ -17,8 +17,8 @@ impl UringDriver {
         let eager = self.features.contains(Features::EAGER_SEND);
         let socket = self.sockets.known(id);
         assert!(
-            socket.stage == Stage::Open && socket.in_flight.is_none(),
-            "{id:?} is sent to while {:?}, with one send in flight at most",
+            socket.stage == Stage::Open && socket.in_flight.is_none() && !socket.sends_ended,
+            "{id:?} is sent to while {:?}, with one send in flight at most, and none after its end",
             socket.stage
         );
         if output.is_empty() {
@@ -34,6 +34,20 @@ impl UringDriver {
         socket.in_flight = Some(ticket);
         self.counters.sends += 1;
         SendState::InFlight
+    }
+
+    /// Nothing is in flight that the ring could bring out of order, and there is nothing to wait for,
+    /// so a plain system call will do: there is one in the life of a connection at most.
+    pub(super) fn end_sends(&mut self, id: SocketId) {
+        let socket = self.sockets.known(id);
+        assert!(
+            socket.stage == Stage::Open && socket.in_flight.is_none(),
+            "{id:?} ends its sends while {:?}, with none in flight",
+            socket.stage
+        );
+        socket.sends_ended = true;
+        // Fails where the connection is gone, of which the receiving side hears.
+        let _ = rustix::net::shutdown(socket.descriptor(), rustix::net::Shutdown::Write);
     }
 
     /// Bounds how late the ends of eager sends are told. One time-out serves all sends until it

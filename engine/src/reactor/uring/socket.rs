@@ -4,7 +4,6 @@
 //! neither an id nor a late completion ever means another socket.
 
 use super::UringDriver;
-use super::op::{Op, Tag};
 use crate::driver::{Completion, SocketId};
 use crate::sys::in_flight::Ticket;
 use crate::sys::submit::Cancel;
@@ -34,6 +33,8 @@ pub(super) enum Receive {
     Ending,
     /// Not in flight: there was no buffer, and it queues for one.
     Waiting,
+    /// In flight, into memory of the shard's.
+    Into(Ticket),
 }
 
 #[derive(Debug)]
@@ -47,6 +48,10 @@ pub(super) struct Socket {
     pub(super) paused: bool,
     /// Nothing will be received any more, and the shard was told.
     pub(super) ended: bool,
+    /// Receives are single for so many more chunks, for the shard to offer memory in between.
+    pub(super) single: u8,
+    /// Nothing will be sent any more, and the peer was told.
+    pub(super) sends_ended: bool,
     /// The send or the connect that is in flight.
     pub(super) in_flight: Option<Ticket>,
 }
@@ -60,13 +65,16 @@ impl Socket {
             receive: Receive::Idle,
             paused: false,
             ended: false,
+            single: 0,
+            sends_ended: false,
             in_flight: None,
         }
     }
 
     /// True while the kernel will complete something of this socket's.
     fn is_busy(&self) -> bool {
-        self.in_flight.is_some() || matches!(self.receive, Receive::Armed | Receive::Ending)
+        let receives = !matches!(self.receive, Receive::Idle | Receive::Waiting);
+        receives || self.in_flight.is_some()
     }
 
     /// The open descriptor of a socket that is not vacant.
@@ -80,12 +88,14 @@ impl Socket {
 pub(super) struct Sockets {
     slots: Vec<Socket>,
     vacant: Vec<u32>,
+    /// Slots that are vacant for ever.
+    retired: usize,
     max: u32,
 }
 
 impl Sockets {
     pub(super) fn new(max: u32) -> Self {
-        Sockets { slots: Vec::new(), vacant: Vec::new(), max }
+        Sockets { slots: Vec::new(), vacant: Vec::new(), retired: 0, max }
     }
 
     /// The most sockets at a time.
@@ -142,13 +152,18 @@ impl Sockets {
     pub(super) fn remove(&mut self, id: SocketId) {
         let socket = self.known(id);
         assert!(!socket.is_busy(), "a slot is freed after its last completion");
-        *socket = Socket { generation: id.generation.wrapping_add(1), ..Socket::vacant() };
-        self.vacant.push(id.slot);
+        let next = id.generation.checked_add(1);
+        *socket = Socket { generation: next.unwrap_or(id.generation), ..Socket::vacant() };
+        // A slot that has run out of generations stays empty: no id is ever given twice.
+        match next {
+            Some(_) => self.vacant.push(id.slot),
+            None => self.retired += 1,
+        }
     }
 
     /// Sockets that are not vacant.
     pub(super) fn count(&self) -> usize {
-        self.slots.len() - self.vacant.len()
+        self.slots.len() - self.vacant.len() - self.retired
     }
 }
 
@@ -174,10 +189,7 @@ impl UringDriver {
         if let Some(ticket) = socket.in_flight {
             self.ring.cancel(Cancel::Memory(ticket));
         }
-        if socket.receive == Receive::Armed {
-            socket.receive = Receive::Ending;
-            self.ring.cancel(Cancel::Plain(Op::on(Tag::Receive, id).encode()));
-        }
+        self.end_receive(id);
         self.finish_close(id);
     }
 
@@ -187,7 +199,8 @@ impl UringDriver {
         for _ in 0..self.told.len() {
             match self.told.pop_front().expect("counted above") {
                 Completion::Received { socket, chunk } if socket == id => self.take_back(chunk),
-                Completion::ReceiveEnded { socket, .. } if socket == id => {}
+                Completion::ReceiveEnded { socket, .. } | Completion::Filled { socket, .. }
+                    if socket == id => {}
                 Completion::Connected { socket, result } if socket == id => {
                     if result.is_err() {
                         // Its slot is free already.
@@ -234,6 +247,17 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_out_of_generations_is_let_to_nobody() {
+        let mut sockets = Sockets::new(1);
+        let first = sockets.insert(descriptor(), Stage::Open).expect("room for one");
+        sockets.slots[0].generation = u32::MAX;
+        let last = SocketId { generation: u32::MAX, ..first };
+        sockets.remove(last);
+        assert!(!sockets.has_room() && sockets.count() == 0);
+        assert!(sockets.get(last).is_none() && sockets.get(first).is_none());
+    }
+
+    #[test]
     #[should_panic(expected = "is used after its end")]
     fn a_dead_id_is_noticed() {
         let mut sockets = Sockets::new(1);
@@ -245,7 +269,7 @@ mod tests {
     #[test]
     fn a_socket_is_small() {
         assert!(
-            size_of::<Socket>() <= 40,
+            size_of::<Socket>() <= 48,
             "{} bytes for each idle connection",
             size_of::<Socket>()
         );

@@ -7,6 +7,7 @@ use crate::time::Instant;
 use crate::wire::frame::{CallId, GoAwayReason, control};
 use crate::wire::framer::Payload;
 use crate::wire::header::Kind;
+use crate::wire::output::Output;
 
 impl Connection {
     /// Begins to leave of our own will: says go-away and lets what runs end, for so long.
@@ -76,6 +77,17 @@ impl Connection {
         self.end(reason);
     }
 
+    /// Ends a connection before it has begun: a go-away takes the place of the hello, so that nothing
+    /// is started on it.
+    ///
+    /// # Panics
+    /// If it has begun.
+    pub fn refuse(&mut self, reason: CloseReason) {
+        assert!(self.phase == Phase::Greeting && !self.is_greeted, "refused before it begins");
+        self.output = Output::default();
+        self.close(reason);
+    }
+
     pub(super) fn misbehaved(&mut self, what: Misbehaviour) {
         self.close(CloseReason::PeerMisbehaved(what));
     }
@@ -84,6 +96,10 @@ impl Connection {
     pub(super) fn close(&mut self, reason: CloseReason) {
         if self.phase == Phase::Closed {
             return;
+        }
+        if reason == CloseReason::Overloaded {
+            // What waits to be sent is what there is too much of.
+            self.output = crate::wire::output::Output::default();
         }
         if let Some(go_away) = reason.go_away() {
             self.push_go_away(go_away, &reason.to_string());

@@ -5,6 +5,7 @@ use crate::time::Instant;
 use crate::wire::deframer::Body;
 use crate::wire::frame::{GoAwayReason, MethodId, Priority, RequestHead, ResponseHead, Route};
 use crate::wire::framer::Payload;
+use crate::wire::status::Status;
 
 /// A call to start.
 #[derive(Clone, Debug)]
@@ -53,6 +54,11 @@ pub enum Event<'a> {
         body: Body<'a>,
         /// When its caller stops waiting, on this side's clock.
         deadline: Option<Instant>,
+    },
+    /// Server: a request arrived that was answered in here already, with this status.
+    RequestRefused {
+        /// What its caller is told.
+        status: Status,
     },
     /// Client: the answer to a call.
     Response {

@@ -31,8 +31,11 @@ impl Connection {
                 self.pong_bytes += HEADER_BYTES;
                 None
             }
-            // That something arrived was all that it had to say.
-            (Kind::Pong, _) => None,
+            // It has read all that came before the ping. What else it has to say is that it arrived.
+            (Kind::Pong, _) => {
+                self.is_behind = false;
+                None
+            }
             _ => {
                 self.misbehaved(Misbehaviour::Unexpected(kind));
                 None
@@ -64,7 +67,7 @@ impl Connection {
         if self.phase == Phase::Leaving {
             self.answer_bare(head.call, Status::DRAINING);
             self.deframer.recycle(body);
-            return None;
+            return Some(Event::RequestRefused { status: Status::DRAINING });
         }
         let deadline = head.time_left().map(|left| now + left);
         Some(Event::Request { head, body, deadline })

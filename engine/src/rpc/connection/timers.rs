@@ -1,6 +1,7 @@
 //! What is due when. Each limit of time stands here once, as the instant at which it is passed.
 
 use super::{CallFailure, Connection, DropCause, Event, Phase, Role};
+use crate::limits::{SEND_HAS_WAITED, SOCKET_SEND_BYTES_MAX};
 use crate::rpc::error::{CloseReason, TooSlow};
 use crate::time::{Duration, Instant, earliest};
 use crate::wire::header::{HEADER_BYTES, Kind};
@@ -61,14 +62,22 @@ impl Connection {
     #[inline]
     pub fn handle_send_started(&mut self, bytes: usize, now: Instant) {
         self.taking_deadline = Some(now + self.transfer_time(bytes));
+        self.sending_since = now;
     }
 
     /// The kernel has taken what was handed to it.
+    ///
+    /// If that took long, the peer has acknowledged something in the meantime, which is a sign of life;
+    /// what the kernel took at once says nothing, and is no reason to believe in a peer that is silent.
     #[inline]
     pub fn handle_send_ended(&mut self, now: Instant) {
         self.taking_deadline = None;
-        // The ping may have been the last of it: its time begins now.
-        self.pinged_at = self.pinged_at.map(|_| now);
+        if now.since(self.sending_since) >= SEND_HAS_WAITED {
+            self.is_behind = true;
+            self.last_received_at = now;
+            // The ping may have been the last of it: its time begins now.
+            self.pinged_at = self.pinged_at.map(|_| now);
+        }
     }
 
     /// The owner has stopped reading from the peer, because too much waits for the peer to take it.
@@ -141,7 +150,16 @@ impl Connection {
 
     fn pong_deadline(&self) -> Option<Instant> {
         let pinged_at = self.pinged_at.filter(|_| self.can_hear())?;
-        Some(pinged_at + self.config.keepalive_timeout)
+        Some(pinged_at + self.pong_time())
+    }
+
+    /// From a ping to its pong. A ping that goes behind what the kernel holds has the time that all of
+    /// that has: a peer that is slow is not dead.
+    fn pong_time(&self) -> Duration {
+        match self.is_behind {
+            true => self.config.keepalive_timeout.max(self.transfer_time(SOCKET_SEND_BYTES_MAX)),
+            false => self.config.keepalive_timeout,
+        }
     }
 
     fn partial_deadline(&self) -> Option<Instant> {

@@ -158,7 +158,7 @@ fn a_cancel_drops_the_handler_and_its_answer_goes_nowhere() {
     let Some(Seen::RequestDropped { cause, .. }) = pair.server.seen.last() else { panic!() };
     assert_eq!(*cause, DropCause::Cancelled);
     let late = pair.server.connection.respond_deferred(ok(call), Payload::Copied(b"late"));
-    assert!(!late, "nobody waits");
+    assert_eq!(late, None, "nobody waits");
     pair.settle();
     assert!(pair.client.seen.is_empty());
 }
@@ -238,7 +238,8 @@ fn an_answer_that_the_caller_cannot_take_becomes_a_status() {
             pair.settle();
             let payload = Payload::Shared(Bytes::from(vec![7; count as usize]));
             pair.deferred.clear();
-            assert!(pair.server.connection.respond_deferred(ok(call), payload));
+            let told = pair.server.connection.respond_deferred(ok(call), payload);
+            assert_eq!(told, Some(status), "its owner knows what the caller is told");
             pair.settle();
             let Some(Seen::Response { head, .. }) = pair.client.seen.last() else { panic!() };
             assert_eq!(head.status, status, "shared, {count} bytes");

@@ -8,6 +8,7 @@ use crate::time::Duration;
 use crate::wire::deframer::{Deframer, Input};
 use crate::wire::frame::{GoAwayReason, control};
 use crate::wire::header::{Header, Kind};
+use crate::wire::status::Status;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -134,7 +135,8 @@ fn an_idle_connection_is_left_as_one_leaves_not_slammed() {
     pair.now += SECOND;
     pair.handle_timeouts();
     pair.settle();
-    assert_eq!(pair.server.seen, [closed(CloseReason::Idle)]);
+    let refused = Seen::RequestRefused { status: Status::DRAINING };
+    assert_eq!(pair.server.seen, [refused, closed(CloseReason::Idle)]);
     let Seen::PeerLeaves { reason, .. } = &pair.client.seen[0] else { panic!() };
     assert_eq!(*reason, GoAwayReason::IDLE);
     let Seen::Response { head, .. } = &pair.client.seen[1] else { panic!() };
@@ -255,16 +257,49 @@ fn no_pong_is_asked_for_behind_a_long_send() {
     pair.advance_in_silence(50 * SECOND);
     assert!(pair.server.seen.is_empty() && pair.client.pipe.is_empty());
     pair.server.connection.handle_send_ended(pair.now);
-    pair.advance_in_silence(Duration::ZERO);
+    pair.advance_in_silence(10 * SECOND - Duration::from_nanos(1));
+    assert!(pair.client.pipe.is_empty(), "the peer has just taken something");
+    pair.advance_in_silence(Duration::from_nanos(1));
     assert_eq!(pair.client.pipe.len(), 32, "now it is pinged");
-    // The ping itself is taken late: its time begins then.
+    // The ping itself is taken late: its time begins then. It goes behind four MiB, which have five
+    // times the frame timeout.
     pair.server.connection.handle_send_started(32, pair.now);
     pair.advance_in_silence(30 * SECOND);
     pair.server.connection.handle_send_ended(pair.now);
-    pair.advance_in_silence(4 * SECOND - Duration::from_nanos(1));
+    pair.advance_in_silence(500 * SECOND - Duration::from_nanos(1));
     assert!(pair.server.seen.is_empty());
     pair.advance_in_silence(Duration::from_nanos(1));
     assert_eq!(pair.server.seen, [closed(CloseReason::PeerTooSlow(TooSlow::Pong))]);
+}
+
+/// A pong says that everything before the ping was read: after it a peer is as quick as any.
+#[test]
+fn a_slow_reader_has_more_time_for_its_pong_until_it_has_caught_up() {
+    let mut pair = Pair::open_with(&quick(), &quick());
+    pair.server.connection.handle_send_started(1 << 20, pair.now);
+    pair.advance_in_silence(2 * SECOND);
+    pair.server.connection.handle_send_ended(pair.now);
+    pair.advance_in_silence(10 * SECOND + 14 * SECOND);
+    assert!(pair.server.seen.is_empty(), "slow, not dead: {:?}", pair.server.seen);
+    pair.client.pipe.clear();
+    pair.receive(Role::Server, &frame(Kind::Pong, 0));
+    pair.advance_in_silence(10 * SECOND + 4 * SECOND);
+    assert_eq!(pair.server.seen, [closed(CloseReason::PeerTooSlow(TooSlow::Pong))]);
+}
+
+/// Who goes on sending into the kernel's memory learns nothing of the peer by that.
+#[test]
+fn what_the_kernel_takes_at_once_keeps_no_dead_peer_alive() {
+    let mut pair = Pair::open_with(&quick(), &quick());
+    for _ in 0..14 {
+        assert_eq!(pair.client.close_reason(), None);
+        pair.client.connection.handle_send_started(100, pair.now);
+        pair.advance_in_silence(Duration::from_millis(5));
+        pair.client.connection.handle_send_ended(pair.now);
+        pair.advance_in_silence(SECOND - Duration::from_millis(5));
+    }
+    let reason = CloseReason::PeerTooSlow(TooSlow::Pong);
+    assert_eq!(pair.client.close_reason(), Some(&reason));
 }
 
 #[test]

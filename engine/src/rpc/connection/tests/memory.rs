@@ -3,7 +3,7 @@
 use super::pair::{ECHO, LATER, Pair, SOURCE};
 use crate::config::ConnectionConfig;
 use crate::limits::{PARTIAL_KEEP_BYTES, PARTIAL_STEP_BYTES};
-use crate::rpc::connection::{CallRequest, Connection, Role};
+use crate::rpc::connection::{CallRequest, Connection, Event, Role};
 use crate::time::Duration;
 use crate::wire::deframer::Input;
 use crate::wire::frame::{CallId, GoAwayReason, control};
@@ -98,7 +98,9 @@ fn what_is_answered_inside_the_connection_is_no_longer_than_what_was_asked() {
         let before = pair.client.pipe.len();
         let connection = &mut pair.server.connection;
         let mut input = Input::new(&flood);
-        assert!(connection.handle_bytes(&mut input, pair.now).is_none());
+        while let Some(event) = connection.handle_bytes(&mut input, pair.now) {
+            assert!(matches!(event, Event::RequestRefused { .. }), "{event:?}");
+        }
         assert_eq!(connection.output_bytes(), flood.len(), "frame for frame, 32 bytes each");
         assert_eq!(pair.client.pipe.len(), before);
     }

@@ -31,6 +31,7 @@ pub enum Seen {
     Request { head: RequestHead, metadata: Vec<u8>, payload: Vec<u8>, deadline: Option<Instant> },
     Response { token: u64, head: ResponseHead, payload: Vec<u8> },
     CallFailed { token: u64, failure: CallFailure },
+    RequestRefused { status: Status },
     RequestDropped { token: u64, cause: DropCause },
     PeerLeaves { reason: GoAwayReason, text: String },
     Closed(CloseReason),
@@ -52,6 +53,7 @@ impl From<&Event<'_>> for Seen {
             Event::CallFailed { token, failure } => {
                 Seen::CallFailed { token: *token, failure: *failure }
             }
+            Event::RequestRefused { status } => Seen::RequestRefused { status: *status },
             Event::RequestDropped { token, cause } => {
                 Seen::RequestDropped { token: *token, cause: *cause }
             }
@@ -208,7 +210,8 @@ impl Pair {
     /// Answers a deferred request. False: nobody waited for it.
     pub fn answer(&mut self, token: u64, payload: &[u8]) -> bool {
         let (head, _) = self.deferred.remove(&token).expect("a deferred request");
-        self.server.connection.respond_deferred(ok(head.call), Payload::Copied(payload))
+        let connection = &mut self.server.connection;
+        connection.respond_deferred(ok(head.call), Payload::Copied(payload)).is_some()
     }
 
     /// Answers a deferred request with what it brought.
@@ -306,7 +309,9 @@ impl Pair {
                     ok(head.call)
                 });
             }
-            _ => connection.respond(ok(head.call), Payload::Copied(payload)),
+            _ => {
+                connection.respond(ok(head.call), Payload::Copied(payload));
+            }
         }
     }
 
