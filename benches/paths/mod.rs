@@ -4,13 +4,10 @@
 mod memory_driver;
 
 use catena_engine::Router;
-use catena_engine::config::ConnectionConfig;
 use catena_engine::driver::Driver;
 use catena_engine::mailbox::mesh;
-use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::rpc::in_flight::InFlight;
 use catena_engine::shard::{Shard, ShardConfig};
-use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::Instant;
 use catena_engine::wire::deframer::{Deframer, Input};
 use catena_engine::wire::frame::{CallId, MethodId};
@@ -140,14 +137,7 @@ fn in_flight() -> Path {
 /// left is all that the engine itself adds to the kernel's work.
 fn turn(name: &'static str, connections: u32, depth: u32) -> Path {
     let mut driver = MemoryDriver::new(connections);
-    let config = ShardConfig {
-        index: ShardIndex(0),
-        count: 1,
-        connection: Arc::new(ConnectionConfig::default()),
-        admission: AdmissionConfig::default(),
-        connections_max: catena_engine::limits::SOCKETS_MAX_DEFAULT,
-        seed: 1,
-    };
+    let config = ShardConfig::default();
     let mailboxes = mesh(1, 64).pop().expect("one shard");
     let echo = |_: &_| Router::new().method("echo", |request, reply| reply.ok(request.payload()));
     let mut shard = Shard::new(config, &driver, mailboxes, Arc::default(), echo);

@@ -32,7 +32,9 @@ mod spare;
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
 use crate::driver::{Completion, Driver, FileBuffer, ListenerId, Parker};
-use crate::limits::{TURN_COMPLETIONS_MAX, TURN_TIME_MAX, TURNS_BETWEEN_MEASUREMENTS};
+use crate::limits::{
+    SOCKETS_MAX_DEFAULT, TURN_COMPLETIONS_MAX, TURN_TIME_MAX, TURNS_BETWEEN_MEASUREMENTS,
+};
 use crate::local::{Command, Local, TimerKey};
 use crate::mailbox::Mailboxes;
 use crate::metrics::ShardMetrics;
@@ -66,6 +68,20 @@ pub struct ShardConfig {
     pub connections_max: u32,
     /// Seed of its generator.
     pub seed: u64,
+}
+
+impl Default for ShardConfig {
+    /// A shard that is alone, with the defaults of everything and seed 1.
+    fn default() -> Self {
+        ShardConfig {
+            index: ShardIndex(0),
+            count: 1,
+            connection: Arc::default(),
+            admission: AdmissionConfig::default(),
+            connections_max: SOCKETS_MAX_DEFAULT,
+            seed: 1,
+        }
+    }
 }
 
 /// What to do after a turn.

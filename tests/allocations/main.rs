@@ -4,15 +4,12 @@
 //! thread of its own. Its requests are pipelined, and cut at odd places, so that frames straddle
 //! receives.
 
-use catena_engine::config::ConnectionConfig;
 use catena_engine::driver::Driver;
 use catena_engine::mailbox::mesh;
 use catena_engine::reactor::epoll::{EpollConfig, EpollDriver};
 use catena_engine::reactor::uring::{UringConfig, UringDriver, UringError};
-use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::rpc::connection::{Connection, Role};
 use catena_engine::shard::{Shard, ShardConfig};
-use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::frame::{CallId, MethodId, Priority, RequestHead, Route};
 use catena_engine::wire::framer::{Framer, Payload};
@@ -77,14 +74,7 @@ fn count<D: Driver>(
     handler: impl FnMut(catena_engine::Request<'_>, catena_engine::Reply<'_>) -> catena_engine::Answered
     + 'static,
 ) -> u64 {
-    let config = ShardConfig {
-        index: ShardIndex(0),
-        count: 1,
-        connection: Arc::new(ConnectionConfig::default()),
-        admission: AdmissionConfig::default(),
-        connections_max: catena_engine::limits::SOCKETS_MAX_DEFAULT,
-        seed: 1,
-    };
+    let config = ShardConfig::default();
     let mailboxes = mesh(1, 64).pop().expect("one shard");
     let router = |_: &_| Router::new().method("echo", handler);
     let mut shard = Shard::new(config, &driver, mailboxes, Arc::default(), router);

@@ -4,12 +4,9 @@
 mod memory_driver;
 
 use catena_engine::Router;
-use catena_engine::config::ConnectionConfig;
 use catena_engine::mailbox::mesh;
-use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::rpc::connection::{Connection, Role};
 use catena_engine::shard::{Shard, ShardConfig};
-use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::Instant;
 use catena_engine::wire::hello::ShardMap;
 use memory_driver::MemoryDriver;
@@ -22,14 +19,7 @@ const IDLE_CONNECTION_BYTES_MAX: usize = 4_096;
 fn an_idle_connection_holds_little() {
     const CONNECTIONS: u32 = 10_000;
     let mut driver = MemoryDriver::new(CONNECTIONS);
-    let config = ShardConfig {
-        index: ShardIndex(0),
-        count: 1,
-        connection: Arc::new(ConnectionConfig::default()),
-        admission: AdmissionConfig::default(),
-        connections_max: catena_engine::limits::SOCKETS_MAX_DEFAULT,
-        seed: 1,
-    };
+    let config = ShardConfig::default();
     let mailboxes = mesh(1, 64).pop().expect("one shard");
     let mut shard = Shard::new(config, &driver, mailboxes, Arc::default(), |_| Router::new());
     driver.accept_all();

@@ -1,13 +1,10 @@
 //! A peer that takes its answers slowly, or not at all, before a real shard in a simulated world.
 
 use crate::reference::{FRAME_BYTES_MAX, hello_with, request};
-use catena_engine::config::ConnectionConfig;
 use catena_engine::dispatch::Router;
 use catena_engine::driver::{Completion, Driver, Output, SendState, SocketId};
 use catena_engine::mailbox::mesh;
-use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::shard::{Shard, ShardConfig};
-use catena_engine::shard_index::ShardIndex;
 use catena_engine::sim::{self, NetworkConfig, SimDriver, World, WorldConfig};
 use catena_engine::time::Duration;
 use catena_engine::wire::deframer::{Deframer, Input};
@@ -38,14 +35,7 @@ impl Scene {
         let mut world = World::new(1, WorldConfig { network, ..WorldConfig::default() });
         let server = world.start_process(move |boot: sim::Boot<'_>| {
             let driver = &mut boot.drivers[0];
-            let config = ShardConfig {
-                index: ShardIndex(0),
-                count: 1,
-                connection: Arc::new(ConnectionConfig::default()),
-                admission: AdmissionConfig::default(),
-                connections_max: catena_engine::limits::SOCKETS_MAX_DEFAULT,
-                seed: 1,
-            };
+            let config = ShardConfig::default();
             let mailboxes = mesh(1, 64).pop().expect("one shard");
             let long = |_: &_| {
                 Router::new().method("long", move |_, reply| reply.ok(vec![7; answer_bytes]))

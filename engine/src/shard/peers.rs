@@ -541,7 +541,9 @@ impl Peers {
     /// memory of all.
     #[cold]
     fn give_up_the_largest(&mut self) {
-        let open = self.slots.iter().flatten().filter(|peer| peer.stage == Stage::Open);
+        // One that was given up a moment ago and has not been settled since is not given up again.
+        let is_open = |peer: &&Peer| peer.stage == Stage::Open && !peer.connection.is_closed();
+        let open = self.slots.iter().flatten().map(Box::as_ref).filter(is_open);
         let held: usize = open.clone().map(|peer| peer.accounted).sum();
         // What those hold that are ending already comes back without further ado.
         if held <= self.memory_max {

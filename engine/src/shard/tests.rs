@@ -36,14 +36,7 @@ struct Stage {
 impl Stage {
     fn new(admission: AdmissionConfig) -> Self {
         let driver = ScriptDriver::new();
-        let config = ShardConfig {
-            index: ShardIndex(0),
-            count: 1,
-            connection: Arc::new(ConnectionConfig::default()),
-            admission,
-            connections_max: 100,
-            seed: 1,
-        };
+        let config = ShardConfig { admission, ..ShardConfig::default() };
         let mailboxes = mesh(1, 64).pop().expect("one shard");
         let executed = Rc::<RefCell<Vec<u8>>>::default();
         let takes = Rc::new(Cell::new(Duration::ZERO));

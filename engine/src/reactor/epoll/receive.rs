@@ -22,14 +22,9 @@ impl EpollDriver {
             return None;
         };
         let arrived = sockets::receive(socket, self.chunks.memory(buffer));
-        if socket.wants_receive() {
-            socket.queued_receive = true;
-            self.carried.push_back(Work::Receive(id));
-        }
+        self.after_receive(id, &arrived);
         match arrived {
             Arrived::Bytes(length) => {
-                self.counters.receives += 1;
-                self.counters.received_bytes += length as u64;
                 let chunk = Chunk { buffer, offset: 0, length: length as u32 };
                 Some(Completion::Received { socket: id, chunk })
             }
@@ -45,6 +40,20 @@ impl EpollDriver {
         }
     }
 
+    /// Counts what came, and tries again later where there may be more.
+    fn after_receive(&mut self, id: SocketId, arrived: &Arrived) {
+        if let Arrived::Bytes(length) = arrived {
+            self.counters.receives += 1;
+            self.counters.received_bytes += *length as u64;
+        }
+        if let Some(socket) = self.sockets.get_mut(id)
+            && socket.wants_receive()
+        {
+            socket.queued_receive = true;
+            self.carried.push_back(Work::Receive(id));
+        }
+    }
+
     fn receive_into_memory(
         &mut self,
         id: SocketId,
@@ -56,21 +65,15 @@ impl EpollDriver {
             return Some(Completion::Filled { socket: id, memory });
         }
         let arrived = sockets::receive_into(socket, &mut memory, bytes_max);
-        if socket.wants_receive() {
-            socket.queued_receive = true;
-            self.carried.push_back(Work::Receive(id));
-        }
+        self.after_receive(id, &arrived);
         match arrived {
-            Arrived::Bytes(length) => {
-                self.counters.receives += 1;
-                self.counters.received_bytes += length as u64;
-            }
+            Arrived::Bytes(_) => {}
             Arrived::Nothing => {
-                socket.into = Some((memory, bytes_max));
+                self.sockets.get_mut(id)?.into = Some((memory, bytes_max));
                 return None;
             }
             Arrived::End(result) => {
-                socket.error = result.err();
+                self.sockets.get_mut(id)?.error = result.err();
                 self.work.push_front(Work::End(id));
             }
         }
