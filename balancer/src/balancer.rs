@@ -235,7 +235,7 @@ impl Balancer {
         let Some(Some(endpoint)) = self.endpoints.get_mut(slot as usize) else { return };
         endpoint.reported = Some(*load);
         let signal = &mut self.signals[slot as usize];
-        signal.told(load, now);
+        signal.told(load.in_flight, now);
         signal.heard_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
@@ -257,7 +257,7 @@ impl Balancer {
         if let Outcome::Answered(load) = outcome {
             signal.heard_at = now;
             if let Some(load) = load {
-                signal.told(load, now);
+                signal.told(load.others_in_flight(), now);
                 endpoint.reported = Some(*load);
             }
             self.health.heard(slot, now);
@@ -444,6 +444,8 @@ impl Balancer {
             self.counts.clear();
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
+        } else if self.shared.cores() == 1 {
+            return;
         }
         endpoint.take_digest(&mut self.signals[slot]);
     }

@@ -11,7 +11,7 @@ pub type Slot = u32;
 /// The load that a server told with an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerLoad {
-    /// Requests in flight on the shard that answered.
+    /// Requests in flight on the shard that answered, the one that was answered among them.
     pub in_flight: u32,
     /// How long the request waited before its handler ran.
     pub queue_delay: Duration,
@@ -20,6 +20,12 @@ pub struct ServerLoad {
 }
 
 impl ServerLoad {
+    /// Requests in flight there without the one that was answered.
+    #[inline]
+    pub fn others_in_flight(&self) -> u32 {
+        self.in_flight.saturating_sub(1)
+    }
+
     /// The load that a Catena server tells with every answer; `None` if this one does not know it.
     pub fn of(head: &ResponseHead) -> Option<ServerLoad> {
         let micros = |micros: u32| Duration::from_micros(u64::from(micros));
@@ -129,6 +135,26 @@ impl Signal {
         (self.recent > 0.0 && age < 1.0).then_some(self.recent + (self.p50 - self.recent) * age)
     }
 
+    /// `median`, or the average of the last few latencies if that is beyond the window's p95; it fades
+    /// into the median within a second: what was slow may have recovered, and only calls can tell.
+    #[inline]
+    pub(crate) fn overruled(&self, median: f32, now: Instant) -> f32 {
+        if self.recent <= self.p95 {
+            return median;
+        }
+        let age = nanos_since(self.recent_at, now) * (1.0 / FADE_NANOS);
+        self.recent + (median - self.recent) * age.min(1.0)
+    }
+
+    /// Requests in flight there as it told last, fading into `usual` by the share `fade` in each
+    /// nanosecond.
+    #[inline]
+    pub(crate) fn told_fading(&self, usual: f32, now: Instant, fade: f32) -> f32 {
+        let age = nanos_since(self.told_at, now) * fade;
+        let told = self.told_in_flight as f32;
+        told + (usual - told) * age.min(1.0)
+    }
+
     /// Requests in flight there, by what it told no longer than `age_max` ago.
     #[inline]
     pub fn told_in_flight(&self, now: Instant, age_max: Duration) -> Option<u32> {
@@ -161,10 +187,16 @@ impl Signal {
     }
 
     #[inline]
-    pub(crate) fn told(&mut self, load: &ServerLoad, now: Instant) {
-        self.told_in_flight = load.in_flight;
+    pub(crate) fn told(&mut self, in_flight: u32, now: Instant) {
+        self.told_in_flight = in_flight;
         self.told_at = now;
     }
+}
+
+/// In nanoseconds; 0 if `earlier` is in fact later.
+#[inline]
+fn nanos_since(earlier: Instant, now: Instant) -> f32 {
+    now.as_nanos().saturating_sub(earlier.as_nanos()) as i64 as f32
 }
 
 /// The rest of what one core knows of an endpoint.

@@ -96,6 +96,22 @@ impl<'a> Candidates<'a> {
         &self.signals[slot as usize]
     }
 
+    /// True if this is one of them.
+    #[inline]
+    pub(crate) fn contains(&self, slot: Slot) -> bool {
+        // Slots ascend, so with as many gaps before it at most it is no further to the left than that.
+        let gaps = self.signals.len() - self.eligible.len();
+        let last = (slot as usize).min(self.eligible.len() - 1);
+        let first = (slot as usize).saturating_sub(gaps).min(last);
+        self.eligible[first..=last].binary_search(&slot).is_ok()
+    }
+
+    /// How many endpoints there are, whether or not this call may go to them.
+    #[inline]
+    pub(crate) fn endpoints(&self) -> u32 {
+        self.signals.len() as u32
+    }
+
     /// `count` different ones drawn at random, or all if there are no more than that or no more than
     /// [`COMPARE_ALL_MAX`] and `count` is [`Sample::ALL_WHEN_FEW`]'s.
     #[inline]
