@@ -1,6 +1,7 @@
 //! The record of one endpoint on one core, from which every decision is made.
 
 use crate::evidence::{Digest, Evidence};
+use crate::histogram::Recorder;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::frame::ResponseHead;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ const FADE_NANOS: f32 = 1e9;
 const EVIDENCE_MIN: u64 = 8;
 
 impl Signal {
-    fn new(weight: u32, now: Instant) -> Self {
+    pub(crate) fn new(weight: u32, now: Instant) -> Self {
         Signal {
             in_flight: 0,
             told_in_flight: 0,
@@ -118,13 +119,15 @@ impl Signal {
     /// How long its unfinished calls have been under way on average, in nanoseconds; 0: there are none.
     #[inline]
     pub fn mean_age(&self, now: Instant) -> f32 {
-        if self.in_flight == 0 {
-            return 0.0;
-        }
+        self.age_sum(now) / self.in_flight.max(1) as f32
+    }
+
+    /// How long its unfinished calls have been under way together, in nanoseconds.
+    #[inline]
+    pub(crate) fn age_sum(&self, now: Instant) -> f32 {
         let sum = now.as_nanos().wrapping_mul(u64::from(self.in_flight));
         // Negative by a little if a call was started "after" now.
-        let sum = sum.wrapping_sub(self.started_sum) as i64;
-        sum.max(0) as f32 / self.in_flight as f32
+        (sum.wrapping_sub(self.started_sum) as i64).max(0) as f32
     }
 
     /// The average of the last few latencies, fading into the median within a second: what was slow may
@@ -142,7 +145,7 @@ impl Signal {
         if self.recent <= self.p95 {
             return median;
         }
-        let age = nanos_since(self.recent_at, now) * (1.0 / FADE_NANOS);
+        let age = nanos_since(self.recent_at, now) / FADE_NANOS;
         self.recent + (median - self.recent) * age.min(1.0)
     }
 
@@ -200,14 +203,19 @@ fn nanos_since(earlier: Instant, now: Instant) -> f32 {
 }
 
 /// The rest of what one core knows of an endpoint.
+///
+/// What every outcome touches comes first, in one cache line.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Endpoint {
+    /// This core's part of the evidence.
+    pub(crate) recorder: Arc<Recorder>,
+    /// The load that it told last.
+    pub reported: Option<ServerLoad>,
     /// Its name, which is its identity.
     pub name: Arc<str>,
     /// Merged from all cores, refreshed now and then.
     pub digest: Digest,
-    /// The load that it told last.
-    pub reported: Option<ServerLoad>,
     pub(crate) evidence: Arc<Evidence>,
 }
 
@@ -217,11 +225,13 @@ impl Endpoint {
         name: Arc<str>,
         weight: u32,
         evidence: Arc<Evidence>,
+        core: usize,
         now: Instant,
     ) -> (Self, Signal) {
         let mut signal = Signal::new(weight.max(1), now);
         let digest = Digest::default();
-        let mut endpoint = Endpoint { name, digest, reported: None, evidence };
+        let recorder = evidence.recorder(core).clone();
+        let mut endpoint = Endpoint { recorder, name, digest, reported: None, evidence };
         endpoint.take_digest(&mut signal);
         (endpoint, signal)
     }

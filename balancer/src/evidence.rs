@@ -42,7 +42,7 @@ impl Digest {
 /// The evidence of one endpoint.
 #[derive(Debug)]
 pub struct Evidence {
-    recorders: Box<[Recorder]>,
+    recorders: Box<[Arc<Recorder>]>,
     /// p50, p95, p99, p999 in nanoseconds, and the count.
     published: [AtomicU64; 5],
     /// When it was merged last, in nanoseconds of the cores' common clock.
@@ -51,13 +51,13 @@ pub struct Evidence {
 
 impl Evidence {
     fn new(cores: usize) -> Self {
-        let recorders = (0..cores).map(|_| Recorder::default()).collect();
+        let recorders = (0..cores).map(|_| Arc::default()).collect();
         Evidence { recorders, published: Default::default(), merged_at: AtomicU64::new(0) }
     }
 
     /// The recorder of one core, which alone may write to it.
     #[inline]
-    pub fn recorder(&self, core: usize) -> &Recorder {
+    pub fn recorder(&self, core: usize) -> &Arc<Recorder> {
         &self.recorders[core]
     }
 
@@ -97,7 +97,7 @@ impl Evidence {
 
     /// Memory in bytes for each core.
     pub fn memory_bytes_per_core(&self) -> usize {
-        let recorders: usize = self.recorders.iter().map(Recorder::memory_bytes).sum();
+        let recorders: usize = self.recorders.iter().map(|recorder| recorder.memory_bytes()).sum();
         (size_of::<Evidence>() + recorders) / self.recorders.len()
     }
 }

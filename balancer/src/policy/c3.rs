@@ -48,6 +48,10 @@ struct Server {
     rate: Rate,
 }
 
+/// Memory of one server.
+#[cfg(test)]
+pub(crate) const SERVER_BYTES: usize = size_of::<Server>();
+
 #[derive(Clone, Copy, Debug)]
 struct Averages {
     response: f64,

@@ -1,4 +1,4 @@
-//! Ours: of eight at most, the one that should answer first.
+//! Ours: of a few (all of few), the one that should answer first.
 //!
 //! The cost of an endpoint is **how long a call takes there × how many calls it would find there**.
 //!
@@ -13,7 +13,7 @@
 //! - What is not known is taken to be as usual, and so is, in the end, what was known: what an endpoint
 //!   told fades into what endpoints usually tell, a recent latency into the median.
 //!
-//! **Of more than eight** endpoints two are drawn, and the six that answered last are compared with them:
+//! **Of more than eight** endpoints two are drawn, and the four that answered last are compared with them:
 //! of those the load is known best, and an endpoint that answers is one that works. No load is asked for.
 //!
 //! One call in a hundred goes to an endpoint that has been silent for longer than a second: what was slow
@@ -27,8 +27,8 @@ use catena_engine::time::{Duration, Instant};
 /// Constants of the rule.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct HistogramConfig {
-    /// How many of the eight that are compared are drawn where there are more; the others are those
-    /// that answered last, up to six. Default 2.
+    /// How many are drawn where there are more than eight, to be compared with up to four that answered
+    /// last: eight in all at most. Default 2.
     pub choices: usize,
     /// The share of calls that may go exploring. Default 0.01.
     pub explore_share: f64,
@@ -49,8 +49,9 @@ impl Default for HistogramConfig {
     }
 }
 
-/// How many of those that answered last are kept: as many as are compared beside two drawn ones.
-const ANSWERED: usize = COMPARE_ALL_MAX - 2;
+/// How many of those that answered last are compared. With six the simulated load ramp's p99 is 4 %
+/// lower, and a pick takes a quarter longer.
+const ANSWERED: usize = 4;
 
 /// See the module page.
 #[derive(Debug)]
@@ -124,11 +125,13 @@ impl Histogram {
     #[inline]
     fn cost(&self, signal: &Signal, now: Instant) -> f32 {
         let median = if signal.p50 > 0.0 { signal.p50 } else { self.usual.latency };
-        let latency = signal.overruled(median, now).max(signal.mean_age(now));
+        // Before the first answer all take equally long, whatever that is.
+        let latency = signal.overruled(median, now).max(1.0);
         let told = signal.told_fading(self.usual.told, now, self.told_fade);
         let load = 1.0 + told + signal.in_flight as f32 * self.usual.crowd;
-        // Before the first answer all take equally long, whatever that is.
-        latency.max(1.0) * load / signal.weight
+        // max(latency, sum of ages / calls) × load / weight with one division, the slowest of all here.
+        let calls = signal.in_flight.max(1) as f32;
+        (latency * calls).max(signal.age_sum(now)) * load / (calls * signal.weight)
     }
 
     /// The cheapest of all, of equals a random one.
@@ -227,4 +230,88 @@ impl Policy for Histogram {
 #[inline]
 fn nanos(duration: Duration) -> f32 {
     duration.as_nanos() as u64 as i64 as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::{Balancer, BalancerConfig, Member};
+    use crate::evidence::SharedEvidence;
+
+    fn at(micros: u64) -> Instant {
+        Instant::from_nanos(1_000_000_000 + micros * 1_000)
+    }
+
+    fn balancer(endpoints: usize) -> Balancer {
+        let policy = Box::new(Histogram::new(HistogramConfig::default()));
+        let shared = SharedEvidence::new(1);
+        let mut balancer = Balancer::new(BalancerConfig::default(), policy, shared, 0, at(0));
+        let member = |n: usize| Member { name: format!("10.0.0.1:{n}").into(), weight: 1 };
+        balancer.set_members(&(0..endpoints).map(member).collect::<Vec<_>>(), at(0));
+        balancer
+    }
+
+    fn answer(others: u32) -> Outcome {
+        let micros = Duration::from_micros;
+        Outcome::Answered(Some(ServerLoad {
+            in_flight: others + 1,
+            queue_delay: micros(0),
+            service_time: micros(100),
+        }))
+    }
+
+    #[test]
+    fn the_crowd_is_measured() {
+        let mut usual = Usual::UNKNOWN;
+        for _ in 0..500 {
+            usual.answered(1e6, 10.0, 0.1);
+        }
+        assert!((usual.crowd - 100.0).abs() < 1.0, "{usual:?}");
+        for _ in 0..2_000 {
+            usual.answered(1e6, 0.0, 0.1);
+        }
+        assert_eq!(usual.crowd, 1.0, "a call of ours stands for itself at least");
+    }
+
+    #[test]
+    fn who_has_not_answered_grows_more_expensive() {
+        let (mut balancer, mut rng) = (balancer(2), Rng::from_seed(1));
+        let stuck = balancer.start(&[], at(0), &mut rng).expect("there are endpoints");
+        for n in 0..1_000 {
+            let began = at(100 + n * 200);
+            let ticket = balancer.start(&[], began, &mut rng).expect("there are endpoints");
+            assert_ne!(ticket.slot(), stuck.slot(), "call {n}");
+            balancer.end(ticket, &answer(0), at(200 + n * 200), &mut rng);
+        }
+        balancer.end(stuck, &answer(0), at(300_000), &mut rng);
+    }
+
+    #[test]
+    fn of_many_those_that_told_of_little_load_are_preferred() {
+        let (mut balancer, mut rng) = (balancer(100), Rng::from_seed(1));
+        let mut calls_to_idle = 0;
+        for n in 0..20_000 {
+            let began = at(n * 20);
+            let ticket = balancer.start(&[], began, &mut rng).expect("there are endpoints");
+            let is_idle = ticket.slot() < 20;
+            calls_to_idle += u32::from(is_idle);
+            let others = if is_idle { 1 } else { 30 };
+            balancer.end(ticket, &answer(others), at(n * 20 + 10), &mut rng);
+        }
+        // Two drawn blindly meet one of them in 36 of 100 cases.
+        assert!(calls_to_idle > 16_000, "{calls_to_idle} of 20,000");
+    }
+
+    #[test]
+    fn who_was_forbidden_is_not_picked_though_it_answered_last() {
+        let (mut balancer, mut rng) = (balancer(30), Rng::from_seed(1));
+        let mut last = None;
+        for n in 0..2_000 {
+            let avoid: Vec<Slot> = last.into_iter().collect();
+            let ticket = balancer.start(&avoid, at(n * 20), &mut rng).expect("there are others");
+            assert!(!avoid.contains(&ticket.slot()));
+            last = Some(ticket.slot());
+            balancer.end(ticket, &answer(0), at(n * 20 + 10), &mut rng);
+        }
+    }
 }
