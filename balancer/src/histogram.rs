@@ -145,7 +145,7 @@ impl Default for Counts {
 }
 
 /// The span of no buckets, from which any other is wider.
-const NOTHING: Range<usize> = BUCKETS..0;
+const NOTHING: Range<usize> = Range { start: BUCKETS, end: 0 };
 
 impl Counts {
     /// Forgets everything.
