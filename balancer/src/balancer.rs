@@ -11,6 +11,7 @@
 //! calls [`Balancer::tick`] when that asks for it.
 
 use crate::budget::{Budget, BudgetConfig};
+use crate::config::believe;
 use crate::endpoint::{Endpoint, Outcome, ServerLoad, Signal, Slot};
 use crate::evidence::{Digest, SharedEvidence};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
@@ -147,7 +148,8 @@ impl Balancer {
     /// A balancer without endpoints on core number `core` of those that share the evidence.
     ///
     /// # Panics
-    /// If there is no such core.
+    /// If there is no such core, or a value of `config` is out of bounds, which `validate` tells
+    /// beforehand.
     pub fn new(
         config: BalancerConfig,
         policy: Box<dyn Policy>,
@@ -156,6 +158,7 @@ impl Balancer {
         now: Instant,
     ) -> Self {
         assert!(core < shared.cores(), "core {core} of {}", shared.cores());
+        believe("a balancer", config.validate());
         Balancer {
             signals: Vec::new(),
             endpoints: Vec::new(),

@@ -11,6 +11,7 @@
 //! they know of endpoints through one [`SharedEvidence`].
 
 use crate::balancer::{Balancer, BalancerConfig, Event, Member, Ticket};
+use crate::config::believe;
 use crate::discovery::Endpoints;
 use crate::endpoint::{Outcome, ServerLoad, Slot};
 use crate::evidence::SharedEvidence;
@@ -79,6 +80,9 @@ struct State {
 impl Balanced {
     /// A client of `endpoints` on this shard, which is core number `core` of those that share
     /// `evidence`.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which [`BalancedConfig::validate`] tells beforehand.
     pub fn new(
         local: &Local,
         config: BalancedConfig,
@@ -86,6 +90,7 @@ impl Balanced {
         endpoints: Endpoints,
         evidence: Arc<SharedEvidence>,
     ) -> Balanced {
+        believe("a balanced client", config.validate());
         let core = usize::from(local.shard().0);
         let client = ClientConfig { waits_for_connection: false, ..config.client };
         let config = BalancedConfig { client, ..config };

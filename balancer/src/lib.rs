@@ -6,6 +6,7 @@
 pub mod balancer;
 pub mod budget;
 pub mod client;
+pub mod config;
 pub mod discovery;
 pub mod endpoint;
 pub mod evidence;

@@ -25,6 +25,7 @@ pub mod round_robin;
 
 pub use name::{UnknownPolicy, by_name};
 
+use crate::config::{self, ConfigError};
 use crate::endpoint::{Outcome, ServerLoad, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -133,6 +134,14 @@ impl Sample {
     pub fn of(count: usize) -> Self {
         assert!((1..=COMPARE_ALL_MAX).contains(&count), "between 1 and 8 are compared");
         Sample { count, all_up_to: 0 }
+    }
+
+    /// As [`Sample::of`], for a count that comes from outside.
+    ///
+    /// # Errors
+    /// If `count` is 0 or above [`COMPARE_ALL_MAX`].
+    pub fn checked(count: usize) -> Result<Self, ConfigError> {
+        config::between("choices", count, 1, COMPARE_ALL_MAX).map(|()| Sample::of(count))
     }
 
     /// `count` of many, and all of few.

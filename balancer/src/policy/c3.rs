@@ -8,6 +8,7 @@
 //! Without the paper's backpressure queue: when every server is at its rate, the best one is called.
 
 use super::{Candidates, Policy, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Outcome, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -121,7 +122,11 @@ impl Rate {
 
 impl C3 {
     /// The rule with these constants.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: C3Config) -> Self {
+        believe("a C3 policy", config.validate());
         C3 { config, servers: Vec::new() }
     }
 

@@ -14,6 +14,7 @@
 //! recovered, and nobody would know.
 
 use super::{COMPARE_ALL_MAX, Candidates, Policy, Sample, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -56,8 +57,9 @@ impl Histogram {
     /// The rule with these constants.
     ///
     /// # Panics
-    /// If `choices` is 0 or above 8.
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: HistogramConfig) -> Self {
+        believe("a histogram policy", config.validate());
         Histogram { sample: Sample::all_of_few_or(config.choices), config }
     }
 

@@ -5,6 +5,7 @@
 //! changed: one that is read often is not forgotten sooner.
 
 use super::{Candidates, Policy, Sample, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Outcome, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -38,7 +39,11 @@ pub struct PeakEwma {
 
 impl PeakEwma {
     /// Compares so many.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(sample: Sample, config: PeakEwmaConfig) -> Self {
+        believe("a peak EWMA policy", config.validate());
         PeakEwma { sample, config, averages: Vec::new() }
     }
 
