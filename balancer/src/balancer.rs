@@ -14,8 +14,10 @@ use crate::budget::{Budget, BudgetConfig};
 use crate::config::believe;
 use crate::endpoint::{Endpoint, Outcome, ServerLoad, Signal, Slot};
 use crate::evidence::{Digest, SharedEvidence};
+use crate::explain::{Candidate, Explanation, PickTable};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
+use crate::metrics::Tally;
 use crate::policy::{Candidates, Policy, Verdict, Why};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -43,6 +45,8 @@ pub struct BalancerConfig {
     pub budget: BudgetConfig,
     /// When a second copy of a call is sent.
     pub hedge: HedgeConfig,
+    /// Count why endpoints are chosen, see [`Balancer::picks`]. Default: no.
+    pub explain: bool,
 }
 
 /// When a second copy of a call is sent.
@@ -117,6 +121,7 @@ pub struct Balancer {
     endpoints: Vec<Option<Endpoint>>,
     by_name: HashMap<Arc<str>, Slot>,
     rotations: Vec<Rotation>,
+    tallies: Vec<Tally>,
     policy: Box<dyn Policy>,
     health: Health,
     budget: Budget,
@@ -124,6 +129,7 @@ pub struct Balancer {
     shared: Arc<SharedEvidence>,
     core: usize,
     why: Why,
+    picks: Option<Box<PickTable>>,
     /// The eligible ones without those that a call must not go to; here for its memory.
     narrowed: Vec<Slot>,
     /// Whose load is to be asked for.
@@ -164,6 +170,7 @@ impl Balancer {
             endpoints: Vec::new(),
             by_name: HashMap::new(),
             rotations: Vec::new(),
+            tallies: Vec::new(),
             policy,
             health: Health::new(config.health, now),
             budget: Budget::new(config.budget, now),
@@ -171,6 +178,7 @@ impl Balancer {
             shared,
             core,
             why: Why::default(),
+            picks: config.explain.then(Box::default),
             narrowed: Vec::new(),
             wanted: Vec::new(),
             counts: Counts::default(),
@@ -207,17 +215,24 @@ impl Balancer {
             && let Some(slot) = self.health.begin_trial(now)
         {
             self.why.verdict = Verdict::Trial;
+            self.count_pick(slot, None);
             return Some(self.begin(slot, true, now));
         }
         let mut slot = self.pick(avoid, now, rng)?;
         let due = self.health.due_share(slot);
         if due < 1.0 && !rng.chance(due) {
-            let passed_over = slot;
-            if let Some(other) = self.pick(&[avoid, &[passed_over]].concat(), now, rng) {
+            let early = slot;
+            // The second choice is among others: what the first one looked at is none of its business.
+            let why = std::mem::take(&mut self.why);
+            if let Some(other) = self.pick(&[avoid, &[early]].concat(), now, rng) {
                 slot = other;
                 self.why.verdict = Verdict::SlowStart;
+                self.count_pick(slot, Some(early));
+                return Some(self.begin(slot, false, now));
             }
+            self.why = why;
         }
+        self.count_pick(slot, None);
         Some(self.begin(slot, false, now))
     }
 
@@ -275,8 +290,10 @@ impl Balancer {
             abandoned: *outcome == Outcome::Abandoned,
             trial: is_trial,
         };
-        let change = self.health.ended(slot, &observed, now, rng);
-        self.events.extend(change.map(Event::Health));
+        self.tallies[slot as usize].count_end(outcome);
+        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+            self.note(change);
+        }
         if self.rotations[slot as usize].is_draining {
             self.leave_if_done(slot);
         }
@@ -293,7 +310,7 @@ impl Balancer {
         let digests = endpoints
             .filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?.digest)));
         let changes = self.health.review(digests, now, rng);
-        self.events.extend(changes.into_iter().map(Event::Health));
+        changes.into_iter().for_each(|change| self.note(change));
         now + REFRESH_INTERVAL
     }
 
@@ -305,6 +322,35 @@ impl Balancer {
     /// Why the last call went where it went.
     pub fn why(&self) -> &Why {
         &self.why
+    }
+
+    /// The same in words and numbers, for the call that was started last.
+    pub fn explain(&self, ticket: &Ticket) -> Explanation {
+        let candidate = |&(slot, cost): &(Slot, f32)| {
+            let mut signal = self.signal(slot).clone();
+            // It was not there yet when the choice was made.
+            if slot == ticket.slot {
+                signal.end(ticket.started);
+            }
+            Candidate {
+                name: self.endpoint_of(slot).name.clone(),
+                cost,
+                calls_before: self.policy.calls_before(&signal, ticket.started),
+                weight: signal.weight,
+                p99: signal.p99,
+            }
+        };
+        Explanation {
+            chosen: self.endpoint_of(ticket.slot).name.clone(),
+            verdict: self.why.verdict,
+            candidates: self.why.considered().iter().map(candidate).collect(),
+        }
+    }
+
+    /// Why calls went where they went, all of them since the start; `None` unless
+    /// [`BalancerConfig::explain`] says so.
+    pub fn picks(&self) -> Option<&PickTable> {
+        self.picks.as_deref()
     }
 
     /// What picks are made by.
@@ -338,6 +384,11 @@ impl Balancer {
         self.health.heard(slot, now);
     }
 
+    /// Where to count what is not seen from here: retries, hedges, what went wrong. See [`crate::metrics`].
+    pub fn tally(&mut self, slot: Slot) -> &mut Tally {
+        &mut self.tallies[slot as usize]
+    }
+
     /// A first call begins: it pays into the budget of retries and hedges.
     #[inline]
     pub fn count_first_call(&mut self) {
@@ -363,6 +414,15 @@ impl Balancer {
     }
 }
 
+/// What is published says that this core is no more.
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        for endpoint in self.endpoints.iter().flatten() {
+            endpoint.evidence.metrics(self.core).publish_gone();
+        }
+    }
+}
+
 impl Balancer {
     fn pick(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Slot> {
         let mut eligible = self.health.eligible();
@@ -381,10 +441,27 @@ impl Balancer {
     }
 
     #[inline]
+    fn count_pick(&mut self, chosen: Slot, held_back: Option<Slot>) {
+        if let Some(picks) = &mut self.picks {
+            picks.count(chosen, &self.why, held_back);
+        }
+    }
+
+    #[inline]
     fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
         self.signals[slot as usize].start(now);
+        let tally = &mut self.tallies[slot as usize];
+        tally.picks += 1;
+        tally.trials += u64::from(is_trial);
         self.policy.started(slot, now);
         Ticket { slot, started: now, is_trial }
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Change::Ejected(slot, cause) = change {
+            self.tallies[slot as usize].count_ejection(cause);
+        }
+        self.events.push(Event::Health(change));
     }
 
     fn endpoint_of(&self, slot: Slot) -> &Endpoint {
@@ -396,6 +473,7 @@ impl Balancer {
         let index = vacant.unwrap_or(self.endpoints.len());
         let slot = index as Slot;
         let evidence = self.shared.of(&member.name);
+        let tally = evidence.metrics(self.core).tally();
         let name = member.name.clone();
         let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
         let rotation = Rotation { began: now, ..Rotation::default() };
@@ -403,12 +481,17 @@ impl Balancer {
             self.endpoints.push(Some(endpoint));
             self.signals.push(signal);
             self.rotations.push(rotation);
+            self.tallies.push(tally);
         } else {
             self.endpoints[index] = Some(endpoint);
             self.signals[index] = signal;
             self.rotations[index] = rotation;
+            self.tallies[index] = tally;
         }
         self.by_name.insert(name.clone(), slot);
+        if let Some(picks) = &mut self.picks {
+            picks.joined(slot, &name);
+        }
         self.policy.joined(slot, now);
         self.health.joined(slot, is_first, now);
         self.events.push(Event::Joined(slot, name));
@@ -425,6 +508,9 @@ impl Balancer {
 
     fn leave_if_done(&mut self, slot: Slot) {
         if self.signals[slot as usize].in_flight == 0 {
+            let evidence = &self.endpoint_of(slot).evidence;
+            evidence.metrics(self.core).publish(&self.tallies[slot as usize]);
+            evidence.metrics(self.core).publish_gone();
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
@@ -449,6 +535,9 @@ impl Balancer {
             endpoint.evidence.publish(&Digest::of(&self.counts));
         }
         endpoint.take_digest(&mut self.signals[slot]);
+        let metrics = endpoint.evidence.metrics(self.core);
+        metrics.publish(&self.tallies[slot]);
+        metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
     }
 }
 

@@ -103,7 +103,9 @@ impl BalancerConfig {
     /// # Errors
     /// The first value that is out of bounds, with the bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let BalancerConfig { health, budget, hedge } = self;
+        let BalancerConfig { health, budget, hedge, explain } = self;
+        // Either is right.
+        let _: &bool = explain;
         health.validate().map_err(|error| error.within("health"))?;
         budget.validate().map_err(|error| error.within("budget"))?;
         hedge.validate().map_err(|error| error.within("hedge"))

@@ -10,6 +10,8 @@ pub mod config;
 pub mod discovery;
 pub mod endpoint;
 pub mod evidence;
+pub mod explain;
 pub mod health;
 pub mod histogram;
+pub mod metrics;
 pub mod policy;

@@ -73,6 +73,12 @@ pub trait Policy: fmt::Debug + Send {
     ) {
     }
 
+    /// If a cost is nanoseconds of latency × (calls before + 1) / weight: the calls that were taken to be
+    /// before a new one. Asked to explain, not to choose.
+    fn calls_before(&self, _signal: &Signal, _now: Instant) -> Option<u32> {
+        None
+    }
+
     /// `slot` stands for a new endpoint from now on: forget the former.
     fn joined(&mut self, _slot: Slot, _now: Instant) {}
 }

@@ -79,8 +79,13 @@ impl Histogram {
 
     #[inline]
     fn load(&self, signal: &Signal, now: Instant) -> f32 {
+        (self.calls(signal, now) + 1) as f32 / signal.weight
+    }
+
+    #[inline]
+    fn calls(&self, signal: &Signal, now: Instant) -> u32 {
         let told = signal.told_in_flight(now, self.config.report_age_max).unwrap_or(0);
-        (signal.in_flight.max(told) + 1) as f32 / signal.weight
+        signal.in_flight.max(told)
     }
 
     /// The one that has been silent for longest, if it is worth a look.
@@ -126,6 +131,10 @@ impl Policy for Histogram {
             why.consider(drawn[index], estimate * self.load(candidates.signal(drawn[index]), now));
         }
         self.cheapest_by_tail(candidates, why)
+    }
+
+    fn calls_before(&self, signal: &Signal, now: Instant) -> Option<u32> {
+        Some(self.calls(signal, now))
     }
 }
 

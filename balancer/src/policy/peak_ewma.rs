@@ -6,7 +6,7 @@
 
 use super::{Candidates, Policy, Sample, Verdict, Why};
 use crate::config::believe;
-use crate::endpoint::{Outcome, Slot};
+use crate::endpoint::{Outcome, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
@@ -69,6 +69,10 @@ impl Policy for PeakEwma {
             why.consider(slot, self.decayed(slot, now) as f32 * load);
         }
         why.cheapest(Verdict::Cheapest)
+    }
+
+    fn calls_before(&self, signal: &Signal, _now: Instant) -> Option<u32> {
+        Some(signal.in_flight)
     }
 
     #[inline]
