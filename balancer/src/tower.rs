@@ -34,3 +34,6 @@ fn now() -> Instant {
     let start = START.get_or_init(std::time::Instant::now);
     Instant::ZERO + Duration::from_secs(1) + start.elapsed()
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,8 +116,9 @@ pub struct View {
 }
 
 impl View {
-    /// What was counted of each endpoint; some 20 ms old, or as old as the last call.
+    /// What was counted of each endpoint so far.
     pub fn metrics(&self) -> MetricsSnapshot {
+        self.shared.lock().tick(now());
         MetricsSnapshot::of(&self.evidence)
     }
 

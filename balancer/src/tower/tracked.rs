@@ -38,8 +38,12 @@ impl Core {
     /// Nothing else looks at the time: whoever calls does. Without calls there is nothing to be refreshed.
     pub(super) fn tick_if_due(&mut self, now: Instant) {
         if now >= self.tick_at {
-            self.tick_at = self.balancer.tick(now, &mut self.rng);
+            self.tick(now);
         }
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.tick_at = self.balancer.tick(now, &mut self.rng);
     }
 }
 
