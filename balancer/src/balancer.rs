@@ -1,9 +1,9 @@
 //! One core's balancer: the way of a call from candidates to outcome.
 //!
 //! ```text
-//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record, policy, health
-//!                             ▲                                                            │
-//!                             └── digests, standings ◄── tick: merge, review, rotate ◄─────┘
+//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record,
+//!                             ▲                                                           policy,
+//!                             └── digests, standings ◄── tick: merge, review, rotate ◄──  health
 //! ```
 //!
 //! Pure: it makes no call, reads no clock and draws from the generator that it is handed. What makes the
@@ -21,7 +21,7 @@ use crate::metrics::Tally;
 use crate::policy::{Candidates, Policy, Verdict, Why};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How often digests are refreshed: half the 10 to 100 ms within which decisions should see what was.
@@ -119,7 +119,7 @@ pub struct Balancer {
     /// By slot; of a slot that is free whatever was there last.
     signals: Vec<Signal>,
     endpoints: Vec<Option<Endpoint>>,
-    by_name: HashMap<Arc<str>, Slot>,
+    by_name: BTreeMap<Arc<str>, Slot>,
     rotations: Vec<Rotation>,
     tallies: Vec<Tally>,
     policy: Box<dyn Policy>,
@@ -172,7 +172,7 @@ impl Balancer {
         Balancer {
             signals: Vec::new(),
             endpoints: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: BTreeMap::new(),
             rotations: Vec::new(),
             tallies: Vec::new(),
             policy,
@@ -194,12 +194,10 @@ impl Balancer {
     /// The endpoints from now on. Those that are not among them any more get no further call.
     pub fn set_members(&mut self, members: &[Member], now: Instant) {
         let is_first = self.by_name.is_empty();
-        let leaving: Vec<Slot> = self
-            .by_name
-            .iter()
-            .filter(|(name, _)| !members.iter().any(|member| member.name == **name))
-            .map(|(_, slot)| *slot)
-            .collect();
+        let staying: BTreeSet<&str> = members.iter().map(|member| &*member.name).collect();
+        let leaves = |name: &Arc<str>| !staying.contains(&**name);
+        let leaving = self.by_name.iter().filter(|(name, _)| leaves(name)).map(|(_, slot)| *slot);
+        let leaving: Vec<Slot> = leaving.collect();
         for slot in leaving {
             self.drain(slot);
         }

@@ -13,7 +13,7 @@
 use crate::histogram::{Counts, Recorder};
 use crate::metrics::{CoreMetrics, EndpointMetrics};
 use catena_engine::time::{Duration, Instant};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -118,7 +118,7 @@ impl Evidence {
 #[derive(Debug)]
 pub struct SharedEvidence {
     cores: usize,
-    by_name: Mutex<HashMap<Arc<str>, Weak<Evidence>>>,
+    by_name: Mutex<BTreeMap<Arc<str>, Weak<Evidence>>>,
 }
 
 impl SharedEvidence {

@@ -281,8 +281,11 @@ impl Health {
         if self.trial_at.is_none_or(|at| now < at) {
             return None;
         }
-        let due = |member: &Member| matches!(member.standing, Standing::Ejected { until, .. } if until <= now);
-        let slot = self.members.iter().position(|member| member.as_ref().is_some_and(due));
+        let due = |member: &Option<Member>| match member.as_ref().map(|member| member.standing) {
+            Some(Standing::Ejected { until, .. }) => until <= now,
+            _ => false,
+        };
+        let slot = self.members.iter().position(due);
         if let Some(slot) = slot {
             self.member(slot as Slot).standing = Standing::Trial;
         }

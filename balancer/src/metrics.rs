@@ -215,7 +215,7 @@ impl CoreMetrics {
 
     fn tally(&self) -> Tally {
         let mut figures = [0; COUNTERS];
-        // Ends are read before picks, or a call that began and ended in between would end without a beginning.
+        // Ends are read before picks, or a call that began and ended in between would only have ended.
         for (figure, cell) in figures.iter_mut().zip(&self.counters).rev() {
             *figure = cell.load(Ordering::Relaxed);
         }

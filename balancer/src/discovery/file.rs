@@ -14,7 +14,7 @@
 use super::{Closing, DiscoveryError, LOOK_INTERVAL, Resolved, Source};
 use crate::config::WEIGHT_MAX;
 use catena_engine::time::Duration;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -114,7 +114,7 @@ fn endpoint_of(line: &str) -> Option<&str> {
 
 fn parse(path: &str, text: &str) -> Result<Vec<Resolved>, DiscoveryError> {
     let mut found = Vec::new();
-    let mut lines = HashMap::new();
+    let mut lines = BTreeMap::new();
     for (line, number) in text.lines().zip(1..) {
         let Some(name) = endpoint_of(line) else { continue };
         let wrong = |reason| {

@@ -1,4 +1,4 @@
-//! Watches over real files and scripted sources. Waits are for liveness: nothing depends on how long they are.
+//! Watches over real files and scripted sources. Waits are for liveness: nothing depends on their length.
 
 use super::*;
 use std::path::{Path, PathBuf};
