@@ -145,6 +145,10 @@ pub struct Balancer {
 struct Rotation {
     began: Instant,
     recorded: u64,
+    /// Calls answered since metrics were published; here because an answer touches this anyway.
+    answers: u64,
+    /// Calls in flight when metrics were published.
+    in_flight: u32,
     /// Something was recorded, or forgotten, since this core merged last.
     has_news: bool,
     is_draining: bool,
@@ -212,9 +216,7 @@ impl Balancer {
         if avoid.is_empty()
             && let Some(slot) = self.health.begin_trial(now)
         {
-            self.why.verdict = Verdict::Trial;
-            self.count_pick(slot, None);
-            return Some(self.begin(slot, true, now));
+            return Some(self.begin_trial(slot, now));
         }
         let mut slot = self.pick(avoid, now, rng)?;
         let due = self.health.due_share(slot);
@@ -281,6 +283,10 @@ impl Balancer {
         let rotation = &mut self.rotations[slot as usize];
         rotation.recorded += u64::from(cost.is_some());
         rotation.has_news |= cost.is_some();
+        match outcome {
+            Outcome::Answered(_) => rotation.answers += 1,
+            _ => self.tallies[slot as usize].count_unanswered(outcome),
+        }
         self.policy.ended(slot, outcome, cost, now);
         let observed = Observed {
             failed: outcome.is_failure(),
@@ -288,7 +294,6 @@ impl Balancer {
             abandoned: *outcome == Outcome::Abandoned,
             trial: is_trial,
         };
-        self.tallies[slot as usize].count_end(outcome);
         if let Some(change) = self.health.ended(slot, &observed, now, rng) {
             self.note(change);
         }
@@ -382,7 +387,8 @@ impl Balancer {
         self.health.heard(slot, now);
     }
 
-    /// Where to count what is not seen from here: retries, hedges, what went wrong. See [`crate::metrics`].
+    /// Where to count what is not seen from here: retries, hedges, what went wrong. Published, and begun
+    /// anew, with each tick; see [`crate::metrics`].
     pub fn tally(&mut self, slot: Slot) -> &mut Tally {
         &mut self.tallies[slot as usize]
     }
@@ -409,6 +415,45 @@ impl Balancer {
         let digest = self.endpoint(ticket.slot)?.digest;
         let HedgeConfig { delay_min, evidence_min } = self.config.hedge;
         (digest.count >= evidence_min).then(|| digest.p95.max(delay_min))
+    }
+}
+
+/// For those whose endpoints are not always able to take a call: they avoid the ones that are not.
+#[cfg(feature = "tower")]
+impl Balancer {
+    /// True if a call may go to another than `avoid`.
+    pub(crate) fn can_start(&mut self, avoid: &[Slot]) -> bool {
+        self.health.eligible().iter().any(|slot| !avoid.contains(slot))
+    }
+
+    /// The call that tries whether an ejected endpoint has recovered, if one is due. That it is one of
+    /// `avoid` when its time has come is an answer too.
+    pub(crate) fn start_trial(
+        &mut self,
+        avoid: &[Slot],
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Ticket> {
+        let slot = self.health.begin_trial(now)?;
+        if !avoid.contains(&slot) {
+            return Some(self.begin_trial(slot, now));
+        }
+        let latency = Duration::ZERO;
+        let observed = Observed { failed: true, latency, abandoned: false, trial: true };
+        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+            self.note(change);
+        }
+        None
+    }
+
+    /// A call to any endpoint but `avoid`, wherever it stands.
+    pub(crate) fn start_anywhere(&mut self, avoid: &[Slot], now: Instant) -> Option<Ticket> {
+        let mut slots = 0..self.endpoints.len() as Slot;
+        let slot =
+            slots.find(|slot| self.health.standing(*slot).is_some() && !avoid.contains(slot))?;
+        self.why.clear();
+        self.count_pick(slot, None);
+        Some(self.begin(slot, false, now))
     }
 }
 
@@ -445,12 +490,17 @@ impl Balancer {
         }
     }
 
+    fn begin_trial(&mut self, slot: Slot, now: Instant) -> Ticket {
+        self.why.clear();
+        self.why.verdict = Verdict::Trial;
+        self.count_pick(slot, None);
+        self.tallies[slot as usize].trials += 1;
+        self.begin(slot, true, now)
+    }
+
     #[inline]
     fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
         self.signals[slot as usize].start(now);
-        let tally = &mut self.tallies[slot as usize];
-        tally.picks += 1;
-        tally.trials += u64::from(is_trial);
         self.policy.started(slot, now);
         Ticket { slot, started: now, is_trial }
     }
@@ -471,7 +521,6 @@ impl Balancer {
         let index = vacant.unwrap_or(self.endpoints.len());
         let slot = index as Slot;
         let evidence = self.shared.of(&member.name);
-        let tally = evidence.metrics(self.core).tally();
         let name = member.name.clone();
         let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
         let rotation = Rotation { began: now, ..Rotation::default() };
@@ -479,12 +528,12 @@ impl Balancer {
             self.endpoints.push(Some(endpoint));
             self.signals.push(signal);
             self.rotations.push(rotation);
-            self.tallies.push(tally);
+            self.tallies.push(Tally::default());
         } else {
             self.endpoints[index] = Some(endpoint);
             self.signals[index] = signal;
             self.rotations[index] = rotation;
-            self.tallies[index] = tally;
+            self.tallies[index] = Tally::default();
         }
         self.by_name.insert(name.clone(), slot);
         if let Some(picks) = &mut self.picks {
@@ -506,9 +555,12 @@ impl Balancer {
 
     fn leave_if_done(&mut self, slot: Slot) {
         if self.signals[slot as usize].in_flight == 0 {
-            let evidence = &self.endpoint_of(slot).evidence;
-            evidence.metrics(self.core).publish(&self.tallies[slot as usize]);
-            evidence.metrics(self.core).publish_gone();
+            self.publish(slot as usize);
+            let endpoint = self.endpoint_of(slot);
+            // It may have come back in the meantime, in another slot.
+            if !self.by_name.contains_key(&endpoint.name) {
+                endpoint.evidence.metrics(self.core).publish_gone();
+            }
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
@@ -533,9 +585,24 @@ impl Balancer {
             endpoint.evidence.publish(&Digest::of(&self.counts));
         }
         endpoint.take_digest(&mut self.signals[slot]);
+        self.publish(slot);
+    }
+
+    /// Puts what was counted of an endpoint where others can read it.
+    fn publish(&mut self, slot: usize) {
+        let Some(endpoint) = &self.endpoints[slot] else { return };
+        let (rotation, tally) = (&mut self.rotations[slot], &mut self.tallies[slot]);
+        let in_flight = self.signals[slot].in_flight;
+        tally.answers += std::mem::take(&mut rotation.answers);
+        // Nothing is counted when a call begins: it has ended since, or is in flight.
+        tally.picks += tally.ended() + u64::from(in_flight) - u64::from(rotation.in_flight);
+        rotation.in_flight = in_flight;
         let metrics = endpoint.evidence.metrics(self.core);
-        metrics.publish(&self.tallies[slot]);
-        metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
+        metrics.add(&std::mem::take(tally));
+        let is_another = rotation.is_draining && self.by_name.contains_key(&endpoint.name);
+        if !is_another {
+            metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
+        }
     }
 }
 

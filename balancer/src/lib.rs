@@ -15,3 +15,5 @@ pub mod health;
 pub mod histogram;
 pub mod metrics;
 pub mod policy;
+#[cfg(feature = "tower")]
+pub mod tower;

@@ -26,6 +26,8 @@ mod svg;
 mod tests;
 mod values;
 mod world;
+#[cfg(test)]
+mod wrong_files;
 
 pub use contender::Contender;
 

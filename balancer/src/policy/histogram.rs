@@ -82,6 +82,12 @@ impl Histogram {
         (self.calls(signal, now) + 1) as f32 / signal.weight
     }
 
+    /// What a call there costs, in nanoseconds; 0: nobody knows.
+    #[cfg(feature = "tower")]
+    pub(crate) fn cost(&self, signal: &Signal, now: Instant) -> f32 {
+        self.estimate(signal, now) * self.load(signal, now)
+    }
+
     #[inline]
     fn calls(&self, signal: &Signal, now: Instant) -> u32 {
         let told = signal.told_in_flight(now, self.config.report_age_max).unwrap_or(0);
