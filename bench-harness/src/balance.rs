@@ -28,6 +28,7 @@ mod values;
 mod world;
 
 pub use contender::Contender;
+pub use values::Distribution;
 
 use crate::Failure;
 use crate::cli::BalanceArgs;

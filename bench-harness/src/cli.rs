@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::balance::{self, Contender};
+use crate::balance::{self, Contender, Distribution};
 use crate::log::LogArgs;
 use crate::method::Method;
 use crate::schedule::Arrival;
@@ -17,6 +17,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// The most slots of a shard: as many as requests that it has in flight unless told otherwise.
+pub const SLOTS_MAX: u32 = 65_536;
 /// The port of a server that was told none.
 pub const PORT_DEFAULT: u16 = 7_400;
 
@@ -46,7 +48,7 @@ pub enum Verb {
     Quick(QuickArgs),
     /// Loads a server that runs already.
     Run(RunArgs),
-    /// Runs a server to load: echo, sink, source, spin, sleep.
+    /// Runs a server to load: echo, sink, source, spin, sleep, work.
     Serve(ServeArgs),
     /// Compares the engine with bare echo servers, side by side: what does an RPC cost over a byte pipe?
     Floor(FloorArgs),
@@ -67,6 +69,12 @@ Methods, for whoever writes a client:
   source  payload: u32 little-endian   answers with so many bytes, 16 MiB at most
   spin    payload: u32 little-endian   keeps its core busy for so many µs, a second at most
   sleep   payload: u32 little-endian   answers with nothing after so many µs; nobody else waits
+  work    payload: anything            waits for a slot, holds it for a service time, answers with
+                                       nothing: --slots and --service say how many, how long
+  fault   payload: 4 × u32 little-endian, only with --faults: changes `work` from now on.
+          thousandths of its time that work takes (1000: as ever); µs by which answers leave later;
+          µs that work takes, whatever was drawn; µs after which calls fail with \"internal error\".
+          0xffffffff in the last two: it does not
 
 SIGTERM or ^C drains; once more ends at once.
 Exit codes: 0 ended in order, 1 failed, or ended at once, 2 wrong usage.")]
@@ -99,6 +107,16 @@ pub struct ServeArgs {
     /// Requests are shed while they wait for longer than this [default: 5ms].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub queue_delay_target: Option<Duration>,
+    /// How long `work` takes: const:T, exp:MEAN, normal:MEAN,DEVIATION, lognormal:MEDIAN,SIGMA,
+    /// bimodal:T,OTHER,SHARE or uniform:LOW,HIGH. By a timer: it costs no CPU time.
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "exp:1ms")]
+    pub service: Distribution,
+    /// Calls of `work` that each shard works on at a time; the others wait.
+    #[arg(long, value_name = "N", default_value = "4", value_parser = count_up_to(SLOTS_MAX))]
+    pub slots: u32,
+    /// Lets anybody who can connect make this server slow or faulty, with the method `fault`.
+    #[arg(long)]
+    pub faults: bool,
     /// Shows counters as text for Prometheus, on http://ADDR/metrics: a port of 127.0.0.1, or
     /// ADDRESS:PORT.
     #[arg(long, value_name = "ADDR", value_parser = crate::metrics::parse_address)]

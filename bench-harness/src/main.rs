@@ -23,7 +23,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`cli`], [`units`], [`method`] | what can be asked for |
-//! | [`serve`], [`bare`], [`child`] | servers, here and in processes of their own |
+//! | [`serve`], [`work`], [`bare`], [`child`] | servers, here and in processes of their own |
 //! | [`run`], [`cell`], [`floor`], [`quick`] | the verbs |
 //! | [`balance`] | policies of balancing against scenarios, simulated |
 //! | [`idle`] | connections that do nothing |
@@ -55,6 +55,7 @@ mod schedule;
 mod serve;
 mod table;
 mod units;
+mod work;
 mod worker;
 
 use clap::Parser;
