@@ -36,7 +36,8 @@ use std::task::{Context, Poll};
 pub struct BalancedConfig {
     /// Ejection, budget, hedges.
     pub balancer: BalancerConfig,
-    /// Each endpoint's connection.
+    /// Each endpoint's connection. Whatever [`ClientConfig::waits_for_connection`] says, nobody waits:
+    /// there are other endpoints.
     pub client: ClientConfig,
     /// How often a call is sent at most, hedges not counted. Default 3.
     pub attempts_max: u32,
@@ -86,6 +87,8 @@ impl Balanced {
         evidence: Arc<SharedEvidence>,
     ) -> Balanced {
         let core = usize::from(local.shard().0);
+        let client = ClientConfig { waits_for_connection: false, ..config.client };
+        let config = BalancedConfig { client, ..config };
         let balancer = Balancer::new(config.balancer, policy, evidence, core, local.now());
         let rng = Rng::from_seed(local.random());
         let state = State { balancer, rng, endpoints, version: 0, clients: Vec::new() };

@@ -5,7 +5,8 @@
 //! is dropped is cancelled at the server; a call made on behalf of a request inherits its deadline.
 //!
 //! A call that finds no connection waits for one as long as its deadline allows; without a deadline
-//! it fails with the first attempt that does.
+//! it fails with the first attempt that does. A caller that has another server to turn to does not want
+//! to wait: see [`ClientConfig::waits_for_connection`].
 //!
 //! A server that is restarted is not noticed, as far as that is safe. A call that was *certainly* not
 //! executed, because the server refused it while leaving, or because the connection ended before it
@@ -66,6 +67,11 @@ pub struct ClientConfig {
     /// Calls that may wait for a connection, for room in the window, or for requests before them to be
     /// sent (see [`ConnectionConfig::output_bytes_max`]). Default 16,384.
     pub waiting_max: usize,
+    /// False: a call ends with [`CallError::Unreachable`] at once when there is no connection and none
+    /// is being made, because the last attempt failed and the pause after it is not over; and so does
+    /// each call that waits when an attempt fails, whatever time it has left. For who has other servers
+    /// to turn to. Default true: such calls wait for the next attempt, as the module page says.
+    pub waits_for_connection: bool,
 }
 
 impl Default for ClientConfig {
@@ -75,6 +81,7 @@ impl Default for ClientConfig {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(2),
             waiting_max: 16 * 1_024,
+            waits_for_connection: true,
         }
     }
 }
@@ -483,8 +490,8 @@ pub(crate) enum Link {
     Connecting(SocketId),
     /// Calls can be started.
     Up(SocketId),
-    /// Waiting before the next attempt.
-    BackingOff,
+    /// Waiting before the next attempt; why the last one failed.
+    BackingOff(io::ErrorKind),
 }
 
 impl ClientState {
@@ -496,6 +503,16 @@ impl ClientState {
             waiting: VecDeque::new(),
             waiting_in_vain: 0,
             failures: 0,
+        }
+    }
+
+    /// Why a call that finds no connection now is not to wait for the next one.
+    pub(crate) fn refusal(&self) -> Option<CallError> {
+        match self.link {
+            Link::BackingOff(kind) if !self.config.waits_for_connection => {
+                Some(CallError::Unreachable { address: self.address, kind })
+            }
+            _ => None,
         }
     }
 }

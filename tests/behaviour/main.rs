@@ -84,6 +84,8 @@ behaviours! {
     failures::a_server_that_dies_mid_answer_is_tried_again
     failures::a_server_killed_under_load_fails_what_was_in_flight
     failures::nobody_there_is_told_at_once_or_at_the_deadline
+    failures::who_is_not_to_wait_for_a_connection_is_told_at_once
+    failures::who_does_not_wait_for_a_server_finds_it_when_it_is_back
     failures::a_call_with_a_deadline_waits_for_the_server_to_come_back
     failures::a_client_outlives_its_servers
     failures::a_call_that_a_leaving_server_refuses_is_made_again
