@@ -57,7 +57,11 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let metrics_page = args.metrics.map(metrics::listen).transpose()?;
     let service = Service { time: args.service, slots: args.slots };
     let faults = Faults::new(args.faults);
-    let server = Server::builder()
+    let mut server = Server::builder();
+    if let Some(seed) = args.seed {
+        server = server.seed(seed);
+    }
+    let server = server
         .listen(SocketAddr::new(args.host, args.port))
         .cores(args.cores.clone())
         .driver(args.driver)
