@@ -17,6 +17,12 @@
 //!
 //! [`CALL_RETRIES_MAX`]: crate::limits::CALL_RETRIES_MAX
 
+mod probe;
+
+pub use probe::Probe;
+
+pub(crate) use probe::{ProbeProgress, ProbeState, end as end_probe};
+
 use crate::config::{ConfigError, ConnectionConfig, between};
 use crate::driver::SocketId;
 use crate::limits::CALL_RETRIES_MAX;
@@ -480,6 +486,10 @@ pub(crate) struct ClientState {
     pub(crate) waiting_in_vain: usize,
     /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     pub(crate) failures: u32,
+    /// How often its server was probed.
+    pub(crate) probes: u64,
+    /// The probe under way.
+    pub(crate) probe: Option<ProbeState>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -503,7 +513,15 @@ impl ClientState {
             waiting: VecDeque::new(),
             waiting_in_vain: 0,
             failures: 0,
+            probes: 0,
+            probe: None,
         }
+    }
+
+    /// True if somebody wants a connection.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let probe_waits = || self.probe.as_ref().is_some_and(ProbeState::is_waiting);
+        self.waiting.len() > self.waiting_in_vain || probe_waits()
     }
 
     /// Why a call that finds no connection now is not to wait for the next one.

@@ -87,6 +87,8 @@ pub(crate) enum TimerKey {
     Call(CallKey),
     /// A client that waits before it connects again.
     Client(ClientKey),
+    /// The end of a client's probe.
+    Probe(ClientKey),
 }
 
 /// Where a request came from, and its answer goes.
@@ -119,6 +121,7 @@ pub(crate) enum Command {
     StartCall(CallKey),
     CancelCall { socket: SocketId, call: CallId },
     Connect(ClientKey),
+    Probe(ClientKey),
     CloseClient(ClientKey),
     OpenFile { op: FileOpKey, path: PathBuf, options: OpenFile },
     CloseFile(FileId),

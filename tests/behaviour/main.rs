@@ -16,6 +16,7 @@ mod mishaps;
 mod outside;
 mod overload;
 mod peer;
+mod probes;
 mod routing;
 mod service;
 mod shard_failure;
@@ -131,6 +132,10 @@ behaviours! {
     overload::one_connection_too_many_is_told_so
     overload::too_many_at_once_are_told_one_after_the_other
     overload::under_a_standing_queue_the_unimportant_goes_first
+    probes::a_pong_tells_the_load_of_the_shard
+    probes::a_probe_waits_for_nobody_who_is_not_there
+    probes::one_probe_is_under_way_at_a_time
+    probes::a_probe_ends_at_its_time_with_a_pong_or_with_the_connection
     routing::a_request_finds_the_shard_it_is_for
     routing::shards_say_where_they_are
     routing::large_bodies_are_handed_over

@@ -9,6 +9,7 @@
 
 use super::peer::Peer;
 use super::peers::Peers;
+use super::probes;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
 };
@@ -77,6 +78,9 @@ pub(crate) fn pump(local: &Local, client_key: ClientKey, socket: SocketId, peer:
     let Some(client) = clients.get_mut(client_key) else { return };
     if client.link != Link::Up(socket) {
         return;
+    }
+    if let Some(probe) = &mut client.probe {
+        probe.send(socket, &mut peer.connection);
     }
     let mut failed = Vec::new();
     peer.holds_calls = false;
@@ -177,7 +181,7 @@ pub(crate) fn connect<D: Driver>(
     if client.link != Link::Down {
         return;
     }
-    if client.waiting.len() == client.waiting_in_vain {
+    if !client.is_wanted() {
         return;
     }
     match driver.connect(client.address) {
@@ -221,6 +225,7 @@ pub(crate) fn lost(
     has_answered: bool,
 ) {
     let loss = Loss::of(reason);
+    probes::lost(local, client_key, socket);
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     match link {
         Some(Link::Up(current)) if current == socket => {
@@ -305,6 +310,7 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     *waiting_in_vain = 0;
     let error = CallError::Unreachable { address: *address, kind };
     drop((calls, clients));
+    probes::end_waiting(local, client_key, error.clone());
     for key in failed {
         end(state, key, Err(error.clone()));
     }
