@@ -12,3 +12,4 @@ pub mod evidence;
 pub mod health;
 pub mod histogram;
 pub mod policy;
+pub mod proxy;

@@ -135,6 +135,25 @@ impl Client {
         self.0.local.state().clients.borrow()[self.0.key].address
     }
 
+    /// Connects now, and again whenever the connection is lost, whether anybody calls or not: what a
+    /// request is passed on by should be there when the request comes.
+    pub fn keep_connected(&self) {
+        let Owner { local, key } = &*self.0;
+        local.state().clients.borrow_mut()[*key].is_kept_connected = true;
+        local.push(Command::Connect(*key));
+    }
+
+    /// True while there is no connection and the last attempt to make one failed.
+    pub fn is_unreachable(&self) -> bool {
+        let clients = self.0.local.state().clients.borrow();
+        let client = &clients[self.0.key];
+        client.failures > 0 && !matches!(client.link, Link::Up(_))
+    }
+
+    pub(crate) fn key(&self) -> ClientKey {
+        self.0.key
+    }
+
     /// A call of `method`; nothing happens until it is awaited.
     pub fn call(&self, method: MethodId, payload: impl Into<Payload<'static>>) -> CallBuilder {
         CallBuilder {
@@ -471,6 +490,10 @@ pub(crate) struct ClientState {
     pub(crate) waiting: VecDeque<CallKey>,
     /// How many of these have ended in the meantime: dropped, or past their deadline.
     pub(crate) waiting_in_vain: usize,
+    /// Requests of others that wait likewise, by token; some may have ended in the meantime.
+    pub(crate) relays: VecDeque<u64>,
+    /// It connects without being called.
+    pub(crate) is_kept_connected: bool,
     /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     pub(crate) failures: u32,
 }
@@ -488,6 +511,13 @@ pub(crate) enum Link {
 }
 
 impl ClientState {
+    /// True if somebody wants a connection.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_kept_connected
+            || self.waiting.len() > self.waiting_in_vain
+            || !self.relays.is_empty()
+    }
+
     fn new(address: SocketAddr, config: ClientConfig) -> Self {
         ClientState {
             address,
@@ -495,6 +525,8 @@ impl ClientState {
             link: Link::Down,
             waiting: VecDeque::new(),
             waiting_in_vain: 0,
+            relays: VecDeque::new(),
+            is_kept_connected: false,
             failures: 0,
         }
     }

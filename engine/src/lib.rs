@@ -45,7 +45,7 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | pure | [`wire`], [`rpc`], [`timers`] | bytes and instants: no clock, socket, thread, file |
-//! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`] | the [`driver`] seam |
+//! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`], [`relay`] | the [`driver`] seam |
 //! | kernel | [`reactor`], `sys` (the only `unsafe`) | io_uring, epoll, files, cores |
 //! | from outside | [`server`], [`watch`], [`handle`], `tokio` | how to start, end and call it |
 //!
@@ -64,6 +64,7 @@ pub mod mailbox;
 pub mod metrics;
 mod primitive;
 pub mod reactor;
+pub mod relay;
 pub mod rng;
 pub mod rpc;
 pub mod server;

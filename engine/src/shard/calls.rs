@@ -9,6 +9,7 @@
 
 use super::peer::Peer;
 use super::peers::Peers;
+use super::relays;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
 };
@@ -172,7 +173,7 @@ pub(crate) fn connect<D: Driver>(
     if client.link != Link::Down {
         return;
     }
-    if client.waiting.len() == client.waiting_in_vain {
+    if !client.is_wanted() {
         return;
     }
     match driver.connect(client.address) {
@@ -264,7 +265,7 @@ fn gone(local: &Local, client_key: ClientKey, loss: Loss, has_answered: bool) {
     let client = &mut local.state().clients.borrow_mut()[client_key];
     client.link = Link::Down;
     client.failures = 0;
-    if !client.waiting.is_empty() {
+    if client.is_wanted() {
         local.push(Command::Connect(client_key));
     }
 }
@@ -281,6 +282,7 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
     let at = local.now() + pause;
     state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
+    relays::unreachable(client, local);
     let ClientState { address, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();
@@ -319,9 +321,10 @@ pub(crate) fn backoff_ended<D: Driver>(
 
 /// The last handle of a client is gone.
 pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
-    let Some(client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    let Some(mut client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    relays::unreachable(&mut client, local);
     match client.link {
-        // No call can be in flight: each holds a handle of its client.
+        // No call can be in flight: each holds a handle of its client. What was passed on ends first.
         Link::Up(socket) => peers.drain_one(socket, local.now()),
         Link::Connecting(socket) => peers.abort(socket),
         Link::Down | Link::BackingOff => {}
