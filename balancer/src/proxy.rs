@@ -23,7 +23,7 @@ use crate::endpoint::{Outcome, ServerLoad, Slot};
 use crate::evidence::SharedEvidence;
 use crate::health::Change;
 use crate::policy::Policy;
-use catena_engine::client::{Client, ClientConfig};
+use catena_engine::client::{Client, ClientConfig, Reach};
 use catena_engine::relay::{
     Attempt, Chosen, Destination, End, Next, Relay, RelayConfig, TRIES_MAX,
 };
@@ -151,29 +151,72 @@ const TRIES_SHIFT: u32 = 48;
 
 impl Proxy {
     fn choose(&mut self, request: &Chosen<'_>) -> Option<Destination> {
-        let Proxy { balancer, rng, servers, .. } = self;
         let now = request.now;
-        if request.tried.is_empty() {
-            balancer.count_first_call();
-            let ticket = balancer.start(&[], now, rng)?;
-            return Some(destination(servers, ticket, 0));
+        let tries = request.tried.len();
+        if tries == 0 {
+            self.balancer.count_first_call();
         }
-        let mut slots = [0; TRIES_MAX];
+        let mut slots = [0; TRIES_MAX + 1];
         for (slot, token) in slots.iter_mut().zip(request.tried) {
             *slot = *token as Slot;
         }
-        let tries = request.tried.len();
-        if let Some(ticket) = balancer.start(&slots[..tries], now, rng) {
-            return Some(destination(servers, ticket, tries));
+        let ticket = match self.balancer.start(&slots[..tries], now, &mut self.rng) {
+            Some(ticket) => self.connected_first(ticket, &mut slots, tries, now),
+            // All were tried. One that has refused, or left, may be there again; who cannot be reached is
+            // not.
+            None => {
+                let ticket = self.balancer.start(&[], now, &mut self.rng)?;
+                if self.reach(&ticket) == Reach::Unreachable {
+                    self.give_up(ticket, Reach::Unreachable, now);
+                    return None;
+                }
+                ticket
+            }
+        };
+        let server = self.servers[ticket.slot() as usize].as_ref();
+        let server = server.expect("an endpoint has a connection");
+        let token = ticket.into_token() | (tries as u64) << TRIES_SHIFT;
+        Some(Destination::new(&server.client, token))
+    }
+
+    /// The ticket, or, where its server is not connected, one of another server, if there is any. So
+    /// nothing waits for a connection while others are there.
+    #[inline]
+    fn connected_first(
+        &mut self,
+        ticket: Ticket,
+        avoid: &mut [Slot; TRIES_MAX + 1],
+        tries: usize,
+        now: Instant,
+    ) -> Ticket {
+        let reach = self.reach(&ticket);
+        if reach == Reach::Connected {
+            return ticket;
         }
-        // All were tried. One that refused, or left, may be there again; who cannot be reached is not.
-        let ticket = balancer.start(&[], now, rng)?;
-        let server = servers[ticket.slot() as usize].as_ref();
-        if server.is_none_or(|server| server.client.is_unreachable()) {
-            balancer.end(ticket, &Outcome::Abandoned, now, rng);
-            return None;
+        avoid[tries] = ticket.slot();
+        match self.balancer.start(&avoid[..=tries], now, &mut self.rng) {
+            Some(other) => {
+                self.give_up(ticket, reach, now);
+                other
+            }
+            None => ticket,
         }
-        Some(destination(servers, ticket, tries))
+    }
+
+    #[inline]
+    fn reach(&self, ticket: &Ticket) -> Reach {
+        let server = self.servers[ticket.slot() as usize].as_ref();
+        server.expect("an endpoint has a connection").client.reach()
+    }
+
+    /// A server was chosen and gets nothing, for it is not connected.
+    fn give_up(&mut self, ticket: Ticket, reach: Reach, now: Instant) {
+        let timeout = self.config.patience;
+        let outcome = match reach {
+            Reach::Unreachable => Outcome::Failed { timeout },
+            Reach::NotYet | Reach::Connected => Outcome::Abandoned,
+        };
+        self.balancer.end(ticket, &outcome, now, &mut self.rng);
     }
 
     fn ended(&mut self, attempt: Attempt, end: &End, now: Instant) -> Next {
@@ -257,17 +300,11 @@ impl Proxy {
                 server.counters.publish(
                     in_flight,
                     self.balancer.standing(slot),
-                    !server.client.is_unreachable(),
+                    server.client.reach() == Reach::Connected,
                 );
             }
         }
     }
-}
-
-#[inline]
-fn destination(servers: &[Option<Server>], ticket: Ticket, tries: usize) -> Destination {
-    let server = servers[ticket.slot() as usize].as_ref().expect("an endpoint has a connection");
-    Destination::new(&server.client, ticket.into_token() | (tries as u64) << TRIES_SHIFT)
 }
 
 /// What the end of an attempt says of its server.

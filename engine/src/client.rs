@@ -143,11 +143,16 @@ impl Client {
         local.push(Command::Connect(*key));
     }
 
-    /// True while there is no connection and the last attempt to make one failed.
-    pub fn is_unreachable(&self) -> bool {
+    /// How it stands with the connection.
+    #[inline]
+    pub fn reach(&self) -> Reach {
         let clients = self.0.local.state().clients.borrow();
         let client = &clients[self.0.key];
-        client.failures > 0 && !matches!(client.link, Link::Up(_))
+        match client.link {
+            Link::Up(_) => Reach::Connected,
+            _ if client.is_unreachable => Reach::Unreachable,
+            _ => Reach::NotYet,
+        }
     }
 
     pub(crate) fn key(&self) -> ClientKey {
@@ -169,6 +174,17 @@ impl Client {
             },
         }
     }
+}
+
+/// Whether a server can be reached, as far as its client knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// There is a connection.
+    Connected,
+    /// There is none, and nothing speaks against one.
+    NotYet,
+    /// There is none, and the last attempt to make one failed.
+    Unreachable,
 }
 
 impl fmt::Debug for Client {
@@ -494,6 +510,9 @@ pub(crate) struct ClientState {
     pub(crate) relays: VecDeque<u64>,
     /// It connects without being called.
     pub(crate) is_kept_connected: bool,
+    /// There is no connection, and the last attempt to make one showed that there is no server. One that
+    /// takes connections and ends them has the benefit of a few attempts: it may be about to restart.
+    pub(crate) is_unreachable: bool,
     /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     pub(crate) failures: u32,
 }
@@ -527,6 +546,7 @@ impl ClientState {
             waiting_in_vain: 0,
             relays: VecDeque::new(),
             is_kept_connected: false,
+            is_unreachable: false,
             failures: 0,
         }
     }

@@ -42,7 +42,8 @@ impl Process {
                 return Process { child, address, lines };
             }
         }
-        panic!("it ended before it listened: {lines:?}");
+        let status = child.wait();
+        panic!("it ended before it listened: {status:?}, {lines:?}");
     }
 
     fn proxy(upstreams: &[SocketAddr], args: &[&str]) -> Process {

@@ -36,8 +36,8 @@ fn payloads_and_checksums_arrive() {
         {
             each_world(2, |scene| {
                 let server = scene.server_with(with_crc(server_crc), |_| echo());
-                let mut config = ProxyConfig::default();
-                config.relay = RelayConfig { copy_bytes_max, ..RelayConfig::default() };
+                let relay = RelayConfig { copy_bytes_max, ..RelayConfig::default() };
+                let mut config = ProxyConfig { relay, ..ProxyConfig::default() };
                 config.client.connection = Arc::new(with_crc(true));
                 let proxy = scene.proxy_with(&[&server], with_crc(true), config);
                 scene.world.run_for(Duration::from_millis(50));

@@ -56,8 +56,8 @@ fn what_one_server_sheds_another_gets() {
         each_world(4, |scene| {
             let (shedding, shed, _) = server(scene, Status::SHED);
             let (serving, served, repeats) = server(scene, Status::OK);
-            let mut config = ProxyConfig::default();
-            config.relay = RelayConfig { copy_bytes_max, ..RelayConfig::default() };
+            let relay = RelayConfig { copy_bytes_max, ..RelayConfig::default() };
+            let config = ProxyConfig { relay, ..ProxyConfig::default() };
             let proxy = scene.proxy(&[&shedding, &serving], config);
             let statuses = call_often(scene, &proxy, 30);
             assert!(statuses.iter().all(|status| *status == Status::OK), "{statuses:?}");
@@ -108,8 +108,8 @@ fn a_full_window_is_waited_for_and_a_full_queue_sheds() {
                 Ok(request.payload)
             })
         });
-        let mut config = ProxyConfig::default();
-        config.relay = RelayConfig { waiting_max: 20, ..RelayConfig::default() };
+        let relay = RelayConfig { waiting_max: 20, ..RelayConfig::default() };
+        let config = ProxyConfig { relay, ..ProxyConfig::default() };
         let proxy = scene.proxy(&[&server], config);
         let address = proxy.address().expect("it listens");
         for (calls, refused) in [(20usize, false), (200, true)] {

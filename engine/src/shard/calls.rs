@@ -14,6 +14,7 @@ use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
 };
 use crate::driver::{Driver, SocketId};
+use crate::limits::CALL_RETRIES_MAX;
 use crate::local::{Command, Local, State, TimerKey};
 use crate::rpc::connection::{CallFailure, CallRequest, Connection};
 use crate::rpc::error::{CloseReason, StartError};
@@ -196,6 +197,7 @@ pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
         && client.link == Link::Connecting(socket)
     {
         client.link = Link::Up(socket);
+        client.is_unreachable = false;
     }
 }
 
@@ -282,7 +284,10 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
     let at = local.now() + pause;
     state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
-    relays::unreachable(client, local);
+    client.is_unreachable = !is_by_server || client.failures > CALL_RETRIES_MAX.into();
+    if client.is_unreachable {
+        relays::unreachable(client, local);
+    }
     let ClientState { address, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();

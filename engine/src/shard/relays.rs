@@ -28,6 +28,7 @@ use crate::wire::frame::{CallId, MethodId, Priority, RequestHead, ResponseHead, 
 use crate::wire::framer::{PassedBody, Payload, TRAILER_BYTES};
 use crate::wire::status::Status;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// Tells the token of a relayed request from those of calls and of deferred requests, which are slot
 /// map keys: their lower half is an index, and there never are 2³¹ of them at a time.
@@ -44,19 +45,24 @@ pub(crate) struct Relays {
     relay: Box<dyn Relay>,
     config: RelayConfig,
     requests: Requests,
+    metrics: Arc<ShardMetrics>,
 }
 
 /// Why a request was not passed on. `None`: nothing was chosen.
 type Refused = Option<End>;
 
 impl Relays {
-    pub(crate) fn new(relay: Box<dyn Relay>, config: RelayConfig) -> Self {
-        Relays { relay, config, requests: Requests::default() }
+    pub(crate) fn new(
+        relay: Box<dyn Relay>,
+        config: RelayConfig,
+        metrics: Arc<ShardMetrics>,
+    ) -> Self {
+        Relays { relay, config, requests: Requests::default(), metrics }
     }
 
     /// Finds a server for a request that has none, attempt after attempt.
     fn place(&mut self, token: u64, peers: &mut Peers, local: &Local) -> Result<(), Refused> {
-        let Relays { relay, config, requests } = self;
+        let Relays { relay, config, requests, metrics } = self;
         let relayed = requests.get_mut(token).expect("whoever places a request has its token");
         let now = local.now();
         let mut refused = None;
@@ -67,7 +73,7 @@ impl Relays {
             relayed.attempt = Attempt { token: choice, started: now, deadline };
             relayed.tried[usize::from(relayed.tries)] = choice;
             relayed.tries += 1;
-            let Err(end) = start(relayed, token, client, config, peers, local) else {
+            let Err(end) = start(relayed, token, client, (config, metrics), peers, local) else {
                 return Ok(());
             };
             refused = Some(end);
@@ -95,7 +101,7 @@ impl Relays {
                     peer.holds_calls = true;
                     return;
                 }
-                match relayed.send(token, peer, local.now()) {
+                match relayed.send(token, peer, local.now(), &self.metrics) {
                     Ok(()) => {}
                     Err(StartError::WindowFull) => return,
                     Err(StartError::Leaving | StartError::NotOpen) => {
@@ -276,7 +282,7 @@ fn start(
     relayed: &mut Relayed,
     token: u64,
     client_key: ClientKey,
-    config: &RelayConfig,
+    (config, metrics): (&RelayConfig, &ShardMetrics),
     peers: &mut Peers,
     local: &Local,
 ) -> Result<(), End> {
@@ -288,7 +294,7 @@ fn start(
             if !peer.connection.has_room_for_calls() {
                 peer.holds_calls = true;
             } else if client.relays.is_empty() {
-                match relayed.send(token, peer, local.now()) {
+                match relayed.send(token, peer, local.now(), metrics) {
                     Ok(()) => {
                         peers.mark_dirty(socket);
                         return Ok(());
@@ -303,7 +309,7 @@ fn start(
                 }
             }
         }
-    } else if client.failures > 0 {
+    } else if client.is_unreachable {
         client.is_kept_connected = true;
         return Err(End::Unreachable);
     } else if client.link == Link::Down {
@@ -363,8 +369,7 @@ fn passed_body<'b>(
     let content = match shared {
         Some(bytes) => Payload::Shared(bytes),
         None => {
-            metrics.relay_copies.increment();
-            metrics.relay_copied_bytes.add(copied.len() as u64);
+            count_copy(copied.len(), metrics);
             Payload::Copied(copied)
         }
     };
@@ -372,6 +377,14 @@ fn passed_body<'b>(
         metrics.relay_collected.increment();
     }
     PassedBody { content, has_metadata: body.has_metadata(), trailer: body.trailer() }
+}
+
+#[inline]
+fn count_copy(bytes: usize, metrics: &ShardMetrics) {
+    if bytes > 0 {
+        metrics.relay_copies.increment();
+        metrics.relay_copied_bytes.add(bytes as u64);
+    }
 }
 
 /// The requests that were passed on and not answered, by token.
@@ -501,11 +514,20 @@ impl Relayed {
     }
 
     #[inline]
-    fn send(&mut self, token: u64, peer: &mut Peer, now: Instant) -> Result<(), StartError> {
+    fn send(
+        &mut self,
+        token: u64,
+        peer: &mut Peer,
+        now: Instant,
+        metrics: &ShardMetrics,
+    ) -> Result<(), StartError> {
         let Relayed { head, deadline, kept, .. } = self;
         let (head, deadline) = (*head, *deadline);
         let call = PassedCall { head, deadline, body: kept.body() };
         let call = peer.connection.pass_call(call, token, now)?;
+        if kept.shared.is_none() {
+            count_copy(kept.copied.len(), metrics);
+        }
         let transmit = peer.connection.transmits();
         self.stage = Stage::Sent { socket: peer.socket, call, transmit };
         Ok(())

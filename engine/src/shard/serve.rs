@@ -56,7 +56,9 @@ pub(crate) struct Arrival<'t> {
 
 impl Serving {
     pub(crate) fn new(local: Local, mut router: Router, admission: Admission, rng: Rng) -> Self {
-        let relays = router.take_relay().map(|(relay, config)| Relays::new(relay, config));
+        let metrics = ShardMetrics::new();
+        let relays = router.take_relay();
+        let relays = relays.map(|(relay, config)| Relays::new(relay, config, metrics.clone()));
         Serving {
             turn_at: local.now(),
             turn: 0,
@@ -64,7 +66,7 @@ impl Serving {
             router,
             relays,
             admission,
-            metrics: ShardMetrics::new(),
+            metrics,
             rng,
             waited_before: Duration::ZERO,
             outbox: Outbox::default(),
