@@ -45,7 +45,8 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | pure | [`wire`], [`rpc`], [`timers`] | bytes and instants: no clock, socket, thread, file |
-//! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`], [`relay`] | the [`driver`] seam |
+//! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`] | the [`driver`] seam |
+//! | proxy | [`relay`] | connections of the same shard |
 //! | kernel | [`reactor`], `sys` (the only `unsafe`) | io_uring, epoll, files, cores |
 //! | from outside | [`server`], [`watch`], [`handle`], `tokio` | how to start, end and call it |
 //!

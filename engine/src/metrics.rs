@@ -153,11 +153,11 @@ figures! {
         handed_over ""
     }
     Counter "catena_relayed_total" "Requests passed on to other servers." { relayed "" }
-    Counter "catena_relay_copies_total" "Bodies of either direction that were copied on their way through." {
+    Counter "catena_relay_copies_total" "Copies made of bodies that were passed on, either way." {
         relay_copies ""
     }
     Counter "catena_relay_copied_bytes_total" "Bytes of these." { relay_copied_bytes "" }
-    Counter "catena_relay_collected_total" "Bodies that were put together, for they came in several receives." {
+    Counter "catena_relay_collected_total" "Bodies passed on that came in several receives." {
         relay_collected ""
     }
     Gauge "catena_in_flight" "Requests accepted and not answered." { in_flight "" }

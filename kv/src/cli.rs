@@ -82,16 +82,19 @@ pub struct ProxyArgs {
     #[arg(long, value_name = "N", default_value = "3", value_parser = count_up_to(8))]
     pub attempts: u32,
     /// Bodies up to so many bytes are copied on their way through, longer ones are not; 0: none is.
-    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = parse_bytes_up_to(COPY_BYTES_MAX as u32))]
+    #[arg(long, value_name = "BYTES", default_value = "1024",
+        value_parser = parse_bytes_up_to(COPY_BYTES_MAX as u32))]
     pub copy_max: u32,
     /// The longest frame that is taken, of callers and of servers.
-    #[arg(long, value_name = "BYTES", default_value = "16448k", value_parser = parse_bytes_up_to(FRAME_BYTES_CEILING))]
+    #[arg(long, value_name = "BYTES", default_value = "16448k",
+        value_parser = parse_bytes_up_to(FRAME_BYTES_CEILING))]
     pub frame_max: u32,
     /// Connections of each shard, at most.
     #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(SOCKETS_MAX))]
     pub max_connections: u32,
     /// Requests in flight on each caller's connection, at most.
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = count_up_to(IN_FLIGHT_CEILING))]
+    #[arg(long, value_name = "N", default_value = "1024",
+        value_parser = count_up_to(IN_FLIGHT_CEILING))]
     pub max_in_flight: u32,
     /// Requests in flight on each shard, at most; more are shed.
     #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(16 << 20))]
