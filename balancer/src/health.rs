@@ -20,6 +20,7 @@ mod phi;
 
 pub use phi::PhiAccrual;
 
+use crate::config::believe;
 use crate::endpoint::Slot;
 use crate::evidence::Digest;
 use catena_engine::rng::Rng;
@@ -189,7 +190,11 @@ struct Peers {
 
 impl Health {
     /// The health of nobody yet.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: HealthConfig, now: Instant) -> Self {
+        believe("a health record", config.validate());
         Health {
             config,
             members: Vec::new(),
@@ -276,8 +281,11 @@ impl Health {
         if self.trial_at.is_none_or(|at| now < at) {
             return None;
         }
-        let due = |member: &Member| matches!(member.standing, Standing::Ejected { until, .. } if until <= now);
-        let slot = self.members.iter().position(|member| member.as_ref().is_some_and(due));
+        let due = |member: &Option<Member>| match member.as_ref().map(|member| member.standing) {
+            Some(Standing::Ejected { until, .. }) => until <= now,
+            _ => false,
+        };
+        let slot = self.members.iter().position(due);
         if let Some(slot) = slot {
             self.member(slot as Slot).standing = Standing::Trial;
         }

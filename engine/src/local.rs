@@ -88,6 +88,8 @@ pub(crate) enum TimerKey {
     Call(CallKey),
     /// A client that waits before it connects again.
     Client(ClientKey),
+    /// The end of a client's probe.
+    Probe(ClientKey),
 }
 
 /// Where a request came from, and its answer goes.
@@ -120,6 +122,7 @@ pub(crate) enum Command {
     StartCall(CallKey),
     CancelCall { socket: SocketId, call: CallId },
     Connect(ClientKey),
+    Probe(ClientKey),
     CloseClient(ClientKey),
     RelayEnded { token: u64, end: End },
     OpenFile { op: FileOpKey, path: PathBuf, options: OpenFile },

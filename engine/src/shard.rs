@@ -27,6 +27,7 @@ mod calls;
 pub mod message;
 pub(crate) mod peer;
 pub(crate) mod peers;
+mod probes;
 mod relays;
 pub(crate) mod serve;
 mod spare;
@@ -364,6 +365,7 @@ impl Shard {
                 Some(TimerKey::Client(key)) => {
                     calls::backoff_ended(&mut self.peers, driver, &self.local, key);
                 }
+                Some(TimerKey::Probe(key)) => probes::expire(&self.local, key),
             }
         }
     }
@@ -384,6 +386,9 @@ impl Shard {
                 Command::CancelCall { socket, call } => self.peers.cancel_call(socket, call),
                 Command::Connect(key) => {
                     calls::connect(&mut self.peers, driver, &self.local, key);
+                }
+                Command::Probe(key) => {
+                    probes::start(&mut self.peers, driver, &self.local, key);
                 }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
                 Command::RelayEnded { token, end } => {

@@ -20,8 +20,8 @@
 //! themselves, one frame at a time, so that a request is handled where the kernel has put it.
 //!
 //! A peer that does not take its answers must not be read from: what it asks for is answered in
-//! here frame for frame (a pong for a ping, a refusal for a request while leaving), so that only
-//! the owner, who knows how much waits in the kernel too, can bound what accumulates. It stops
+//! here or at once, frame for frame (a pong for a ping, a refusal for a request while leaving), so that
+//! only the owner, who knows how much waits in the kernel too, can bound what accumulates. It stops
 //! reading above `output_bytes_max` and says so with [`Connection::handle_receive_paused`].
 //!
 //! | file | what |
@@ -48,9 +48,9 @@ use crate::config::ConnectionConfig;
 use crate::limits::{FRAME_BYTES_FLOOR, IN_FLIGHT_CEILING, METADATA_BYTES_MAX};
 use crate::time::Instant;
 use crate::wire::deframer::{Body, Deframer, Input};
-use crate::wire::frame::{CallId, RequestHead, ResponseHead, control};
+use crate::wire::frame::{CallId, PongHead, RequestHead, ResponseHead, control};
 use crate::wire::framer::{Framer, Payload, PayloadWriter};
-use crate::wire::header::Kind;
+use crate::wire::header::{HEADER_BYTES, Kind};
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
 use crate::wire::output::{Mark, Output};
 use crate::wire::spare::SpareBodies;
@@ -378,6 +378,16 @@ impl Connection {
         }
         was_in_flight
     }
+
+    /// Asks the server for a pong that repeats `echo`: a sign of life, and its load. False: the
+    /// connection has no hello yet, or has ended.
+    pub fn ping(&mut self, echo: u64) -> bool {
+        let can_ask = self.is_greeted && self.phase != Phase::Closed;
+        if can_ask {
+            self.push_control(Kind::Ping, 0, echo);
+        }
+        can_ask
+    }
 }
 
 /// Commands of a server.
@@ -453,6 +463,14 @@ impl Connection {
 
 /// Commands of both.
 impl Connection {
+    /// Answers a ping.
+    pub fn pong(&mut self, head: PongHead) {
+        if self.phase != Phase::Closed {
+            self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            self.pong_bytes += HEADER_BYTES;
+        }
+    }
+
     /// Leaves: tells the peer to start nothing new, refuses what still arrives (with a status that
     /// says *not executed*), finishes what runs, at most for the drain timeout.
     pub fn drain(&mut self, now: Instant) {

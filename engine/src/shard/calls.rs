@@ -9,6 +9,7 @@
 
 use super::peer::Peer;
 use super::peers::Peers;
+use super::probes;
 use super::relays;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
@@ -39,16 +40,21 @@ pub(crate) fn start<D: Driver>(peers: &mut Peers, driver: &mut D, local: &Local,
             }
         }
         Link::Down => connect(peers, driver, local, client_key),
-        Link::Connecting(_) | Link::BackingOff => {}
+        Link::Connecting(_) | Link::BackingOff(_) => {}
     }
     watch(state, key);
 }
 
-/// Puts a call behind those that wait; false: there are too many, it has failed.
+/// Puts a call behind those that wait; false: it may not wait, and has failed.
 fn enqueue(local: &Local, client_key: ClientKey, key: CallKey) -> bool {
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let client = &mut clients[client_key];
+    if let Some(error) = client.refusal() {
+        drop(clients);
+        end(state, key, Err(error));
+        return false;
+    }
     if client.waiting.len() - client.waiting_in_vain >= client.config.waiting_max {
         drop(clients);
         end(state, key, Err(CallError::TooManyWaiting));
@@ -74,6 +80,9 @@ pub(crate) fn pump(local: &Local, client_key: ClientKey, socket: SocketId, peer:
     let Some(client) = clients.get_mut(client_key) else { return };
     if client.link != Link::Up(socket) {
         return;
+    }
+    if let Some(probe) = &mut client.probe {
+        probe.send(socket, &mut peer.connection);
     }
     let mut failed = Vec::new();
     peer.holds_calls = false;
@@ -219,6 +228,7 @@ pub(crate) fn lost(
     has_answered: bool,
 ) {
     let loss = Loss::of(reason);
+    probes::lost(local, client_key, socket);
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     match link {
         Some(Link::Up(current)) if current == socket => {
@@ -273,14 +283,14 @@ fn gone(local: &Local, client_key: ClientKey, loss: Loss, has_answered: bool) {
 }
 
 /// No connection was made, or none that was good for anything: calls without a deadline fail, unless
-/// the server was there; the others wait for the next attempt.
+/// the server was there; the others wait for the next attempt, unless the client is not to wait.
 fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     let Loss { kind, is_by_server } = loss;
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let Some(client) = clients.get_mut(client_key) else { return };
     client.failures = client.failures.saturating_add(1);
-    client.link = Link::BackingOff;
+    client.link = Link::BackingOff(kind);
     let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
     let at = local.now() + pause;
     state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
@@ -288,7 +298,7 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     if client.is_unreachable {
         relays::unreachable(client, local);
     }
-    let ClientState { address, waiting, waiting_in_vain, .. } = client;
+    let ClientState { address, config, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();
     let mut calls = state.calls.borrow_mut();
@@ -297,7 +307,8 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
             return false;
         };
         let has_deadline = call.request.as_ref().is_some_and(|request| request.deadline.is_some());
-        let waits_on = has_deadline || (is_by_server && call.may_retry());
+        let waits_on =
+            config.waits_for_connection && (has_deadline || (is_by_server && call.may_retry()));
         if !waits_on {
             failed.push(*key);
         }
@@ -306,6 +317,7 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     *waiting_in_vain = 0;
     let error = CallError::Unreachable { address: *address, kind };
     drop((calls, clients));
+    probes::end_waiting(local, client_key, error.clone());
     for key in failed {
         end(state, key, Err(error.clone()));
     }
@@ -332,7 +344,7 @@ pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
         // No call can be in flight: each holds a handle of its client. What was passed on ends first.
         Link::Up(socket) => peers.drain_one(socket, local.now()),
         Link::Connecting(socket) => peers.abort(socket),
-        Link::Down | Link::BackingOff => {}
+        Link::Down | Link::BackingOff(_) => {}
     }
 }
 

@@ -7,6 +7,7 @@
 use super::backlog::Backlog;
 use super::calls::{self, WasSent};
 use super::peers::Peers;
+use super::probes;
 use super::relays::{self, is_relayed};
 use super::serve::Serving;
 use crate::client::ClientKey;
@@ -205,6 +206,16 @@ impl Peer {
                     self.has_answered = true;
                     self.wants_pump = true;
                 }
+                Event::Pinged { echo } => {
+                    let queued = arrived.max(self.readable_since);
+                    serving.answer_ping(&mut self.connection, echo, queued, now);
+                }
+                Event::Ponged(head) => {
+                    if let Owner::Client(client) = self.owner {
+                        probes::answered(&serving.local, client, head);
+                        self.has_answered = true;
+                    }
+                }
                 other => self.on_event(other, serving),
             }
         }
@@ -335,7 +346,10 @@ impl Peer {
                     calls::lost(&serving.local, client, self.socket, &reason, has_answered);
                 }
             }
-            Event::Request { .. } | Event::Response { .. } => {
+            Event::Request { .. }
+            | Event::Response { .. }
+            | Event::Pinged { .. }
+            | Event::Ponged(_) => {
                 unreachable!("these lie in bytes and are taken where bytes are read")
             }
         }

@@ -404,7 +404,7 @@ impl Peers {
         let Some(mut deferred) = serving.end_deferred(key) else { return };
         deferred.release_task();
         let took_us = serving.local.now().micros_since(deferred.started);
-        serving.metrics.service_time_us.record(took_us);
+        serving.count_service_time(took_us);
         let in_flight = serving.admission.in_flight() + 1;
         let head = deferred.answer_head(status, in_flight, serving.local.now());
         match deferred.origin {

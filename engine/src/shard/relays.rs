@@ -264,15 +264,15 @@ fn tell(
     head: ResponseHead,
     body: PassedBody<'_>,
 ) {
-    let Serving { relays, admission, metrics, local, .. } = serving;
-    let Some(relays) = relays else { return };
+    let Some(relays) = &mut serving.relays else { return };
     let Some(relayed) = relays.requests.get_mut(token) else { return };
     let (caller, call) = (relayed.caller, relayed.head.call);
-    admission.end(relayed.content_bytes);
-    metrics.service_time_us.record(local.now().micros_since(relayed.arrived));
+    let took_us = serving.local.now().micros_since(relayed.arrived);
+    serving.admission.end(relayed.content_bytes);
     relays.requests.free(token);
+    serving.count_service_time(took_us);
     if let Some(status) = peers.pass_answer(caller, ResponseHead { call, ..head }, body) {
-        metrics.count_response(status.class());
+        serving.metrics.count_response(status.class());
     }
 }
 

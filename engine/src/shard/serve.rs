@@ -14,7 +14,7 @@ use crate::rpc::connection::{Connection, DropCause};
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
 use crate::wire::deframer::Body;
-use crate::wire::frame::{MethodId, RequestHead, ResponseHead, Route};
+use crate::wire::frame::{MethodId, PongHead, RequestHead, ResponseHead, Route};
 use crate::wire::framer::Payload;
 use crate::wire::status::Status;
 use bytes::Bytes;
@@ -39,6 +39,7 @@ pub(crate) struct Serving {
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
+    recent_service: RecentService,
     /// Messages for other shards; sent at the end of the turn.
     outbox: Outbox,
     /// Requests that other shards handed over, by their key for it.
@@ -69,6 +70,7 @@ impl Serving {
             metrics,
             rng,
             waited_before: Duration::ZERO,
+            recent_service: RecentService::default(),
             outbox: Outbox::default(),
             handed_over: BTreeMap::new(),
         }
@@ -190,6 +192,29 @@ impl Serving {
         }
     }
 
+    /// Answers a ping that waits since `queued` with the load of this shard.
+    pub(crate) fn answer_ping(
+        &self,
+        connection: &mut Connection,
+        echo: u64,
+        queued: Instant,
+        now: Instant,
+    ) {
+        connection.pong(PongHead {
+            echo,
+            queue_delay_us: now.micros_since(queued),
+            service_us: self.recent_service.micros(),
+            in_flight: self.admission.in_flight().saturating_add(1),
+        });
+    }
+
+    /// Counts how long a request was in work.
+    #[inline]
+    pub(crate) fn count_service_time(&mut self, micros: u32) {
+        self.metrics.service_time_us.record(micros);
+        self.recent_service.record(micros);
+    }
+
     /// Counts a request that its connection has answered by itself.
     pub(crate) fn count_refused(&self, status: Status) {
         self.metrics.requests.increment();
@@ -300,7 +325,7 @@ impl Serving {
         };
         match answered {
             Answered(Outcome::Now(at, status)) => {
-                self.metrics.service_time_us.record(at.micros_since(now));
+                self.count_service_time(at.micros_since(now));
                 // What is handed over is counted where it arrived, and where its answer leaves.
                 if let Origin::Peer { .. } = origin {
                     self.metrics.count_response(status.class());
@@ -420,6 +445,27 @@ impl Serving {
             service_us: 0,
             in_flight: self.admission.in_flight() + 1,
         }
+    }
+}
+
+/// The average of the last few service times, each of a weight of 1/16 when it is the newest.
+#[derive(Clone, Copy, Debug, Default)]
+struct RecentService {
+    /// 16 × the average, in µs: what is below one microsecond is not lost.
+    sixteenfold: u64,
+}
+
+impl RecentService {
+    #[inline]
+    fn record(&mut self, micros: u32) {
+        self.sixteenfold = match self.sixteenfold {
+            0 => u64::from(micros) * 16,
+            sixteenfold => sixteenfold - sixteenfold / 16 + u64::from(micros),
+        };
+    }
+
+    fn micros(self) -> u32 {
+        u32::try_from(self.sixteenfold / 16).unwrap_or(u32::MAX)
     }
 }
 
