@@ -94,6 +94,19 @@ impl Ticket {
         self.started
     }
 
+    /// The ticket as a number, for who keeps calls in a place that knows nothing of tickets; together with
+    /// [`Ticket::started`] it is all of it.
+    #[inline]
+    pub fn into_token(self) -> u64 {
+        u64::from(self.slot) | u64::from(self.is_trial) << 32
+    }
+
+    /// The ticket again; of each token one.
+    #[inline]
+    pub fn from_token(token: u64, started: Instant) -> Self {
+        Ticket { slot: token as Slot, started, is_trial: token >> 32 & 1 == 1 }
+    }
+
     /// True if it is the one call that tries whether an ejected endpoint has recovered.
     pub fn is_trial(&self) -> bool {
         self.is_trial

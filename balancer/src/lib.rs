@@ -15,5 +15,6 @@ pub mod health;
 pub mod histogram;
 pub mod metrics;
 pub mod policy;
+pub mod proxy;
 #[cfg(feature = "tower")]
 pub mod tower;

@@ -148,6 +148,30 @@ impl Client {
         self.0.local.state().clients.borrow()[self.0.key].address
     }
 
+    /// Connects now, and again whenever the connection is lost, whether anybody calls or not: what a
+    /// request is passed on by should be there when the request comes.
+    pub fn keep_connected(&self) {
+        let Owner { local, key } = &*self.0;
+        local.state().clients.borrow_mut()[*key].is_kept_connected = true;
+        local.push(Command::Connect(*key));
+    }
+
+    /// How it stands with the connection.
+    #[inline]
+    pub fn reach(&self) -> Reach {
+        let clients = self.0.local.state().clients.borrow();
+        let client = &clients[self.0.key];
+        match client.link {
+            Link::Up(_) => Reach::Connected,
+            _ if client.is_unreachable => Reach::Unreachable,
+            _ => Reach::NotYet,
+        }
+    }
+
+    pub(crate) fn key(&self) -> ClientKey {
+        self.0.key
+    }
+
     /// A call of `method`; nothing happens until it is awaited.
     pub fn call(&self, method: MethodId, payload: impl Into<Payload<'static>>) -> CallBuilder {
         CallBuilder {
@@ -163,6 +187,17 @@ impl Client {
             },
         }
     }
+}
+
+/// Whether a server can be reached, as far as its client knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// There is a connection.
+    Connected,
+    /// There is none, and nothing speaks against one.
+    NotYet,
+    /// There is none, and the last attempt to make one failed.
+    Unreachable,
 }
 
 impl fmt::Debug for Client {
@@ -484,6 +519,13 @@ pub(crate) struct ClientState {
     pub(crate) waiting: VecDeque<CallKey>,
     /// How many of these have ended in the meantime: dropped, or past their deadline.
     pub(crate) waiting_in_vain: usize,
+    /// Requests of others that wait likewise, by token; some may have ended in the meantime.
+    pub(crate) relays: VecDeque<u64>,
+    /// It connects without being called.
+    pub(crate) is_kept_connected: bool,
+    /// There is no connection, and the last attempt to make one showed that there is no server. One that
+    /// takes connections and ends them has the benefit of a few attempts: it may be about to restart.
+    pub(crate) is_unreachable: bool,
     /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     pub(crate) failures: u32,
     /// How often its server was probed.
@@ -512,6 +554,9 @@ impl ClientState {
             link: Link::Down,
             waiting: VecDeque::new(),
             waiting_in_vain: 0,
+            relays: VecDeque::new(),
+            is_kept_connected: false,
+            is_unreachable: false,
             failures: 0,
             probes: 0,
             probe: None,
@@ -521,7 +566,10 @@ impl ClientState {
     /// True if somebody wants a connection.
     pub(crate) fn is_wanted(&self) -> bool {
         let probe_waits = || self.probe.as_ref().is_some_and(ProbeState::is_waiting);
-        self.waiting.len() > self.waiting_in_vain || probe_waits()
+        self.is_kept_connected
+            || self.waiting.len() > self.waiting_in_vain
+            || !self.relays.is_empty()
+            || probe_waits()
     }
 
     /// Why a call that finds no connection now is not to wait for the next one.

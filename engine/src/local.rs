@@ -6,6 +6,7 @@
 
 use crate::client::{CallKey, CallState, ClientKey, ClientState};
 use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile, Parker, SocketId};
+use crate::relay::End;
 use crate::rng::Rng;
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
@@ -123,6 +124,7 @@ pub(crate) enum Command {
     Connect(ClientKey),
     Probe(ClientKey),
     CloseClient(ClientKey),
+    RelayEnded { token: u64, end: End },
     OpenFile { op: FileOpKey, path: PathBuf, options: OpenFile },
     CloseFile(FileId),
     Read { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },

@@ -29,15 +29,18 @@
 //! | this one | the state, inputs, commands, outputs |
 //! | `event.rs` | [`Event`] and [`CallRequest`] |
 //! | `frames.rs` | what each kind of frame does |
+//! | `passing.rs` | frames that come from another connection and are passed on as they are |
 //! | `timers.rs` | every limit of time |
 //! | `ending.rs` | leaving and closing |
 
 mod ending;
 mod event;
 mod frames;
+mod passing;
 mod timers;
 
 pub use event::{CallFailure, CallRequest, DropCause, Event};
+pub use passing::PassedCall;
 
 use super::error::{CloseReason, Misbehaviour, StartError};
 use super::in_flight::InFlight;
@@ -515,13 +518,18 @@ impl Connection {
     /// What it still holds of its last use is not sent again.
     #[inline]
     pub fn provide_output(&mut self, memory: &mut Option<Output>) {
-        if self.output.capacity() == 0
-            && self.output.is_empty()
+        if self.lacks_output()
             && let Some(mut memory) = memory.take()
         {
             memory.clear(usize::MAX);
             self.output = memory;
         }
+    }
+
+    /// True if it would have to allocate to be written to.
+    #[inline]
+    pub fn lacks_output(&self) -> bool {
+        self.output.capacity() == 0 && self.output.is_empty()
     }
 
     /// Takes unused memory for output back.

@@ -10,10 +10,12 @@
 use super::peer::Peer;
 use super::peers::Peers;
 use super::probes;
+use super::relays;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
 };
 use crate::driver::{Driver, SocketId};
+use crate::limits::CALL_RETRIES_MAX;
 use crate::local::{Command, Local, State, TimerKey};
 use crate::rpc::connection::{CallFailure, CallRequest, Connection};
 use crate::rpc::error::{CloseReason, StartError};
@@ -204,6 +206,7 @@ pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
         && client.link == Link::Connecting(socket)
     {
         client.link = Link::Up(socket);
+        client.is_unreachable = false;
     }
 }
 
@@ -274,7 +277,7 @@ fn gone(local: &Local, client_key: ClientKey, loss: Loss, has_answered: bool) {
     let client = &mut local.state().clients.borrow_mut()[client_key];
     client.link = Link::Down;
     client.failures = 0;
-    if !client.waiting.is_empty() {
+    if client.is_wanted() {
         local.push(Command::Connect(client_key));
     }
 }
@@ -291,6 +294,10 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
     let at = local.now() + pause;
     state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
+    client.is_unreachable = !is_by_server || client.failures > CALL_RETRIES_MAX.into();
+    if client.is_unreachable {
+        relays::unreachable(client, local);
+    }
     let ClientState { address, config, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();
@@ -331,9 +338,10 @@ pub(crate) fn backoff_ended<D: Driver>(
 
 /// The last handle of a client is gone.
 pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
-    let Some(client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    let Some(mut client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    relays::unreachable(&mut client, local);
     match client.link {
-        // No call can be in flight: each holds a handle of its client.
+        // No call can be in flight: each holds a handle of its client. What was passed on ends first.
         Link::Up(socket) => peers.drain_one(socket, local.now()),
         Link::Connecting(socket) => peers.abort(socket),
         Link::Down | Link::BackingOff(_) => {}
