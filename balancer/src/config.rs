@@ -147,6 +147,7 @@ impl HealthConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         // Named one by one, so that none is forgotten when there is a new one.
         let HealthConfig {
+            ejects: _,
             failures_in_row,
             failure_share_above_peers,
             failure_share_calls_min,

@@ -29,6 +29,8 @@ use catena_engine::time::{Duration, Instant};
 /// When endpoints are ejected, and how they come back.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct HealthConfig {
+    /// False: nobody is ever ejected, whatever the rest says. Default true.
+    pub ejects: bool,
     /// Failures in a row that eject. Default 5, as Finagle's and Envoy's.
     pub failures_in_row: u32,
     /// Ejects when the share of failures is by so much above the median of the peers' shares … Default
@@ -67,6 +69,7 @@ pub struct HealthConfig {
 impl Default for HealthConfig {
     fn default() -> Self {
         HealthConfig {
+            ejects: true,
             failures_in_row: 5,
             failure_share_above_peers: 0.2,
             failure_share_calls_min: 50,
@@ -475,6 +478,9 @@ impl Health {
     /// Ejects, if not too many are out already.
     fn eject(&mut self, slot: Slot, cause: Cause, now: Instant, rng: &mut Rng) -> Option<Change> {
         let config = self.config;
+        if !config.ejects {
+            return None;
+        }
         let room = ((self.count as f64 * config.ejected_share_max) as usize).max(1);
         let is_trial = self.standing(slot) == Some(Standing::Trial);
         let is_full = !is_trial && (self.out >= room || self.count < 2);

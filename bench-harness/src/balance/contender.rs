@@ -39,7 +39,7 @@ impl Contender {
 
     /// How a balancer behaves with it.
     pub fn config(&self) -> BalancerConfig {
-        let health = if self.health { HealthConfig::default() } else { no_health() };
+        let health = HealthConfig { ejects: self.health, ..HealthConfig::default() };
         BalancerConfig { health, ..BalancerConfig::default() }
     }
 }
@@ -92,17 +92,6 @@ impl FromStr for Contender {
 }
 
 /// Nobody is ejected, whatever happens.
-fn no_health() -> HealthConfig {
-    HealthConfig {
-        failures_in_row: u32::MAX,
-        failure_share_above_peers: f64::INFINITY,
-        evidence_min: u64::MAX,
-        slow_in_row: u32::MAX,
-        heartbeat_interval: None,
-        ..HealthConfig::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
