@@ -390,6 +390,11 @@ impl Balancer {
         endpoints.filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?)))
     }
 
+    /// What this core shares with others; [`crate::metrics::MetricsSnapshot::of`] reads it on any thread.
+    pub fn evidence(&self) -> &Arc<SharedEvidence> {
+        &self.shared
+    }
+
     /// True while calls go to all because most look ill.
     pub fn is_panicking(&self) -> bool {
         self.health.is_panicking()

@@ -1,6 +1,6 @@
 //! Why calls went where they went: one pick in a sentence, all of them in a table.
 //!
-//! A sentence is made of the last pick's [`Why`](crate::policy::Why) when somebody asks for it, as the client
+//! A sentence is made of the last pick's [`Why`] when somebody asks for it, as the client
 //! does at trace level. The table counts picks as they are made, if
 //! [`BalancerConfig::explain`](crate::balancer::BalancerConfig::explain) says so; it belongs to one core, and
 //! those of several are merged by name.

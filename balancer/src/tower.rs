@@ -1,14 +1,13 @@
 //! The policies for clients that are built of tower's parts: tonic's, hyper's, anybody's.
 //!
-//! | what | chooses | how |
-//! |---|---|---|
-//! | [`Balance`] | this crate's policies, over the whole set, with ejection, slow start and trials | in place of `tower::balance::p2c::Balance` |
-//! | [`HistogramLoad`] | tower's, of two at random | a `Load` for `tower::balance::p2c::Balance`, whose metric is our cost |
-//! | [`RetryBudget`] | | our budget, for tower's `retry` layer |
+//! - [`Balance`] stands in place of `tower::balance::p2c::Balance`: this crate's policies over the whole
+//!   set, with ejection, slow start and trials.
+//! - [`HistogramLoad`] is a `Load` for `tower::balance::p2c::Balance`, whose metric is our cost.
+//! - [`RetryBudget`] is our budget for tower's `retry` layer.
 //!
 //! tower's balancer only ever compares the loads of two, so half of a small set is never looked at:
-//! prefer [`Balance`]. Retries and hedges are left to tower's own layers around it. How an answer counts is said by
-//! a [`Classify`]: what a status means is known to the protocol alone.
+//! prefer [`Balance`]. Retries and hedges are left to tower's own layers around it. How an answer counts is
+//! said by a [`Classify`]: what a status means is known to the protocol alone.
 //!
 //! Unlike the rest of this crate these are `Send`, and shared by the threads of a tokio runtime: one
 //! balancer behind a lock that is held for the length of a pick or an outcome, some 100 ns.

@@ -1,6 +1,8 @@
 //! One balanced client over several servers, in the simulator: engine, client and balancer unchanged, the
 //! network, the clock and the faults simulated.
 
+mod metrics;
+
 use catena_balancer::client::{Balanced, BalancedConfig};
 use catena_balancer::discovery::{Endpoints, Resolved};
 use catena_balancer::evidence::SharedEvidence;
