@@ -10,6 +10,8 @@ use std::str::FromStr;
 /// What is on by default around our own policy, and off around all others: what is published about
 /// those was measured without.
 const OURS: &str = "hist";
+/// More calls than a window holds or a server fails in a row; as many as a rule may wait for.
+pub const NEVER: u64 = 1_000_000;
 /// What can be put around a policy.
 const OPTIONS: [&str; 3] = ["health", "hedge", "retry"];
 
@@ -91,13 +93,13 @@ impl FromStr for Contender {
     }
 }
 
-/// Nobody is ejected, whatever happens.
+/// Nobody is ejected, whatever happens: rules wait for as much as they can be made to wait for.
 fn no_health() -> HealthConfig {
     HealthConfig {
-        failures_in_row: u32::MAX,
-        failure_share_above_peers: f64::INFINITY,
-        evidence_min: u64::MAX,
-        slow_in_row: u32::MAX,
+        failures_in_row: NEVER as u32,
+        failure_share_above_peers: 1.0,
+        evidence_min: NEVER,
+        slow_in_row: NEVER as u32,
         heartbeat_interval: None,
         ..HealthConfig::default()
     }
@@ -126,6 +128,14 @@ mod tests {
             (rr.health, rr.hedge, rr.retry, rr.to_string().as_str()),
             (false, false, true, "rr+retry")
         );
+    }
+
+    #[test]
+    fn all_are_configurations_that_clients_take() {
+        for text in ["rr", "hist", "ll+health+hedge+retry"] {
+            let contender: Contender = text.parse().expect(text);
+            contender.config().validate().expect(text);
+        }
     }
 
     #[test]

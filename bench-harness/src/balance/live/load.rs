@@ -3,7 +3,7 @@
 
 use super::Stop;
 use super::log::{Attributed, SharedLog};
-use crate::balance::contender::Contender;
+use crate::balance::contender::{Contender, NEVER};
 use crate::balance::scenario::{Arrival, Scenario};
 use crate::host::{self, Spent};
 use crate::method::WORK;
@@ -202,7 +202,7 @@ fn config(contender: &Contender) -> BalancedConfig {
     }
     if !contender.hedge {
         // Evidence enough there never is.
-        config.balancer.hedge = HedgeConfig { evidence_min: u64::MAX, ..HedgeConfig::default() };
+        config.balancer.hedge = HedgeConfig { evidence_min: NEVER, ..HedgeConfig::default() };
     }
     config
 }
