@@ -91,7 +91,6 @@ impl FromStr for Contender {
     }
 }
 
-/// Nobody is ejected, whatever happens.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +114,14 @@ mod tests {
             (rr.health, rr.hedge, rr.retry, rr.to_string().as_str()),
             (false, false, true, "rr+retry")
         );
+    }
+
+    #[test]
+    fn all_are_configurations_that_clients_take() {
+        for text in ["rr", "hist", "ll+health+hedge+retry"] {
+            let contender: Contender = text.parse().expect(text);
+            contender.config().validate().expect(text);
+        }
     }
 
     #[test]

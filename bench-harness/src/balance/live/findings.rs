@@ -2,10 +2,10 @@
 
 use super::director::{Absence, Directed};
 use super::load::Driven;
-use super::log::{Log, Reason};
+use super::log::{Attempt, Log, Reason};
 use super::plan::Plan;
 use crate::balance::contender::Contender;
-use crate::balance::record::{Calls, End, Record};
+use crate::balance::record::{AttemptEnd, Calls, End, Record};
 use crate::balance::report::{CallsReport, PolicyReport};
 use crate::table::{count, plural};
 use catena_engine::time::{Duration, Instant};
@@ -85,7 +85,8 @@ pub struct AbsenceReport {
     /// The detection window: from its beginning until the clients had turned away, which is the last call
     /// that came within 100 ms after another. 0: none came. `None`: they never did while it lasted.
     pub turned_away_after_secs: Option<f64>,
-    /// Calls and copies of calls that were sent to it meanwhile, trials included.
+    /// Calls and copies of calls that were sent to it meanwhile and that it did not answer meanwhile, trials
+    /// included.
     pub attempts: u64,
 }
 
@@ -284,7 +285,7 @@ fn detected(
     let starts: Vec<Instant> = log
         .attempts
         .iter()
-        .filter(|attempt| attempt.server == server)
+        .filter(|attempt| attempt.server == server && !is_answered_by(attempt, last, began))
         .map(|attempt| Instant::ZERO + attempt.started.since(began))
         .filter(|started| (from..last).contains(started))
         .collect();
@@ -299,6 +300,14 @@ fn detected(
         attempts: starts.len() as u64,
     };
     (report, [from, after.map_or(last, |after| from + after)])
+}
+
+/// Whoever answers is there: a server that drains, or one that listens again a moment before it is noted.
+fn is_answered_by(attempt: &Attempt, last: Instant, began: Instant) -> bool {
+    let answered = |&(at, end): &(Instant, AttemptEnd)| {
+        end == AttemptEnd::Answered && Instant::ZERO + at.since(began) < last
+    };
+    attempt.ended.as_ref().is_some_and(answered)
 }
 
 /// How long after `from` the last call began that came soon after another one: what comes later, until

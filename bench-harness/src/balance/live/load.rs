@@ -7,7 +7,6 @@ use crate::balance::contender::Contender;
 use crate::balance::scenario::{Arrival, Scenario};
 use crate::host::{self, Spent};
 use crate::method::WORK;
-use catena_balancer::balancer::HedgeConfig;
 use catena_balancer::client::{Balanced, BalancedConfig};
 use catena_balancer::discovery::{Endpoints, Resolved};
 use catena_balancer::evidence::SharedEvidence;
@@ -201,8 +200,7 @@ fn config(contender: &Contender) -> BalancedConfig {
         config.attempts_max = 1;
     }
     if !contender.hedge {
-        // Evidence enough there never is.
-        config.balancer.hedge = HedgeConfig { evidence_min: u64::MAX, ..HedgeConfig::default() };
+        config.balancer.budget.hedge_share = 0.0;
     }
     config
 }

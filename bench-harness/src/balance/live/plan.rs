@@ -198,7 +198,7 @@ mod tests {
             ("supermarket", "servers: 1000"),
             ("load-ramp", "servers: 100"),
             ("rate-flips", "replicas"),
-            ("cold-start", "faults[0].cold"),
+            ("cold-start", "faults[1].cold"),
         ] {
             assert!(error(name).starts_with(field), "{name}: {}", error(name));
         }
