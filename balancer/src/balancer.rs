@@ -1,9 +1,9 @@
 //! One core's balancer: the way of a call from candidates to outcome.
 //!
 //! ```text
-//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record, policy, health
-//!                             ▲                                                            │
-//!                             └── digests, standings ◄── tick: merge, review, rotate ◄─────┘
+//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record,
+//!                             ▲                                                           policy,
+//!                             └── digests, standings ◄── tick: merge, review, rotate ◄──  health
 //! ```
 //!
 //! Pure: it makes no call, reads no clock and draws from the generator that it is handed. What makes the
@@ -11,14 +11,17 @@
 //! calls [`Balancer::tick`] when that asks for it.
 
 use crate::budget::{Budget, BudgetConfig};
+use crate::config::believe;
 use crate::endpoint::{Endpoint, Outcome, ServerLoad, Signal, Slot};
 use crate::evidence::{Digest, SharedEvidence};
+use crate::explain::{Candidate, Explanation, PickTable};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
+use crate::metrics::Tally;
 use crate::policy::{Candidates, Policy, Verdict, Why};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How often digests are refreshed: half the 10 to 100 ms within which decisions should see what was.
@@ -44,6 +47,8 @@ pub struct BalancerConfig {
     pub budget: BudgetConfig,
     /// When a second copy of a call is sent.
     pub hedge: HedgeConfig,
+    /// Count why endpoints are chosen, see [`Balancer::picks`]. Default: no.
+    pub explain: bool,
 }
 
 /// When a second copy of a call is sent.
@@ -116,8 +121,9 @@ pub struct Balancer {
     /// By slot; of a slot that is free whatever was there last.
     signals: Vec<Signal>,
     endpoints: Vec<Option<Endpoint>>,
-    by_name: HashMap<Arc<str>, Slot>,
+    by_name: BTreeMap<Arc<str>, Slot>,
     rotations: Vec<Rotation>,
+    tallies: Vec<Tally>,
     policy: Box<dyn Policy>,
     health: Health,
     budget: Budget,
@@ -125,6 +131,7 @@ pub struct Balancer {
     shared: Arc<SharedEvidence>,
     core: usize,
     why: Why,
+    picks: Option<Box<PickTable>>,
     /// The eligible ones without those that a call must not go to; here for its memory.
     narrowed: Vec<Slot>,
     /// Whose load is to be asked for.
@@ -151,7 +158,8 @@ impl Balancer {
     /// A balancer without endpoints on core number `core` of those that share the evidence.
     ///
     /// # Panics
-    /// If there is no such core.
+    /// If there is no such core, or a value of `config` is out of bounds, which `validate` tells
+    /// beforehand.
     pub fn new(
         config: BalancerConfig,
         policy: Box<dyn Policy>,
@@ -160,11 +168,13 @@ impl Balancer {
         now: Instant,
     ) -> Self {
         assert!(core < shared.cores(), "core {core} of {}", shared.cores());
+        believe("a balancer", config.validate());
         Balancer {
             signals: Vec::new(),
             endpoints: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: BTreeMap::new(),
             rotations: Vec::new(),
+            tallies: Vec::new(),
             policy,
             health: Health::new(config.health, now),
             budget: Budget::new(config.budget, now),
@@ -172,6 +182,7 @@ impl Balancer {
             shared,
             core,
             why: Why::default(),
+            picks: config.explain.then(Box::default),
             narrowed: Vec::new(),
             wanted: Vec::new(),
             counts: Counts::default(),
@@ -183,12 +194,10 @@ impl Balancer {
     /// The endpoints from now on. Those that are not among them any more get no further call.
     pub fn set_members(&mut self, members: &[Member], now: Instant) {
         let is_first = self.by_name.is_empty();
-        let leaving: Vec<Slot> = self
-            .by_name
-            .iter()
-            .filter(|(name, _)| !members.iter().any(|member| member.name == **name))
-            .map(|(_, slot)| *slot)
-            .collect();
+        let staying: BTreeSet<&str> = members.iter().map(|member| &*member.name).collect();
+        let leaves = |name: &Arc<str>| !staying.contains(&**name);
+        let leaving = self.by_name.iter().filter(|(name, _)| leaves(name)).map(|(_, slot)| *slot);
+        let leaving: Vec<Slot> = leaving.collect();
         for slot in leaving {
             self.drain(slot);
         }
@@ -210,16 +219,24 @@ impl Balancer {
         };
         if let Some(slot) = trial {
             self.why.verdict = Verdict::Trial;
+            self.count_pick(slot, None);
             return Some(self.begin(slot, true, now));
         }
         let mut slot = self.pick(avoid, None, now, rng)?;
         let due = self.health.due_share(slot);
         if due < 1.0 && !rng.chance(due) {
-            if let Some(other) = self.pick(avoid, Some(slot), now, rng) {
+            let early = slot;
+            // The second choice is among others: what the first one looked at is none of its business.
+            let why = std::mem::take(&mut self.why);
+            if let Some(other) = self.pick(avoid, Some(early), now, rng) {
                 slot = other;
                 self.why.verdict = Verdict::SlowStart;
+                self.count_pick(slot, Some(early));
+                return Some(self.begin(slot, false, now));
             }
+            self.why = why;
         }
+        self.count_pick(slot, None);
         Some(self.begin(slot, false, now))
     }
 
@@ -299,8 +316,10 @@ impl Balancer {
             abandoned: *outcome == Outcome::Abandoned,
             trial: is_trial,
         };
-        let change = self.health.ended(slot, &observed, now, rng);
-        self.events.extend(change.map(Event::Health));
+        self.tallies[slot as usize].count_end(outcome);
+        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+            self.note(change);
+        }
         if self.rotations[slot as usize].is_draining {
             self.leave_if_done(slot);
         }
@@ -317,7 +336,7 @@ impl Balancer {
         let digests = endpoints
             .filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?.digest)));
         let changes = self.health.review(digests, now, rng);
-        self.events.extend(changes.into_iter().map(Event::Health));
+        changes.into_iter().for_each(|change| self.note(change));
         now + REFRESH_INTERVAL
     }
 
@@ -329,6 +348,35 @@ impl Balancer {
     /// Why the last call went where it went.
     pub fn why(&self) -> &Why {
         &self.why
+    }
+
+    /// The same in words and numbers, for the call that was started last.
+    pub fn explain(&self, ticket: &Ticket) -> Explanation {
+        let candidate = |&(slot, cost): &(Slot, f32)| {
+            let mut signal = self.signal(slot).clone();
+            // It was not there yet when the choice was made.
+            if slot == ticket.slot {
+                signal.end(ticket.started);
+            }
+            Candidate {
+                name: self.endpoint_of(slot).name.clone(),
+                cost,
+                calls_before: self.policy.calls_before(&signal, ticket.started),
+                weight: signal.weight,
+                p99: signal.p99,
+            }
+        };
+        Explanation {
+            chosen: self.endpoint_of(ticket.slot).name.clone(),
+            verdict: self.why.verdict,
+            candidates: self.why.considered().iter().map(candidate).collect(),
+        }
+    }
+
+    /// Why calls went where they went, all of them since the start; `None` unless
+    /// [`BalancerConfig::explain`] says so.
+    pub fn picks(&self) -> Option<&PickTable> {
+        self.picks.as_deref()
     }
 
     /// What picks are made by.
@@ -365,6 +413,11 @@ impl Balancer {
         self.health.heard(slot, now);
     }
 
+    /// Where to count what is not seen from here: retries, hedges, what went wrong. See [`crate::metrics`].
+    pub fn tally(&mut self, slot: Slot) -> &mut Tally {
+        &mut self.tallies[slot as usize]
+    }
+
     /// A first call begins: it pays into the budget of retries and hedges.
     #[inline]
     pub fn count_first_call(&mut self) {
@@ -396,6 +449,15 @@ impl Balancer {
     }
 }
 
+/// What is published says that this core is no more.
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        for endpoint in self.endpoints.iter().flatten() {
+            endpoint.evidence.metrics(self.core).publish_gone();
+        }
+    }
+}
+
 impl Balancer {
     fn pick(
         &mut self,
@@ -421,10 +483,27 @@ impl Balancer {
     }
 
     #[inline]
+    fn count_pick(&mut self, chosen: Slot, held_back: Option<Slot>) {
+        if let Some(picks) = &mut self.picks {
+            picks.count(chosen, &self.why, held_back);
+        }
+    }
+
+    #[inline]
     fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
         self.signals[slot as usize].start(now);
+        let tally = &mut self.tallies[slot as usize];
+        tally.picks += 1;
+        tally.trials += u64::from(is_trial);
         self.policy.started(slot, now);
         Ticket { slot, started: now, is_trial }
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Change::Ejected(slot, cause) = change {
+            self.tallies[slot as usize].count_ejection(cause);
+        }
+        self.events.push(Event::Health(change));
     }
 
     fn endpoint_of(&self, slot: Slot) -> &Endpoint {
@@ -436,6 +515,7 @@ impl Balancer {
         let index = vacant.unwrap_or(self.endpoints.len());
         let slot = index as Slot;
         let evidence = self.shared.of(&member.name);
+        let tally = evidence.metrics(self.core).tally();
         let name = member.name.clone();
         let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
         let rotation = Rotation { began: now, asked_at: now, ..Rotation::default() };
@@ -443,12 +523,17 @@ impl Balancer {
             self.endpoints.push(Some(endpoint));
             self.signals.push(signal);
             self.rotations.push(rotation);
+            self.tallies.push(tally);
         } else {
             self.endpoints[index] = Some(endpoint);
             self.signals[index] = signal;
             self.rotations[index] = rotation;
+            self.tallies[index] = tally;
         }
         self.by_name.insert(name.clone(), slot);
+        if let Some(picks) = &mut self.picks {
+            picks.joined(slot, &name);
+        }
         self.policy.joined(slot, now);
         self.health.joined(slot, is_first, now);
         self.events.push(Event::Joined(slot, name));
@@ -465,6 +550,9 @@ impl Balancer {
 
     fn leave_if_done(&mut self, slot: Slot) {
         if self.signals[slot as usize].in_flight == 0 {
+            let evidence = &self.endpoint_of(slot).evidence;
+            evidence.metrics(self.core).publish(&self.tallies[slot as usize]);
+            evidence.metrics(self.core).publish_gone();
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
@@ -489,6 +577,9 @@ impl Balancer {
             endpoint.evidence.publish(&Digest::of(&self.counts));
         }
         endpoint.take_digest(&mut self.signals[slot]);
+        let metrics = endpoint.evidence.metrics(self.core);
+        metrics.publish(&self.tallies[slot]);
+        metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
     }
 }
 

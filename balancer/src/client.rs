@@ -11,10 +11,12 @@
 //! they know of endpoints through one [`SharedEvidence`].
 
 use crate::balancer::{Balancer, BalancerConfig, Event, Member, Ticket};
+use crate::config::believe;
 use crate::discovery::Endpoints;
 use crate::endpoint::{Outcome, ServerLoad, Slot};
 use crate::evidence::SharedEvidence;
 use crate::health::Change;
+use crate::metrics::Tally;
 use crate::policy::Policy;
 use catena_engine::client::{Answer, Call, CallBuilder, CallError, Client, ClientConfig};
 use catena_engine::rng::Rng;
@@ -79,6 +81,9 @@ struct State {
 impl Balanced {
     /// A client of `endpoints` on this shard, which is core number `core` of those that share
     /// `evidence`.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which [`BalancedConfig::validate`] tells beforehand.
     pub fn new(
         local: &Local,
         config: BalancedConfig,
@@ -86,6 +91,7 @@ impl Balanced {
         endpoints: Endpoints,
         evidence: Arc<SharedEvidence>,
     ) -> Balanced {
+        believe("a balanced client", config.validate());
         let core = usize::from(local.shard().0);
         let client = ClientConfig { waits_for_connection: false, ..config.client };
         let config = BalancedConfig { client, ..config };
@@ -248,8 +254,10 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
             // All were tried: then one of them again.
             None => shared.attempt(&request, &[]).ok_or(BalancedError::NoEndpoint)?,
         };
+        let slot = attempt.slot;
+        shared.tally(slot, |tally| tally.retries += u64::from(attempts > 0));
         attempts += 1;
-        tried.push(attempt.slot);
+        tried.push(slot);
         let error = match shared.with_hedge(attempt, &request, &mut tried).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -258,9 +266,11 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
         let may_be_sent_again = attempts < shared.config.attempts_max
             && (error.is_not_executed() || request.is_idempotent)
             && is_worth_another(&error)
-            && shared.local.now() < deadline
-            && shared.state.borrow_mut().balancer.take_retry(shared.local.now());
-        if !may_be_sent_again {
+            && shared.local.now() < deadline;
+        let is_sent_again =
+            may_be_sent_again && shared.state.borrow_mut().balancer.take_retry(shared.local.now());
+        if !is_sent_again {
+            shared.tally(slot, |tally| tally.retries_refused += u64::from(may_be_sent_again));
             return Err(BalancedError::Call { error, attempts, is_not_executed });
         }
     }
@@ -288,12 +298,7 @@ impl Shared {
         let State { balancer, rng, clients, .. } = &mut *state;
         let ticket = balancer.start(avoid, now, rng)?;
         let slot = ticket.slot();
-        tracing::trace!(
-            endpoint = balancer.endpoint(slot).map(|endpoint| &*endpoint.name),
-            verdict = ?balancer.why().verdict,
-            considered = ?balancer.why().considered(),
-            "picked"
-        );
+        tracing::trace!(why = %balancer.explain(&ticket), "picked");
         let client = clients[slot as usize].as_ref().expect("an endpoint has a client");
         let mut builder: CallBuilder = client
             .call(request.method, request.payload.clone())
@@ -331,15 +336,26 @@ impl Shared {
         }
         let now = self.local.now();
         if !self.state.borrow_mut().balancer.take_hedge(now) {
+            self.tally(attempt.slot, |tally| tally.hedges_refused += 1);
             return attempt.await;
         }
         let Some(copy) = self.attempt(request, tried) else { return attempt.await };
-        tried.push(copy.slot);
-        match select(attempt, copy).await {
+        let slot = copy.slot;
+        tried.push(slot);
+        self.tally(slot, |tally| tally.hedges += 1);
+        let (result, is_copys) = match select(attempt, copy).await {
             // The other is dropped, and so cancelled.
-            Either::Left((Ok(answer), _)) | Either::Right((Ok(answer), _)) => Ok(answer),
-            Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
-        }
+            Either::Left((Ok(answer), _)) => (Ok(answer), false),
+            Either::Right((Ok(answer), _)) => (Ok(answer), true),
+            Either::Left((Err(_), copy)) => (copy.await, true),
+            Either::Right((Err(_), attempt)) => (attempt.await, false),
+        };
+        self.tally(slot, |tally| tally.hedges_won += u64::from(is_copys && result.is_ok()));
+        result
+    }
+
+    fn tally(&self, slot: Slot, count: impl FnOnce(&mut Tally)) {
+        count(self.state.borrow_mut().balancer.tally(slot));
     }
 
     /// Takes over a changed list of endpoints, and what that means for clients.
@@ -459,6 +475,9 @@ impl Future for Attempt {
             return Poll::Pending;
         };
         let outcome = self.outcome_of(&result);
+        if let Err(error) = &result {
+            self.shared.tally(self.slot, |tally| tally.count_error(error));
+        }
         self.end(&outcome);
         Poll::Ready(result)
     }

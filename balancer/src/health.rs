@@ -23,6 +23,7 @@ mod phi;
 
 pub use phi::PhiAccrual;
 
+use crate::config::believe;
 use crate::endpoint::Slot;
 use crate::evidence::Digest;
 use catena_engine::rng::Rng;
@@ -201,7 +202,11 @@ struct Peers {
 
 impl Health {
     /// The health of nobody yet.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: HealthConfig, now: Instant) -> Self {
+        believe("a health record", config.validate());
         Health {
             config,
             members: Vec::new(),

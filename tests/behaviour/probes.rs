@@ -86,7 +86,7 @@ pub fn a_probe_ends_at_its_time_with_a_pong_or_with_the_connection<L: Lab>(lab: 
     });
     let mut peer = Peer::<L>::new(lab.accept(&mut listener));
     peer.send(lab, &hello_of_server(100));
-    let mut heard = |lab: &mut L, peer: &mut Peer<L>, kind: Kind| loop {
+    let heard = |lab: &mut L, peer: &mut Peer<L>, kind: Kind| loop {
         let Next::Frame(frame) = peer.next(lab) else { panic!("a {kind:?} was to come") };
         if frame.header.kind == kind {
             return frame.header.call;

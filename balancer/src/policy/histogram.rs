@@ -14,6 +14,7 @@
 //! recovered, and nobody would know.
 
 use super::{COMPARE_ALL_MAX, Candidates, Policy, Sample, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -56,8 +57,9 @@ impl Histogram {
     /// The rule with these constants.
     ///
     /// # Panics
-    /// If `choices` is 0 or above 8.
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: HistogramConfig) -> Self {
+        believe("a histogram policy", config.validate());
         Histogram { sample: Sample::all_of_few_or(config.choices), config }
     }
 
@@ -77,8 +79,13 @@ impl Histogram {
 
     #[inline]
     fn load(&self, signal: &Signal, now: Instant) -> f32 {
+        (self.calls(signal, now) + 1) as f32 / signal.weight
+    }
+
+    #[inline]
+    fn calls(&self, signal: &Signal, now: Instant) -> u32 {
         let told = signal.told_in_flight(now, self.config.report_age_max).unwrap_or(0);
-        (signal.in_flight.max(told) + 1) as f32 / signal.weight
+        signal.in_flight.max(told)
     }
 
     /// The one that has been silent for longest, if it is worth a look.
@@ -124,6 +131,10 @@ impl Policy for Histogram {
             why.consider(drawn[index], estimate * self.load(candidates.signal(drawn[index]), now));
         }
         self.cheapest_by_tail(candidates, why)
+    }
+
+    fn calls_before(&self, signal: &Signal, now: Instant) -> Option<u32> {
+        Some(self.calls(signal, now))
     }
 }
 
