@@ -1,5 +1,7 @@
 //! One balanced client over several servers, in the simulator: engine, client and balancer unchanged, the
-//! network, the clock and the faults simulated.
+//! network, the clock and the faults simulated. And the balancer alone, against what must always hold.
+
+mod model;
 
 use catena_balancer::client::{Balanced, BalancedConfig};
 use catena_balancer::discovery::{Endpoints, Resolved};
