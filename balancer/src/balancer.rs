@@ -152,6 +152,8 @@ struct Rotation {
     is_draining: bool,
     /// When it was last asked for a sign of life.
     asked_at: Instant,
+    /// When it gave one that was no answer.
+    sign_at: Instant,
 }
 
 impl Balancer {
@@ -260,7 +262,7 @@ impl Balancer {
         let Some(interval) = self.health.heartbeat_interval() else { return &self.wanted };
         let states = self.signals.iter().zip(&mut self.rotations).enumerate();
         for (slot, (signal, rotation)) in states {
-            let last = signal.heard_at.max(rotation.asked_at);
+            let last = signal.heard_at.max(rotation.sign_at).max(rotation.asked_at);
             let is_due = now.since(last) >= interval;
             if is_due && self.health.standing(slot as Slot).is_some() {
                 rotation.asked_at = now;
@@ -280,7 +282,7 @@ impl Balancer {
         endpoint.reported = Some(*load);
         let signal = &mut self.signals[slot as usize];
         signal.told(load, now);
-        signal.heard_at = now;
+        self.rotations[slot as usize].sign_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
     }
@@ -407,8 +409,9 @@ impl Balancer {
 
     /// An endpoint gave a sign of life other than an answer.
     pub fn heard(&mut self, slot: Slot, now: Instant) {
-        if let Some(signal) = self.signals.get_mut(slot as usize) {
-            signal.heard_at = now;
+        // No answer: how long calls take there is as little known as before, and worth exploring.
+        if let Some(rotation) = self.rotations.get_mut(slot as usize) {
+            rotation.sign_at = now;
         }
         self.health.heard(slot, now);
     }

@@ -190,7 +190,7 @@ fn equal_servers_get_equal_shares_whatever_the_policy() {
 
 #[test]
 fn a_server_that_stands_still_is_passed_over_and_comes_back() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let mut scene = Scene::set(world, Behaviour::default());
         let host = scene.servers[1].host();
         scene.world.inject(Fault::Pause { host, lasts: Duration::from_secs(3) });
@@ -214,7 +214,7 @@ fn is_out(standing: Option<Standing>) -> bool {
 
 #[test]
 fn who_stands_still_is_noticed_though_nobody_calls() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let scene = Scene::set(world, Behaviour { callers: 0, ..Behaviour::default() });
         scene.world.run_for(Duration::from_secs(3));
         assert!((0..SERVERS).all(|number| scene.standing_of(number) == Some(Standing::Live)));
@@ -233,7 +233,7 @@ fn who_stands_still_is_noticed_though_nobody_calls() {
 /// Not one call is lost to it: neither is one sent there to see whether it is back before it is.
 #[test]
 fn calls_that_may_run_once_only_lose_no_more_than_was_under_way() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let mut once = Behaviour { is_idempotent: false, ..Behaviour::default() };
         once.config.balancer.health.pause_min = Duration::from_millis(100);
         let mut scene = Scene::set(world, once);
@@ -272,7 +272,7 @@ fn a_policy_that_wants_probes_gets_them() {
 
 #[test]
 fn idempotent_calls_survive_a_crash() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let mut scene = Scene::set(world, Behaviour::default());
         let host = scene.servers[2].host();
         scene.world.inject(Fault::Crash { host, how: Crash::Kill, down_for: None });
@@ -289,7 +289,7 @@ fn idempotent_calls_survive_a_crash() {
 
 #[test]
 fn a_rolling_restart_goes_unnoticed_even_by_calls_that_may_run_once_only() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let once = Behaviour { is_idempotent: false, ..Behaviour::default() };
         let scene = Scene::set(world, once);
         for server in &scene.servers {
@@ -306,7 +306,7 @@ fn a_rolling_restart_goes_unnoticed_even_by_calls_that_may_run_once_only() {
 
 #[test]
 fn an_endpoint_that_leaves_gets_nothing_new_and_ends_what_it_has() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let mut scene = Scene::set(world, Behaviour::default());
         let staying = scene.servers[1..].iter().map(|server| server.address().expect("it listens"));
         scene.endpoints.replace(staying.map(Resolved::from)).expect("some stay");
@@ -326,7 +326,7 @@ fn an_endpoint_that_leaves_gets_nothing_new_and_ends_what_it_has() {
 
 #[test]
 fn slow_ways_to_a_server_eject_it_by_latency() {
-    each_world(5, |world| {
+    each_world(3, |world| {
         let mut behaviour = Behaviour::default();
         // Long pauses: so it is out whenever one looks.
         behaviour.config.balancer.health = HealthConfig::default();
