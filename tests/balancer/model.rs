@@ -23,6 +23,8 @@ enum Step {
     /// Another attempt of a call that is under way somewhere, if the budget has one.
     Retry(usize),
     Hedge(usize),
+    /// As many retries and hedges as the budget grants, and more.
+    Storm(usize),
     End(usize, u8),
     Tick,
     Wait(u32),
@@ -37,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => Just(Step::Call),
         3 => any::<usize>().prop_map(Step::Retry),
         2 => any::<usize>().prop_map(Step::Hedge),
+        1 => any::<usize>().prop_map(Step::Storm),
         14 => (any::<usize>(), any::<u8>()).prop_map(|(nth, how)| Step::End(nth, how)),
         3 => Just(Step::Tick),
         3 => (0u32..400_000).prop_map(Step::Wait),
@@ -150,6 +153,10 @@ impl Model {
                     self.start(&[tried]);
                 }
             }
+            Step::Storm(nth) => (0..40).for_each(|_| {
+                self.take(&Step::Hedge(nth));
+                self.take(&Step::Retry(nth));
+            }),
             Step::End(nth, how) => self.end(nth, how),
             Step::Tick => {
                 self.balancer.tick(self.now, &mut self.rng);
