@@ -28,6 +28,8 @@ use std::sync::Arc;
 const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 /// Endpoints whose digests one tick refreshes: some 100 µs of work. Of more, each waits its turn.
 const REFRESHES_PER_TICK_MAX: usize = 64;
+/// Endpoints that one tick asks for a sign of life: 3,200 a second, or more than any one core has.
+const HEARTBEATS_PER_TICK_MAX: usize = 64;
 /// No merge sooner after the last one than this, whichever core made it.
 const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Half a window lasts until so many latencies are in it …
@@ -165,6 +167,10 @@ struct Rotation {
     /// Something was recorded, or forgotten, since this core merged last.
     has_news: bool,
     is_draining: bool,
+    /// When it was last asked for a sign of life.
+    asked_at: Instant,
+    /// When it gave one that was no answer.
+    sign_at: Instant,
 }
 
 impl Balancer {
@@ -226,18 +232,20 @@ impl Balancer {
     #[inline]
     pub fn start(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Ticket> {
         self.why.clear();
-        if avoid.is_empty()
-            && let Some(slot) = self.health.begin_trial(now)
-        {
+        let trial = match avoid {
+            [] => self.health.begin_trial(now),
+            avoid => self.health.begin_overdue_trial(avoid, now),
+        };
+        if let Some(slot) = trial {
             return Some(self.begin_trial(slot, now));
         }
-        let mut slot = self.pick(avoid, now, rng)?;
+        let mut slot = self.pick(avoid, None, now, rng)?;
         let due = self.health.due_share(slot);
         if due < 1.0 && !rng.chance(due) {
             let early = slot;
             // The second choice is among others: what the first one looked at is none of its business.
             let why = std::mem::take(&mut self.why);
-            if let Some(other) = self.pick(&[avoid, &[early]].concat(), now, rng) {
+            if let Some(other) = self.pick(avoid, Some(early), now, rng) {
                 slot = other;
                 self.why.verdict = Verdict::SlowStart;
                 self.count_pick(slot, Some(early));
@@ -260,6 +268,28 @@ impl Balancer {
         &self.wanted
     }
 
+    /// Who is to be asked for a sign of life, after a [`Balancer::tick`]: those that have given none for a
+    /// [heartbeat interval](HealthConfig::heartbeat_interval), the ejected ones too, each once an interval
+    /// and no more than 64 at a time. What comes of it is told to [`Balancer::probed`], or to
+    /// [`Balancer::heard`] where no load came along.
+    pub fn wanted_heartbeats(&mut self, now: Instant) -> &[Slot] {
+        self.wanted.clear();
+        let Some(interval) = self.health.heartbeat_interval() else { return &self.wanted };
+        let states = self.signals.iter().zip(&mut self.rotations).enumerate();
+        for (slot, (signal, rotation)) in states {
+            let last = signal.heard_at.max(rotation.sign_at).max(rotation.asked_at);
+            let is_due = now.since(last) >= interval;
+            if is_due && self.health.standing(slot as Slot).is_some() {
+                rotation.asked_at = now;
+                self.wanted.push(slot as Slot);
+                if self.wanted.len() == HEARTBEATS_PER_TICK_MAX {
+                    break;
+                }
+            }
+        }
+        &self.wanted
+    }
+
     /// A probe has been answered.
     pub fn probed(&mut self, slot: Slot, load: &ServerLoad, now: Instant, rng: &mut Rng) {
         let servers = self.by_name.len();
@@ -267,7 +297,7 @@ impl Balancer {
         endpoint.reported = Some(*load);
         let signal = &mut self.signals[slot as usize];
         signal.told(load, now);
-        signal.heard_at = now;
+        self.rotations[slot as usize].sign_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
     }
@@ -402,6 +432,10 @@ impl Balancer {
 
     /// An endpoint gave a sign of life other than an answer.
     pub fn heard(&mut self, slot: Slot, now: Instant) {
+        // No answer: how long calls take there is as little known as before, and worth exploring.
+        if let Some(rotation) = self.rotations.get_mut(slot as usize) {
+            rotation.sign_at = now;
+        }
         self.health.heard(slot, now);
     }
 
@@ -425,6 +459,12 @@ impl Balancer {
     /// Takes a hedge out of the budget; false: there is none left.
     pub fn take_hedge(&mut self, now: Instant) -> bool {
         self.budget.take_hedge(now)
+    }
+
+    /// True if the endpoint that holds a call was given up after it had got it: nothing is gained by
+    /// waiting any longer.
+    pub fn is_given_up(&self, ticket: &Ticket) -> bool {
+        !ticket.is_trial && matches!(self.standing(ticket.slot), Some(Standing::Ejected { .. }))
     }
 
     /// After how long a second copy of a call should be sent: when it has taken longer than 95 of 100
@@ -485,11 +525,18 @@ impl Drop for Balancer {
 }
 
 impl Balancer {
-    fn pick(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Slot> {
+    fn pick(
+        &mut self,
+        avoid: &[Slot],
+        passed_over: Option<Slot>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Slot> {
         let mut eligible = self.health.eligible();
-        if !avoid.is_empty() {
+        if !avoid.is_empty() || passed_over.is_some() {
             self.narrowed.clear();
-            self.narrowed.extend(eligible.iter().filter(|slot| !avoid.contains(slot)));
+            let may_be = |slot: &&Slot| !avoid.contains(slot) && passed_over != Some(**slot);
+            self.narrowed.extend(eligible.iter().filter(may_be));
             eligible = &self.narrowed;
         }
         match eligible {
@@ -541,7 +588,7 @@ impl Balancer {
         let evidence = self.shared.of(&member.name);
         let name = member.name.clone();
         let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
-        let rotation = Rotation { began: now, ..Rotation::default() };
+        let rotation = Rotation { began: now, asked_at: now, ..Rotation::default() };
         if index == self.endpoints.len() {
             self.endpoints.push(Some(endpoint));
             self.signals.push(signal);
