@@ -296,7 +296,7 @@ impl Balancer {
         let Some(Some(endpoint)) = self.endpoints.get_mut(slot as usize) else { return };
         endpoint.reported = Some(*load);
         let signal = &mut self.signals[slot as usize];
-        signal.told(load, now);
+        signal.told(load.in_flight, now);
         self.rotations[slot as usize].sign_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
@@ -312,13 +312,13 @@ impl Balancer {
         let cost = cost_of(outcome, latency, signal, now);
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
         if let Some(cost) = cost {
-            endpoint.evidence.recorder(self.core).record(cost);
-            signal.record(cost.as_nanos() as f32, now);
+            endpoint.recorder.record(cost);
+            signal.record(cost.as_nanos() as u64 as f32, now);
         }
         if let Outcome::Answered(load) = outcome {
             signal.heard_at = now;
             if let Some(load) = load {
-                signal.told(load, now);
+                signal.told(load.others_in_flight(), now);
                 endpoint.reported = Some(*load);
             }
             self.health.heard(slot, now);
@@ -587,7 +587,8 @@ impl Balancer {
         let slot = index as Slot;
         let evidence = self.shared.of(&member.name);
         let name = member.name.clone();
-        let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
+        let (endpoint, signal) =
+            Endpoint::new(name.clone(), member.weight, evidence, self.core, now);
         let rotation = Rotation { began: now, asked_at: now, ..Rotation::default() };
         if index == self.endpoints.len() {
             self.endpoints.push(Some(endpoint));
@@ -640,7 +641,7 @@ impl Balancer {
         let age = now.since(rotation.began);
         let is_full = rotation.recorded >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
         if is_full || age >= HALF_WINDOW_MAX {
-            endpoint.evidence.recorder(self.core).rotate();
+            endpoint.recorder.rotate();
             *rotation = Rotation { began: now, recorded: 0, has_news: true, ..*rotation };
         }
         if rotation.has_news && endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
@@ -648,8 +649,10 @@ impl Balancer {
             self.counts.clear();
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
+            endpoint.take_digest(&mut self.signals[slot]);
+        } else if self.shared.cores() > 1 {
+            endpoint.take_digest(&mut self.signals[slot]);
         }
-        endpoint.take_digest(&mut self.signals[slot]);
         self.publish(slot);
     }
 
@@ -687,6 +690,30 @@ fn cost_of(
         }
         Outcome::TimedOut => Some(latency.max(estimate() * 2).min(LATENCY_MAX)),
         // It was at least as slow as this; worth knowing only if that is slow.
-        Outcome::Abandoned => (latency.as_nanos() as f32 > signal.p50).then_some(latency),
+        Outcome::Abandoned => (latency.as_nanos() as u64 as f32 > signal.p50).then_some(latency),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::MEMBER_BYTES;
+    use crate::policy::c3;
+
+    #[test]
+    fn an_endpoint_costs_no_more_than_24_kib_on_each_core() {
+        let name: Arc<str> = "fd00:1234:5678:9abc:def0:1234:5678:9abc%eth0:65535".into();
+        let evidence = SharedEvidence::new(1).of(&name);
+        let record = size_of::<Signal>() + size_of::<Option<Endpoint>>() + size_of::<Rotation>();
+        // A map has room for twice as many as are in it at most, and a byte for each place.
+        let entry = 2 * (size_of::<(Arc<str>, Slot)>() + 1) + name.len() + 16;
+        // Of all policies C3 keeps the most.
+        let policy = c3::SERVER_BYTES;
+        // Vectors that have just grown are half empty.
+        let bytes = evidence.memory_bytes_per_core()
+            + 2 * (record + MEMBER_BYTES + policy + 2 * size_of::<Slot>())
+            + entry;
+        println!("{bytes} bytes");
+        assert!(bytes <= 24 * 1_024, "{bytes} bytes");
     }
 }

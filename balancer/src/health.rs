@@ -203,6 +203,10 @@ struct Peers {
     count: usize,
 }
 
+/// Memory of one endpoint here: its record, and its place among those that calls may go to.
+#[cfg(test)]
+pub(crate) const MEMBER_BYTES: usize = size_of::<Option<Member>>() + size_of::<Slot>();
+
 impl Health {
     /// The health of nobody yet.
     ///

@@ -63,10 +63,11 @@ impl<S, C> Load for HistogramLoad<S, C> {
         let mut core = self.shared.lock();
         core.tick_if_due(now);
         let signal = core.balancer.signal(ONLY);
-        match self.policy.cost(signal, now) {
-            cost if cost > 0.0 => Cost(cost),
-            _ if signal.in_flight == 0 => Cost(0.0),
-            _ => Cost(f32::INFINITY),
+        let is_known = signal.p50 > 0.0 || signal.recent(now).is_some();
+        match (is_known, signal.in_flight) {
+            (true, _) => Cost(self.policy.cost(signal, now)),
+            (false, 0) => Cost(0.0),
+            (false, _) => Cost(f32::INFINITY),
         }
     }
 }

@@ -96,6 +96,8 @@ pub struct Record {
     pub retries: u64,
     /// Second copies.
     pub hedges: u64,
+    /// Questions for a server's load.
+    pub probes: u64,
     line_of: Vec<usize>,
 }
 
@@ -117,6 +119,7 @@ impl Record {
             ejections: vec![0; line_of.len()],
             retries: 0,
             hedges: 0,
+            probes: 0,
             line_of,
         }
     }

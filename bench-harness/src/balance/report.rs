@@ -95,6 +95,8 @@ pub struct PolicyReport {
     pub retries: u64,
     /// Second copies.
     pub hedges: u64,
+    /// Questions for a server's load, besides those that calls are.
+    pub probes: u64,
     /// Times that some client ejected a server.
     pub ejections: u64,
     /// By step of the load.
@@ -212,6 +214,7 @@ impl PolicyReport {
             total: CallsReport::of(&record.calls()),
             retries: record.retries,
             hedges: record.hedges,
+            probes: record.probes,
             ejections: record.ejections.iter().sum(),
             steps: steps
                 .map(|((at, rate), calls)| StepReport {
@@ -332,6 +335,7 @@ impl SimReport {
             "p99.9",
             "failed",
             "timed out",
+            "probes",
             "retries",
             "hedges",
             "ejected",
@@ -340,6 +344,10 @@ impl SimReport {
             let extra = |count: u64| percent(share(count, policy.total.calls));
             let mut row = vec![policy.policy.clone()];
             row.extend(policy.total.cells());
+            row.push(match policy.probes {
+                0 => "-".to_owned(),
+                probes => format!("{:.2}", probes as f64 / policy.total.calls as f64),
+            });
             row.push(if policy.retry { extra(policy.retries) } else { "-".to_owned() });
             row.push(if policy.hedge { extra(policy.hedges) } else { "-".to_owned() });
             row.push(if policy.health { count(policy.ejections as f64) } else { "-".to_owned() });
