@@ -149,13 +149,7 @@ fn choose(policy: &str) -> Box<dyn policy::Policy> {
 
 /// The balancer's policy alone, as most round robins are.
 fn nobody_ejected() -> BalanceConfig {
-    let health = HealthConfig {
-        failures_in_row: 1_000_000,
-        failure_share_above_peers: 1.0,
-        slow_in_row: 1_000_000,
-        slow_factor: 1e6,
-        ..HealthConfig::default()
-    };
+    let health = HealthConfig { ejects: false, ..HealthConfig::default() };
     let balancer = BalancerConfig { health, ..BalancerConfig::default() };
     BalanceConfig { balancer, ..BalanceConfig::default() }
 }
