@@ -50,7 +50,7 @@ struct All {
 type Change = fn(&mut All, Wild);
 
 /// One for each field.
-const CHANGES: [(&str, Change); 38] = [
+const CHANGES: [(&str, Change); 39] = [
     ("share", |all, wild| all.balancer.budget.share = wild.real),
     ("reserve_per_second", |all, wild| all.balancer.budget.reserve_per_second = wild.real),
     ("hedge_share", |all, wild| all.balancer.budget.hedge_share = wild.real),
@@ -87,6 +87,7 @@ const CHANGES: [(&str, Change); 38] = [
     ("age_max", |all, wild| all.prequal.age_max = wild.time),
     ("hot_quantile", |all, wild| all.prequal.hot_quantile = wild.real),
     ("delta", |all, wild| all.prequal.delta = wild.real),
+    ("ejects", |all, wild| all.balancer.health.ejects = wild.count % 2 == 0),
     ("piggyback", |all, wild| all.prequal.piggyback = wild.count % 2 == 0),
     ("probes", |all, wild| all.prequal.probes = wild.real * 100.0),
 ];
@@ -245,7 +246,9 @@ fn errors_name_the_field_with_its_value_and_bounds() {
 #[test]
 fn every_field_has_bounds() {
     let worst = Wild { real: f64::NAN, time: Duration::MAX, count: u64::MAX };
-    for (field, change) in CHANGES.iter().filter(|(field, _)| *field != "piggyback") {
+    for (field, change) in
+        CHANGES.iter().filter(|(field, _)| !["ejects", "piggyback"].contains(field))
+    {
         let mut all = All::default();
         change(&mut all, worst);
         let checks = [

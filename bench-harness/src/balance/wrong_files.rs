@@ -98,7 +98,7 @@ fn whatever_a_field_is_the_error_names_it() {
                 };
                 refused += 1;
                 let names = |name: &&str| error.contains(*name);
-                let is_named = names(&&*field) || relatives(&field).iter().any(|name| names(name));
+                let is_named = names(&&*field) || relatives(&field).iter().any(names);
                 assert!(is_named, "{field} = {value} should be named: {error}");
             }
         }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_client::HealthClient;
@@ -149,13 +149,7 @@ fn choose(policy: &str) -> Box<dyn policy::Policy> {
 
 /// The balancer's policy alone, as most round robins are.
 fn nobody_ejected() -> BalanceConfig {
-    let health = HealthConfig {
-        failures_in_row: 1_000_000,
-        failure_share_above_peers: 1.0,
-        slow_in_row: 1_000_000,
-        slow_factor: 1e6,
-        ..HealthConfig::default()
-    };
+    let health = HealthConfig { ejects: false, ..HealthConfig::default() };
     let balancer = BalancerConfig { health, ..BalancerConfig::default() };
     BalanceConfig { balancer, ..BalanceConfig::default() }
 }
@@ -230,7 +224,9 @@ async fn replica(latency: Duration) -> Result<(Arc<Replica>, SocketAddr), BoxErr
     let address = listener.local_addr()?;
     let service = HealthServer::from_arc(Arc::new(Answering(replica.clone())));
     let server = Server::builder().add_service(service);
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    // Or answers wait for what is still to be acknowledged, 40 ms.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(server.serve_with_incoming(incoming));
     Ok((replica, address))
 }
 

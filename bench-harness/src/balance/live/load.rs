@@ -11,6 +11,8 @@ use catena_balancer::client::{Balanced, BalancedConfig};
 use catena_balancer::discovery::{Endpoints, Resolved};
 use catena_balancer::evidence::SharedEvidence;
 use catena_balancer::health::Standing;
+use catena_balancer::policy::least_loaded::LeastLoaded;
+use catena_balancer::policy::{COMPARE_ALL_MAX, Sample};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::{Local, MethodId};
@@ -131,7 +133,7 @@ impl Run {
         let endpoints =
             Endpoints::fixed(job.endpoints.iter().cloned()).expect("a scenario has servers");
         let client = |nth: u32| {
-            let policy = log.watch(job.contender.policy(scenario.clients));
+            let policy = log.watch(job.contender.policy(scenario));
             let config = config(&job.contender);
             // Each knows nothing of the others, as if they were in processes of their own.
             let evidence = SharedEvidence::new(usize::from(local.shard_count()));
@@ -228,9 +230,9 @@ pub async fn closed_loop(
 ) -> f64 {
     host::wake_on_time();
     let contender: Contender = "ll:8".parse().expect("it is a policy");
+    let policy = Box::new(LeastLoaded::new(Sample::of(COMPARE_ALL_MAX)));
     let evidence = SharedEvidence::new(usize::from(local.shard_count()));
     let endpoints = Endpoints::fixed(endpoints).expect("a scenario has servers");
-    let policy = contender.policy(1);
     let client = Balanced::new(&local, config(&contender), policy, endpoints, evidence);
     let from = local.now() + warmup;
     let until = from + length;
