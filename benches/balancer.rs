@@ -16,12 +16,15 @@ struct Bed {
 }
 
 impl Bed {
-    /// A balancer that knows its endpoints well.
+    /// A balancer that knows its endpoints well. `+explain` after its policy: that counts why.
     fn new(policy: &str, endpoints: usize) -> Self {
+        let explain = policy.ends_with("+explain");
+        let policy = policy.trim_end_matches("+explain");
         let now = Instant::from_nanos(1 << 40);
         let policy = by_name(policy).expect("there is such a policy");
         let shared = SharedEvidence::new(1);
-        let mut balancer = Balancer::new(BalancerConfig::default(), policy, shared, 0, now);
+        let config = BalancerConfig { explain, ..BalancerConfig::default() };
+        let mut balancer = Balancer::new(config, policy, shared, 0, now);
         let member = |n: usize| Member { name: format!("10.0.0.1:{n}").into(), weight: 1 };
         balancer.set_members(&(0..endpoints).map(member).collect::<Vec<_>>(), now);
         let mut bed = Bed { balancer, rng: Rng::from_seed(1), now };
@@ -52,7 +55,7 @@ fn outcome() -> Outcome {
 fn picks(criterion: &mut Criterion) {
     for endpoints in [3, 100, 1_000] {
         let mut group = criterion.benchmark_group(format!("start a call, {endpoints} endpoints"));
-        for policy in ["random", "rr", "ll", "ewma", "c3", "prequal", "hist"] {
+        for policy in ["random", "rr", "ll", "ewma", "c3", "prequal", "hist", "hist+explain"] {
             let mut bed = Bed::new(policy, endpoints);
             group.bench_function(policy, |bencher| {
                 bencher.iter_custom(|iterations| {

@@ -1,9 +1,9 @@
 //! One core's balancer: the way of a call from candidates to outcome.
 //!
 //! ```text
-//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record, policy, health
-//!                             ▲                                                            │
-//!                             └── digests, standings ◄── tick: merge, review, rotate ◄─────┘
+//! start ─► trial due? ─► policy picks ─► due its part? ─► Ticket ─► (the call) ─► end ─► record,
+//!                             ▲                                                           policy,
+//!                             └── digests, standings ◄── tick: merge, review, rotate ◄──  health
 //! ```
 //!
 //! Pure: it makes no call, reads no clock and draws from the generator that it is handed. What makes the
@@ -11,20 +11,25 @@
 //! calls [`Balancer::tick`] when that asks for it.
 
 use crate::budget::{Budget, BudgetConfig};
+use crate::config::believe;
 use crate::endpoint::{Endpoint, Outcome, ServerLoad, Signal, Slot};
 use crate::evidence::{Digest, SharedEvidence};
+use crate::explain::{Candidate, Explanation, PickTable};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
+use crate::metrics::Tally;
 use crate::policy::{Candidates, Policy, Verdict, Why};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How often digests are refreshed: half the 10 to 100 ms within which decisions should see what was.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 /// Endpoints whose digests one tick refreshes: some 100 µs of work. Of more, each waits its turn.
 const REFRESHES_PER_TICK_MAX: usize = 64;
+/// Endpoints that one tick asks for a sign of life: 3,200 a second, or more than any one core has.
+const HEARTBEATS_PER_TICK_MAX: usize = 64;
 /// No merge sooner after the last one than this, whichever core made it.
 const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Half a window lasts until so many latencies are in it …
@@ -42,6 +47,8 @@ pub struct BalancerConfig {
     pub budget: BudgetConfig,
     /// When a second copy of a call is sent.
     pub hedge: HedgeConfig,
+    /// Count why endpoints are chosen, see [`Balancer::picks`]. Default: no.
+    pub explain: bool,
 }
 
 /// When a second copy of a call is sent.
@@ -89,6 +96,19 @@ impl Ticket {
         self.started
     }
 
+    /// The ticket as a number, for who keeps calls in a place that knows nothing of tickets; together with
+    /// [`Ticket::started`] it is all of it.
+    #[inline]
+    pub fn into_token(self) -> u64 {
+        u64::from(self.slot) | u64::from(self.is_trial) << 32
+    }
+
+    /// The ticket again; of each token one.
+    #[inline]
+    pub fn from_token(token: u64, started: Instant) -> Self {
+        Ticket { slot: token as Slot, started, is_trial: token >> 32 & 1 == 1 }
+    }
+
     /// True if it is the one call that tries whether an ejected endpoint has recovered.
     pub fn is_trial(&self) -> bool {
         self.is_trial
@@ -114,8 +134,9 @@ pub struct Balancer {
     /// By slot; of a slot that is free whatever was there last.
     signals: Vec<Signal>,
     endpoints: Vec<Option<Endpoint>>,
-    by_name: HashMap<Arc<str>, Slot>,
+    by_name: BTreeMap<Arc<str>, Slot>,
     rotations: Vec<Rotation>,
+    tallies: Vec<Tally>,
     policy: Box<dyn Policy>,
     health: Health,
     budget: Budget,
@@ -123,6 +144,7 @@ pub struct Balancer {
     shared: Arc<SharedEvidence>,
     core: usize,
     why: Why,
+    picks: Option<Box<PickTable>>,
     /// The eligible ones without those that a call must not go to; here for its memory.
     narrowed: Vec<Slot>,
     /// Whose load is to be asked for.
@@ -138,16 +160,25 @@ pub struct Balancer {
 struct Rotation {
     began: Instant,
     recorded: u64,
+    /// Calls answered since metrics were published; here because an answer touches this anyway.
+    answers: u64,
+    /// Calls in flight when metrics were published.
+    in_flight: u32,
     /// Something was recorded, or forgotten, since this core merged last.
     has_news: bool,
     is_draining: bool,
+    /// When it was last asked for a sign of life.
+    asked_at: Instant,
+    /// When it gave one that was no answer.
+    sign_at: Instant,
 }
 
 impl Balancer {
     /// A balancer without endpoints on core number `core` of those that share the evidence.
     ///
     /// # Panics
-    /// If there is no such core.
+    /// If there is no such core, or a value of `config` is out of bounds, which `validate` tells
+    /// beforehand.
     pub fn new(
         config: BalancerConfig,
         policy: Box<dyn Policy>,
@@ -156,11 +187,13 @@ impl Balancer {
         now: Instant,
     ) -> Self {
         assert!(core < shared.cores(), "core {core} of {}", shared.cores());
+        believe("a balancer", config.validate());
         Balancer {
             signals: Vec::new(),
             endpoints: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: BTreeMap::new(),
             rotations: Vec::new(),
+            tallies: Vec::new(),
             policy,
             health: Health::new(config.health, now),
             budget: Budget::new(config.budget, now),
@@ -168,6 +201,7 @@ impl Balancer {
             shared,
             core,
             why: Why::default(),
+            picks: config.explain.then(Box::default),
             narrowed: Vec::new(),
             wanted: Vec::new(),
             counts: Counts::default(),
@@ -179,12 +213,10 @@ impl Balancer {
     /// The endpoints from now on. Those that are not among them any more get no further call.
     pub fn set_members(&mut self, members: &[Member], now: Instant) {
         let is_first = self.by_name.is_empty();
-        let leaving: Vec<Slot> = self
-            .by_name
-            .iter()
-            .filter(|(name, _)| !members.iter().any(|member| member.name == **name))
-            .map(|(_, slot)| *slot)
-            .collect();
+        let staying: BTreeSet<&str> = members.iter().map(|member| &*member.name).collect();
+        let leaves = |name: &Arc<str>| !staying.contains(&**name);
+        let leaving = self.by_name.iter().filter(|(name, _)| leaves(name)).map(|(_, slot)| *slot);
+        let leaving: Vec<Slot> = leaving.collect();
         for slot in leaving {
             self.drain(slot);
         }
@@ -200,21 +232,28 @@ impl Balancer {
     #[inline]
     pub fn start(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Ticket> {
         self.why.clear();
-        if avoid.is_empty()
-            && let Some(slot) = self.health.begin_trial(now)
-        {
-            self.why.verdict = Verdict::Trial;
-            return Some(self.begin(slot, true, now));
+        let trial = match avoid {
+            [] => self.health.begin_trial(now),
+            avoid => self.health.begin_overdue_trial(avoid, now),
+        };
+        if let Some(slot) = trial {
+            return Some(self.begin_trial(slot, now));
         }
-        let mut slot = self.pick(avoid, now, rng)?;
+        let mut slot = self.pick(avoid, None, now, rng)?;
         let due = self.health.due_share(slot);
         if due < 1.0 && !rng.chance(due) {
-            let passed_over = slot;
-            if let Some(other) = self.pick(&[avoid, &[passed_over]].concat(), now, rng) {
+            let early = slot;
+            // The second choice is among others: what the first one looked at is none of its business.
+            let why = std::mem::take(&mut self.why);
+            if let Some(other) = self.pick(avoid, Some(early), now, rng) {
                 slot = other;
                 self.why.verdict = Verdict::SlowStart;
+                self.count_pick(slot, Some(early));
+                return Some(self.begin(slot, false, now));
             }
+            self.why = why;
         }
+        self.count_pick(slot, None);
         Some(self.begin(slot, false, now))
     }
 
@@ -229,6 +268,28 @@ impl Balancer {
         &self.wanted
     }
 
+    /// Who is to be asked for a sign of life, after a [`Balancer::tick`]: those that have given none for a
+    /// [heartbeat interval](HealthConfig::heartbeat_interval), the ejected ones too, each once an interval
+    /// and no more than 64 at a time. What comes of it is told to [`Balancer::probed`], or to
+    /// [`Balancer::heard`] where no load came along.
+    pub fn wanted_heartbeats(&mut self, now: Instant) -> &[Slot] {
+        self.wanted.clear();
+        let Some(interval) = self.health.heartbeat_interval() else { return &self.wanted };
+        let states = self.signals.iter().zip(&mut self.rotations).enumerate();
+        for (slot, (signal, rotation)) in states {
+            let last = signal.heard_at.max(rotation.sign_at).max(rotation.asked_at);
+            let is_due = now.since(last) >= interval;
+            if is_due && self.health.standing(slot as Slot).is_some() {
+                rotation.asked_at = now;
+                self.wanted.push(slot as Slot);
+                if self.wanted.len() == HEARTBEATS_PER_TICK_MAX {
+                    break;
+                }
+            }
+        }
+        &self.wanted
+    }
+
     /// A probe has been answered.
     pub fn probed(&mut self, slot: Slot, load: &ServerLoad, now: Instant, rng: &mut Rng) {
         let servers = self.by_name.len();
@@ -236,7 +297,7 @@ impl Balancer {
         endpoint.reported = Some(*load);
         let signal = &mut self.signals[slot as usize];
         signal.told(load.in_flight, now);
-        signal.heard_at = now;
+        self.rotations[slot as usize].sign_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
     }
@@ -265,6 +326,10 @@ impl Balancer {
         let rotation = &mut self.rotations[slot as usize];
         rotation.recorded += u64::from(cost.is_some());
         rotation.has_news |= cost.is_some();
+        match outcome {
+            Outcome::Answered(_) => rotation.answers += 1,
+            _ => self.tallies[slot as usize].count_unanswered(outcome),
+        }
         self.policy.ended(slot, outcome, cost, now);
         let observed = Observed {
             failed: outcome.is_failure(),
@@ -272,8 +337,9 @@ impl Balancer {
             abandoned: *outcome == Outcome::Abandoned,
             trial: is_trial,
         };
-        let change = self.health.ended(slot, &observed, now, rng);
-        self.events.extend(change.map(Event::Health));
+        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+            self.note(change);
+        }
         if self.rotations[slot as usize].is_draining {
             self.leave_if_done(slot);
         }
@@ -290,7 +356,7 @@ impl Balancer {
         let digests = endpoints
             .filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?.digest)));
         let changes = self.health.review(digests, now, rng);
-        self.events.extend(changes.into_iter().map(Event::Health));
+        changes.into_iter().for_each(|change| self.note(change));
         now + REFRESH_INTERVAL
     }
 
@@ -302,6 +368,35 @@ impl Balancer {
     /// Why the last call went where it went.
     pub fn why(&self) -> &Why {
         &self.why
+    }
+
+    /// The same in words and numbers, for the call that was started last.
+    pub fn explain(&self, ticket: &Ticket) -> Explanation {
+        let candidate = |&(slot, cost): &(Slot, f32)| {
+            let mut signal = self.signal(slot).clone();
+            // It was not there yet when the choice was made.
+            if slot == ticket.slot {
+                signal.end(ticket.started);
+            }
+            Candidate {
+                name: self.endpoint_of(slot).name.clone(),
+                cost,
+                calls_before: self.policy.calls_before(&signal, ticket.started),
+                weight: signal.weight,
+                p99: signal.p99,
+            }
+        };
+        Explanation {
+            chosen: self.endpoint_of(ticket.slot).name.clone(),
+            verdict: self.why.verdict,
+            candidates: self.why.considered().iter().map(candidate).collect(),
+        }
+    }
+
+    /// Why calls went where they went, all of them since the start; `None` unless
+    /// [`BalancerConfig::explain`] says so.
+    pub fn picks(&self) -> Option<&PickTable> {
+        self.picks.as_deref()
     }
 
     /// What picks are made by.
@@ -325,6 +420,11 @@ impl Balancer {
         endpoints.filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?)))
     }
 
+    /// What this core shares with others; [`crate::metrics::MetricsSnapshot::of`] reads it on any thread.
+    pub fn evidence(&self) -> &Arc<SharedEvidence> {
+        &self.shared
+    }
+
     /// True while calls go to all because most look ill.
     pub fn is_panicking(&self) -> bool {
         self.health.is_panicking()
@@ -332,7 +432,17 @@ impl Balancer {
 
     /// An endpoint gave a sign of life other than an answer.
     pub fn heard(&mut self, slot: Slot, now: Instant) {
+        // No answer: how long calls take there is as little known as before, and worth exploring.
+        if let Some(rotation) = self.rotations.get_mut(slot as usize) {
+            rotation.sign_at = now;
+        }
         self.health.heard(slot, now);
+    }
+
+    /// Where to count what is not seen from here: retries, hedges, what went wrong. Published, and begun
+    /// anew, with each tick; see [`crate::metrics`].
+    pub fn tally(&mut self, slot: Slot) -> &mut Tally {
+        &mut self.tallies[slot as usize]
     }
 
     /// A first call begins: it pays into the budget of retries and hedges.
@@ -351,6 +461,12 @@ impl Balancer {
         self.budget.take_hedge(now)
     }
 
+    /// True if the endpoint that holds a call was given up after it had got it: nothing is gained by
+    /// waiting any longer.
+    pub fn is_given_up(&self, ticket: &Ticket) -> bool {
+        !ticket.is_trial && matches!(self.standing(ticket.slot), Some(Standing::Ejected { .. }))
+    }
+
     /// After how long a second copy of a call should be sent: when it has taken longer than 95 of 100
     /// calls to the endpoint that holds it. `None`: too little is known of that endpoint.
     pub fn hedge_delay(&self, ticket: &Ticket) -> Option<Duration> {
@@ -360,12 +476,67 @@ impl Balancer {
     }
 }
 
+/// For those whose endpoints are not always able to take a call: they avoid the ones that are not.
+#[cfg(feature = "tower")]
 impl Balancer {
-    fn pick(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Slot> {
+    /// True if a call may go to another than `avoid`.
+    pub(crate) fn can_start(&mut self, avoid: &[Slot]) -> bool {
+        self.health.eligible().iter().any(|slot| !avoid.contains(slot))
+    }
+
+    /// The call that tries whether an ejected endpoint has recovered, if one is due. That it is one of
+    /// `avoid` when its time has come is an answer too.
+    pub(crate) fn start_trial(
+        &mut self,
+        avoid: &[Slot],
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Ticket> {
+        let slot = self.health.begin_trial(now)?;
+        if !avoid.contains(&slot) {
+            return Some(self.begin_trial(slot, now));
+        }
+        let latency = Duration::ZERO;
+        let observed = Observed { failed: true, latency, abandoned: false, trial: true };
+        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+            self.note(change);
+        }
+        None
+    }
+
+    /// A call to any endpoint but `avoid`, wherever it stands.
+    pub(crate) fn start_anywhere(&mut self, avoid: &[Slot], now: Instant) -> Option<Ticket> {
+        let mut slots = 0..self.endpoints.len() as Slot;
+        let slot =
+            slots.find(|slot| self.health.standing(*slot).is_some() && !avoid.contains(slot))?;
+        self.why.clear();
+        self.count_pick(slot, None);
+        Some(self.begin(slot, false, now))
+    }
+}
+
+/// What is published says that this core is no more.
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        for endpoint in self.endpoints.iter().flatten() {
+            endpoint.evidence.metrics(self.core).publish_gone();
+        }
+    }
+}
+
+impl Balancer {
+    fn pick(
+        &mut self,
+        avoid: &[Slot],
+        passed_over: Option<Slot>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Slot> {
         let mut eligible = self.health.eligible();
-        if !avoid.is_empty() {
+        if !avoid.is_empty() || passed_over.is_some() {
             self.narrowed.clear();
-            self.narrowed.extend(eligible.iter().filter(|slot| !avoid.contains(slot)));
+            let may_be = |slot: &&Slot| !avoid.contains(slot) && passed_over != Some(**slot);
+            self.narrowed.extend(eligible.iter().filter(may_be));
             eligible = &self.narrowed;
         }
         match eligible {
@@ -378,10 +549,32 @@ impl Balancer {
     }
 
     #[inline]
+    fn count_pick(&mut self, chosen: Slot, held_back: Option<Slot>) {
+        if let Some(picks) = &mut self.picks {
+            picks.count(chosen, &self.why, held_back);
+        }
+    }
+
+    fn begin_trial(&mut self, slot: Slot, now: Instant) -> Ticket {
+        self.why.clear();
+        self.why.verdict = Verdict::Trial;
+        self.count_pick(slot, None);
+        self.tallies[slot as usize].trials += 1;
+        self.begin(slot, true, now)
+    }
+
+    #[inline]
     fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
         self.signals[slot as usize].start(now);
         self.policy.started(slot, now);
         Ticket { slot, started: now, is_trial }
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Change::Ejected(slot, cause) = change {
+            self.tallies[slot as usize].count_ejection(cause);
+        }
+        self.events.push(Event::Health(change));
     }
 
     fn endpoint_of(&self, slot: Slot) -> &Endpoint {
@@ -396,17 +589,22 @@ impl Balancer {
         let name = member.name.clone();
         let (endpoint, signal) =
             Endpoint::new(name.clone(), member.weight, evidence, self.core, now);
-        let rotation = Rotation { began: now, ..Rotation::default() };
+        let rotation = Rotation { began: now, asked_at: now, ..Rotation::default() };
         if index == self.endpoints.len() {
             self.endpoints.push(Some(endpoint));
             self.signals.push(signal);
             self.rotations.push(rotation);
+            self.tallies.push(Tally::default());
         } else {
             self.endpoints[index] = Some(endpoint);
             self.signals[index] = signal;
             self.rotations[index] = rotation;
+            self.tallies[index] = Tally::default();
         }
         self.by_name.insert(name.clone(), slot);
+        if let Some(picks) = &mut self.picks {
+            picks.joined(slot, &name);
+        }
         self.policy.joined(slot, now);
         self.health.joined(slot, is_first, now);
         self.events.push(Event::Joined(slot, name));
@@ -423,6 +621,12 @@ impl Balancer {
 
     fn leave_if_done(&mut self, slot: Slot) {
         if self.signals[slot as usize].in_flight == 0 {
+            self.publish(slot as usize);
+            let endpoint = self.endpoint_of(slot);
+            // It may have come back in the meantime, in another slot.
+            if !self.by_name.contains_key(&endpoint.name) {
+                endpoint.evidence.metrics(self.core).publish_gone();
+            }
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
@@ -445,10 +649,28 @@ impl Balancer {
             self.counts.clear();
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
-        } else if self.shared.cores() == 1 {
-            return;
+            endpoint.take_digest(&mut self.signals[slot]);
+        } else if self.shared.cores() > 1 {
+            endpoint.take_digest(&mut self.signals[slot]);
         }
-        endpoint.take_digest(&mut self.signals[slot]);
+        self.publish(slot);
+    }
+
+    /// Puts what was counted of an endpoint where others can read it.
+    fn publish(&mut self, slot: usize) {
+        let Some(endpoint) = &self.endpoints[slot] else { return };
+        let (rotation, tally) = (&mut self.rotations[slot], &mut self.tallies[slot]);
+        let in_flight = self.signals[slot].in_flight;
+        tally.answers += std::mem::take(&mut rotation.answers);
+        // Nothing is counted when a call begins: it has ended since, or is in flight.
+        tally.picks += tally.ended() + u64::from(in_flight) - u64::from(rotation.in_flight);
+        rotation.in_flight = in_flight;
+        let metrics = endpoint.evidence.metrics(self.core);
+        metrics.add(&std::mem::take(tally));
+        let is_another = rotation.is_draining && self.by_name.contains_key(&endpoint.name);
+        if !is_another {
+            metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! time, so that a client with few calls may retry at all (Finagle's rule: 20 % and 10 a second, with a
 //! memory of 10 s). Hedges are bound by a share of their own besides, which has no reserve.
 
+use crate::config::believe;
 use catena_engine::time::{Duration, Instant};
 
 /// How many extra calls there may be.
@@ -46,7 +47,11 @@ pub struct Budget {
 
 impl Budget {
     /// A budget in which nothing but one second's reserve is saved up.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: BudgetConfig, now: Instant) -> Self {
+        believe("a budget", config.validate());
         Budget { saved: 0.0, reserve: config.reserve_per_second, hedges: 0.0, at: now, config }
     }
 

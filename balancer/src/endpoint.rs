@@ -3,7 +3,7 @@
 use crate::evidence::{Digest, Evidence};
 use crate::histogram::Recorder;
 use catena_engine::time::{Duration, Instant};
-use catena_engine::wire::frame::ResponseHead;
+use catena_engine::wire::frame::{PongHead, ResponseHead};
 use std::sync::Arc;
 
 /// A place in a balancer's table of endpoints; small and dense, used again after an endpoint has gone.
@@ -31,6 +31,18 @@ impl ServerLoad {
     pub fn of(head: &ResponseHead) -> Option<ServerLoad> {
         let micros = |micros: u32| Duration::from_micros(u64::from(micros));
         (head.in_flight != ResponseHead::LOAD_UNKNOWN).then(|| ServerLoad {
+            in_flight: head.in_flight,
+            queue_delay: micros(head.queue_delay_us),
+            service_time: micros(head.service_us),
+        })
+    }
+}
+
+impl ServerLoad {
+    /// The load that a Catena server tells with a pong; `None` if it tells none.
+    pub fn of_pong(head: &PongHead) -> Option<ServerLoad> {
+        let micros = |micros: u32| Duration::from_micros(u64::from(micros));
+        head.tells_load().then(|| ServerLoad {
             in_flight: head.in_flight,
             queue_delay: micros(head.queue_delay_us),
             service_time: micros(head.service_us),

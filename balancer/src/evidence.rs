@@ -11,8 +11,9 @@
 //! some ten milliseconds apart; nothing here needs them to be of one.
 
 use crate::histogram::{Counts, Recorder};
+use crate::metrics::{CoreMetrics, EndpointMetrics};
 use catena_engine::time::{Duration, Instant};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -43,6 +44,7 @@ impl Digest {
 #[derive(Debug)]
 pub struct Evidence {
     recorders: Box<[Arc<Recorder>]>,
+    metrics: Box<[CoreMetrics]>,
     /// p50, p95, p99, p999 in nanoseconds, and the count.
     published: [AtomicU64; 5],
     /// When it was merged last, in nanoseconds of the cores' common clock.
@@ -52,13 +54,20 @@ pub struct Evidence {
 impl Evidence {
     fn new(cores: usize) -> Self {
         let recorders = (0..cores).map(|_| Arc::default()).collect();
-        Evidence { recorders, published: Default::default(), merged_at: AtomicU64::new(0) }
+        let metrics = (0..cores).map(|_| CoreMetrics::default()).collect();
+        let (published, merged_at) = Default::default();
+        Evidence { recorders, metrics, published, merged_at }
     }
 
     /// The recorder of one core, which alone may write to it.
     #[inline]
     pub fn recorder(&self, core: usize) -> &Arc<Recorder> {
         &self.recorders[core]
+    }
+
+    /// Where one core, which alone may write to it, publishes what it counts.
+    pub(crate) fn metrics(&self, core: usize) -> &CoreMetrics {
+        &self.metrics[core]
     }
 
     /// True for the one core that is to merge now: the first that asks `interval` after the last.
@@ -98,7 +107,8 @@ impl Evidence {
     /// Memory in bytes for each core.
     pub fn memory_bytes_per_core(&self) -> usize {
         let recorders: usize = self.recorders.iter().map(|recorder| recorder.memory_bytes()).sum();
-        (size_of::<Evidence>() + recorders) / self.recorders.len()
+        let metrics = size_of_val(&*self.metrics);
+        (size_of::<Evidence>() + recorders + metrics) / self.recorders.len()
     }
 }
 
@@ -108,7 +118,7 @@ impl Evidence {
 #[derive(Debug)]
 pub struct SharedEvidence {
     cores: usize,
-    by_name: Mutex<HashMap<Arc<str>, Weak<Evidence>>>,
+    by_name: Mutex<BTreeMap<Arc<str>, Weak<Evidence>>>,
 }
 
 impl SharedEvidence {
@@ -124,6 +134,16 @@ impl SharedEvidence {
     /// How many cores share it.
     pub fn cores(&self) -> usize {
         self.cores
+    }
+
+    /// What is published of all endpoints that some core holds.
+    pub(crate) fn metrics(&self) -> Vec<EndpointMetrics> {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = by_name.iter().filter_map(|(name, evidence)| Some((name, evidence.upgrade()?)));
+        held.map(|(name, evidence)| {
+            EndpointMetrics::of(name.clone(), evidence.digest(), &evidence.metrics)
+        })
+        .collect()
     }
 
     /// The evidence of an endpoint; lives as long as one core has a use for it.

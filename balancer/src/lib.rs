@@ -6,9 +6,15 @@
 pub mod balancer;
 pub mod budget;
 pub mod client;
+pub mod config;
 pub mod discovery;
 pub mod endpoint;
 pub mod evidence;
+pub mod explain;
 pub mod health;
 pub mod histogram;
+pub mod metrics;
 pub mod policy;
+pub mod proxy;
+#[cfg(feature = "tower")]
+pub mod tower;

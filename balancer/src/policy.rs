@@ -25,6 +25,7 @@ pub mod round_robin;
 
 pub use name::{UnknownPolicy, by_name};
 
+use crate::config::{self, ConfigError};
 use crate::endpoint::{Outcome, ServerLoad, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -70,6 +71,12 @@ pub trait Policy: fmt::Debug + Send {
         _now: Instant,
         _rng: &mut Rng,
     ) {
+    }
+
+    /// If a cost is nanoseconds of latency × (calls before + 1) / weight: the calls that were taken to be
+    /// before a new one. Asked to explain, not to choose.
+    fn calls_before(&self, _signal: &Signal, _now: Instant) -> Option<f32> {
+        None
     }
 
     /// `slot` stands for a new endpoint from now on: forget the former.
@@ -152,6 +159,14 @@ impl Sample {
     pub fn of(count: usize) -> Self {
         assert!((1..=COMPARE_ALL_MAX).contains(&count), "between 1 and 8 are compared");
         Sample { count, all_up_to: 0 }
+    }
+
+    /// As [`Sample::of`], for a count that comes from outside.
+    ///
+    /// # Errors
+    /// If `count` is 0 or above [`COMPARE_ALL_MAX`].
+    pub fn checked(count: usize) -> Result<Self, ConfigError> {
+        config::between("choices", count, 1, COMPARE_ALL_MAX).map(|()| Sample::of(count))
     }
 
     /// `count` of many, and all of few.

@@ -5,7 +5,8 @@
 //! is dropped is cancelled at the server; a call made on behalf of a request inherits its deadline.
 //!
 //! A call that finds no connection waits for one as long as its deadline allows; without a deadline
-//! it fails with the first attempt that does.
+//! it fails with the first attempt that does. A caller that has another server to turn to does not want
+//! to wait: see [`ClientConfig::waits_for_connection`].
 //!
 //! A server that is restarted is not noticed, as far as that is safe. A call that was *certainly* not
 //! executed, because the server refused it while leaving, or because the connection ended before it
@@ -15,6 +16,12 @@
 //! been executed is never repeated: that is for the caller to decide.
 //!
 //! [`CALL_RETRIES_MAX`]: crate::limits::CALL_RETRIES_MAX
+
+mod probe;
+
+pub use probe::Probe;
+
+pub(crate) use probe::{ProbeProgress, ProbeState, end as end_probe};
 
 use crate::config::{ConfigError, ConnectionConfig, between};
 use crate::driver::SocketId;
@@ -66,6 +73,11 @@ pub struct ClientConfig {
     /// Calls that may wait for a connection, for room in the window, or for requests before them to be
     /// sent (see [`ConnectionConfig::output_bytes_max`]). Default 16,384.
     pub waiting_max: usize,
+    /// False: a call ends with [`CallError::Unreachable`] at once when there is no connection and none
+    /// is being made, because the last attempt failed and the pause after it is not over; and so does
+    /// each call that waits when an attempt fails, whatever time it has left. For who has other servers
+    /// to turn to. Default true: such calls wait for the next attempt, as the module page says.
+    pub waits_for_connection: bool,
 }
 
 impl Default for ClientConfig {
@@ -75,6 +87,7 @@ impl Default for ClientConfig {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(2),
             waiting_max: 16 * 1_024,
+            waits_for_connection: true,
         }
     }
 }
@@ -135,6 +148,30 @@ impl Client {
         self.0.local.state().clients.borrow()[self.0.key].address
     }
 
+    /// Connects now, and again whenever the connection is lost, whether anybody calls or not: what a
+    /// request is passed on by should be there when the request comes.
+    pub fn keep_connected(&self) {
+        let Owner { local, key } = &*self.0;
+        local.state().clients.borrow_mut()[*key].is_kept_connected = true;
+        local.push(Command::Connect(*key));
+    }
+
+    /// How it stands with the connection.
+    #[inline]
+    pub fn reach(&self) -> Reach {
+        let clients = self.0.local.state().clients.borrow();
+        let client = &clients[self.0.key];
+        match client.link {
+            Link::Up(_) => Reach::Connected,
+            _ if client.is_unreachable => Reach::Unreachable,
+            _ => Reach::NotYet,
+        }
+    }
+
+    pub(crate) fn key(&self) -> ClientKey {
+        self.0.key
+    }
+
     /// A call of `method`; nothing happens until it is awaited.
     pub fn call(&self, method: MethodId, payload: impl Into<Payload<'static>>) -> CallBuilder {
         CallBuilder {
@@ -150,6 +187,17 @@ impl Client {
             },
         }
     }
+}
+
+/// Whether a server can be reached, as far as its client knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// There is a connection.
+    Connected,
+    /// There is none, and nothing speaks against one.
+    NotYet,
+    /// There is none, and the last attempt to make one failed.
+    Unreachable,
 }
 
 impl fmt::Debug for Client {
@@ -471,8 +519,19 @@ pub(crate) struct ClientState {
     pub(crate) waiting: VecDeque<CallKey>,
     /// How many of these have ended in the meantime: dropped, or past their deadline.
     pub(crate) waiting_in_vain: usize,
+    /// Requests of others that wait likewise, by token; some may have ended in the meantime.
+    pub(crate) relays: VecDeque<u64>,
+    /// It connects without being called.
+    pub(crate) is_kept_connected: bool,
+    /// There is no connection, and the last attempt to make one showed that there is no server. One that
+    /// takes connections and ends them has the benefit of a few attempts: it may be about to restart.
+    pub(crate) is_unreachable: bool,
     /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     pub(crate) failures: u32,
+    /// How often its server was probed.
+    pub(crate) probes: u64,
+    /// The probe under way.
+    pub(crate) probe: Option<ProbeState>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -483,8 +542,8 @@ pub(crate) enum Link {
     Connecting(SocketId),
     /// Calls can be started.
     Up(SocketId),
-    /// Waiting before the next attempt.
-    BackingOff,
+    /// Waiting before the next attempt; why the last one failed.
+    BackingOff(io::ErrorKind),
 }
 
 impl ClientState {
@@ -495,7 +554,31 @@ impl ClientState {
             link: Link::Down,
             waiting: VecDeque::new(),
             waiting_in_vain: 0,
+            relays: VecDeque::new(),
+            is_kept_connected: false,
+            is_unreachable: false,
             failures: 0,
+            probes: 0,
+            probe: None,
+        }
+    }
+
+    /// True if somebody wants a connection.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let probe_waits = || self.probe.as_ref().is_some_and(ProbeState::is_waiting);
+        self.is_kept_connected
+            || self.waiting.len() > self.waiting_in_vain
+            || !self.relays.is_empty()
+            || probe_waits()
+    }
+
+    /// Why a call that finds no connection now is not to wait for the next one.
+    pub(crate) fn refusal(&self) -> Option<CallError> {
+        match self.link {
+            Link::BackingOff(kind) if !self.config.waits_for_connection => {
+                Some(CallError::Unreachable { address: self.address, kind })
+            }
+            _ => None,
         }
     }
 }

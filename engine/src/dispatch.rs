@@ -1,6 +1,7 @@
 //! Method id → handler.
 
 use crate::handler::{Answered, Handler, Reply, Request};
+use crate::relay::{Relay, RelayConfig};
 use crate::wire::frame::MethodId;
 use std::fmt;
 
@@ -11,6 +12,8 @@ pub struct Router {
     /// two cache lines.
     ids: Vec<MethodId>,
     methods: Vec<Method>,
+    fallback: Option<Box<dyn Handler>>,
+    relay: Option<(Box<dyn Relay>, RelayConfig)>,
 }
 
 struct Method {
@@ -56,11 +59,50 @@ impl Router {
         }
     }
 
-    /// The handler for a method id.
+    /// Serves every method that has no handler of its own, instead of "unknown method".
+    ///
+    /// # Panics
+    /// If there is a fallback or a relay already.
+    pub fn fallback(
+        mut self,
+        handler: impl FnMut(Request<'_>, Reply<'_>) -> Answered + 'static,
+    ) -> Self {
+        assert!(self.fallback.is_none() && self.relay.is_none(), "a request goes one way");
+        self.fallback = Some(Box::new(handler));
+        self
+    }
+
+    /// Passes every method that has no handler of its own on to other servers, whatever its route: see
+    /// [`crate::relay`].
+    ///
+    /// # Panics
+    /// If there is a relay or a fallback already, or a value of `config` is out of bounds, which
+    /// [`RelayConfig::validate`] tells beforehand.
+    pub fn relay(mut self, relay: impl Relay + 'static, config: RelayConfig) -> Self {
+        assert!(self.fallback.is_none() && self.relay.is_none(), "a request goes one way");
+        config.validate().unwrap_or_else(|error| panic!("a relay cannot be made: {error}"));
+        self.relay = Some((Box::new(relay), config));
+        self
+    }
+
+    /// True if requests of this method are passed on, once there is a relay.
+    #[inline]
+    pub(crate) fn is_passed_on(&self, id: MethodId) -> bool {
+        self.ids.is_empty() || self.ids.binary_search(&id).is_err()
+    }
+
+    /// The relay, for the shard to use.
+    pub(crate) fn take_relay(&mut self) -> Option<(Box<dyn Relay>, RelayConfig)> {
+        self.relay.take()
+    }
+
+    /// The handler for a method id: its own, or the fallback.
     #[inline]
     pub fn find(&mut self, id: MethodId) -> Option<&mut dyn Handler> {
-        let at = self.ids.binary_search(&id).ok()?;
-        Some(self.methods[at].handler.as_mut())
+        match self.ids.binary_search(&id) {
+            Ok(at) => Some(self.methods[at].handler.as_mut()),
+            Err(_) => Some(self.fallback.as_mut()?.as_mut()),
+        }
     }
 
     /// The name under which a method was added.
@@ -88,6 +130,15 @@ mod tests {
         assert_eq!(router.name(MethodId::of("echo")), Some("echo"));
         assert!(router.find(MethodId::of("sink")).is_some());
         assert!(router.find(MethodId::of("other")).is_none());
+    }
+
+    #[test]
+    fn a_fallback_serves_what_nothing_else_does() {
+        let mut router = Router::new()
+            .method("echo", |request, reply| reply.ok(request.payload()))
+            .fallback(|_, reply| reply.ok(b""));
+        assert!(router.find(MethodId::of("other")).is_some());
+        assert!(router.name(MethodId::of("other")).is_none());
     }
 
     #[test]

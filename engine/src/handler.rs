@@ -38,6 +38,16 @@ pub(crate) enum RequestBody<'t> {
     Owned { payload: &'t Bytes, metadata: &'t Bytes },
 }
 
+impl RequestBody<'_> {
+    #[inline]
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match self {
+            RequestBody::Frame { body, .. } => body.payload().len(),
+            RequestBody::Owned { payload, .. } => payload.len(),
+        }
+    }
+}
+
 /// A request, for the length of the turn.
 pub struct Request<'t> {
     pub(crate) head: &'t RequestHead,

@@ -46,6 +46,7 @@
 //! |---|---|---|
 //! | pure | [`wire`], [`rpc`], [`timers`] | bytes and instants: no clock, socket, thread, file |
 //! | core | [`shard`], [`handler`], [`dispatch`], [`local`], [`client`], [`service`] | the [`driver`] seam |
+//! | proxy | [`relay`] | connections of the same shard |
 //! | kernel | [`reactor`], `sys` (the only `unsafe`) | io_uring, epoll, files, cores |
 //! | from outside | [`server`], [`watch`], [`handle`], `tokio` | how to start, end and call it |
 //!
@@ -64,6 +65,7 @@ pub mod mailbox;
 pub mod metrics;
 mod primitive;
 pub mod reactor;
+pub mod relay;
 pub mod rng;
 pub mod rpc;
 pub mod server;

@@ -6,6 +6,7 @@
 
 use crate::client::{CallKey, CallState, ClientKey, ClientState};
 use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile, Parker, SocketId};
+use crate::relay::End;
 use crate::rng::Rng;
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
@@ -87,6 +88,8 @@ pub(crate) enum TimerKey {
     Call(CallKey),
     /// A client that waits before it connects again.
     Client(ClientKey),
+    /// The end of a client's probe.
+    Probe(ClientKey),
 }
 
 /// Where a request came from, and its answer goes.
@@ -119,7 +122,9 @@ pub(crate) enum Command {
     StartCall(CallKey),
     CancelCall { socket: SocketId, call: CallId },
     Connect(ClientKey),
+    Probe(ClientKey),
     CloseClient(ClientKey),
+    RelayEnded { token: u64, end: End },
     OpenFile { op: FileOpKey, path: PathBuf, options: OpenFile },
     CloseFile(FileId),
     Read { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },

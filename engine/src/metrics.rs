@@ -152,6 +152,14 @@ figures! {
     Counter "catena_handed_over_total" "Requests handed over to the shard that they are for." {
         handed_over ""
     }
+    Counter "catena_relayed_total" "Requests passed on to other servers." { relayed "" }
+    Counter "catena_relay_copies_total" "Copies made of bodies that were passed on, either way." {
+        relay_copies ""
+    }
+    Counter "catena_relay_copied_bytes_total" "Bytes of these." { relay_copied_bytes "" }
+    Counter "catena_relay_collected_total" "Bodies passed on that came in several receives." {
+        relay_collected ""
+    }
     Gauge "catena_in_flight" "Requests accepted and not answered." { in_flight "" }
     Counter "catena_connections_accepted_total" "Connections accepted." { accepted "" }
     Counter "catena_connections_closed_total" "Accepted connections that have ended." { closed "" }

@@ -16,6 +16,7 @@
 //! | `peers` | the connections by socket: what the driver reports of them and the shard asks of them |
 //! | `peer` | one connection: its bytes, its events, its timer |
 //! | `serve` | a request: admit, route, dispatch, answer |
+//! | `relays` | a request that is passed on to another server, and its answer |
 //! | `calls` | the client side: connect, start calls, match answers, back off |
 //! | [`message`] | what comes from other shards and other threads |
 
@@ -26,6 +27,8 @@ mod calls;
 pub mod message;
 pub(crate) mod peer;
 pub(crate) mod peers;
+mod probes;
+mod relays;
 pub(crate) mod serve;
 mod spare;
 
@@ -362,6 +365,7 @@ impl Shard {
                 Some(TimerKey::Client(key)) => {
                     calls::backoff_ended(&mut self.peers, driver, &self.local, key);
                 }
+                Some(TimerKey::Probe(key)) => probes::expire(&self.local, key),
             }
         }
     }
@@ -383,7 +387,13 @@ impl Shard {
                 Command::Connect(key) => {
                     calls::connect(&mut self.peers, driver, &self.local, key);
                 }
+                Command::Probe(key) => {
+                    probes::start(&mut self.peers, driver, &self.local, key);
+                }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
+                Command::RelayEnded { token, end } => {
+                    relays::ended(&mut self.serving, &mut self.peers, token, end);
+                }
                 Command::OpenFile { op, path, options } => {
                     if !self.local.awaits_file_op(op) {
                         continue;

@@ -105,7 +105,8 @@ impl TokioClient {
     /// # Errors
     /// As [`crate::Client::call`]: a call waits for a connection as long as its timeout allows;
     /// without one it fails with the first attempt that does. A server that refuses the protocol
-    /// itself is not waited for.
+    /// itself is not waited for, and none is by a client that does not
+    /// [wait for connections](ClientConfig::waits_for_connection).
     pub async fn call(
         &self,
         method: MethodId,
@@ -208,9 +209,7 @@ impl Task {
             let wake_at = self.queue.wake_at();
             ::tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Call(number, call)) => {
-                        self.queue.push(number, call.deadline, call);
-                    }
+                    Some(Command::Call(number, call)) => self.take(number, call),
                     Some(Command::Forget(number)) => self.forget(number),
                     None => return self.leave(),
                 },
@@ -221,6 +220,14 @@ impl Task {
                 },
                 () = self.clock.sleep_until(wake_at) => self.expire(),
             }
+        }
+    }
+
+    /// A call has been made: it waits for its turn, if it may.
+    fn take(&mut self, number: u64, call: Box<Call>) {
+        match self.queue.refusal(self.clock.now()) {
+            None => self.queue.push(number, call.deadline, call),
+            Some(kind) => call.end(Err(CallError::Unreachable { address: self.address, kind })),
         }
     }
 

@@ -5,7 +5,7 @@ use catena_engine::rpc::connection::{CallRequest, Connection, Event, Role};
 use catena_engine::rpc::error::CloseReason;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::deframer::{Deframer, Input};
-use catena_engine::wire::frame::{CallId, MethodId, ResponseHead};
+use catena_engine::wire::frame::{CallId, MethodId, PongHead, ResponseHead};
 use catena_engine::wire::framer::{Framer, Payload};
 use catena_engine::wire::header::Kind;
 use catena_engine::wire::hello::{Hello, ShardMap};
@@ -109,6 +109,7 @@ impl Watched {
                 self.connection.recycle(body);
             }
             Event::Response { body, .. } => self.connection.recycle(body),
+            Event::Pinged { echo } => self.connection.pong(PongHead::without_load(echo)),
             _ => {}
         }
     }
@@ -173,6 +174,8 @@ impl Watched {
             Event::Opened
             | Event::Request { .. }
             | Event::RequestRefused { .. }
+            | Event::Pinged { .. }
+            | Event::Ponged(_)
             | Event::PeerLeaves { .. } => {}
         }
     }

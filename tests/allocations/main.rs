@@ -4,6 +4,9 @@
 //! thread of its own. Its requests are pipelined, and cut at odd places, so that frames straddle
 //! receives.
 
+use catena_balancer::discovery::Endpoints;
+use catena_balancer::policy::by_name;
+use catena_balancer::proxy::{self, ProxyConfig, Shared};
 use catena_engine::driver::Driver;
 use catena_engine::mailbox::mesh;
 use catena_engine::reactor::epoll::{EpollConfig, EpollDriver};
@@ -15,11 +18,13 @@ use catena_engine::wire::frame::{CallId, MethodId, Priority, RequestHead, Route}
 use catena_engine::wire::framer::{Framer, Payload};
 use catena_engine::wire::hello::ShardMap;
 use catena_engine::wire::output::Output;
-use catena_engine::{Router, Status};
+use catena_engine::{Cores, Local, Router, Server, Status};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+mod balanced;
 
 const DEPTH: u32 = 16;
 const WARM_UP: u64 = 20_000;
@@ -58,6 +63,42 @@ fn an_answer_written_in_place_allocates_nothing() {
     assert_eq!(counted, 0, "allocations in {COUNTED} requests");
 }
 
+/// A request that a proxy passes on, and its answer. What there is comes with the balancer's tick, 50
+/// times a second whatever the load.
+#[test]
+fn a_request_passed_on_allocates_nothing() {
+    const OF_TICKS_MAX: u64 = COUNTED / 20;
+    let driver = EpollDriver::new(&EpollConfig::default()).expect("epoll is there");
+    let counted = count_passed_on(driver);
+    assert!(counted <= OF_TICKS_MAX, "epoll: {counted} allocations in {COUNTED} requests");
+    match UringDriver::new(&UringConfig::default()) {
+        Ok(driver) => {
+            let counted = count_passed_on(driver);
+            assert!(counted <= OF_TICKS_MAX, "uring: {counted} allocations in {COUNTED} requests");
+        }
+        Err(error @ UringError::Refused { .. }) => println!("skipped: {error}"),
+        Err(error) => panic!("io_uring is not refused, and yet: {error}"),
+    }
+}
+
+/// Allocations of a proxy's shard before a server of its own.
+fn count_passed_on<D: Driver>(driver: D) -> u64 {
+    let server = Server::builder()
+        .listen("127.0.0.1:0".parse().expect("an address"))
+        .cores(Cores::Unpinned(1))
+        .service(|_| Router::new().method("echo", |request, reply| reply.ok(request.payload())))
+        .start()
+        .expect("loopback can be listened on");
+    let address = server.address().expect("it listens");
+    let counted = count_with(driver, |local| {
+        let endpoints = Endpoints::fixed([address.into()]).expect("there is one");
+        let policy = by_name("hist").expect("it is known");
+        proxy::router(local, ProxyConfig::default(), policy, Shared::new(endpoints, 1))
+    });
+    server.stop().expect("no shard failed");
+    counted
+}
+
 /// The counter can count: a handler that keeps its payload allocates for each request.
 #[test]
 fn a_kept_payload_is_counted() {
@@ -70,13 +111,17 @@ fn a_kept_payload_is_counted() {
 /// of a few such windows after a warm-up. Memory that is kept grows to what was ever needed at once, and
 /// on a busy machine a coincidence may need more late; what allocates by the request does so in all.
 fn count<D: Driver>(
-    mut driver: D,
+    driver: D,
     handler: impl FnMut(catena_engine::Request<'_>, catena_engine::Reply<'_>) -> catena_engine::Answered
     + 'static,
 ) -> u64 {
+    count_with(driver, |_| Router::new().method("echo", handler))
+}
+
+/// As [`count`], of a shard with these handlers.
+fn count_with<D: Driver>(mut driver: D, router: impl FnOnce(&Local) -> Router) -> u64 {
     let config = ShardConfig::default();
     let mailboxes = mesh(1, 64).pop().expect("one shard");
-    let router = |_: &_| Router::new().method("echo", handler);
     let mut shard = Shard::new(config, &driver, mailboxes, Arc::default(), router);
     let any_port = "127.0.0.1:0".parse().expect("an address");
     let address = shard.listen(&mut driver, any_port).expect("loopback can be listened on");

@@ -129,6 +129,50 @@ pub fn nobody_there_is_told_at_once_or_at_the_deadline<L: Lab>(lab: &mut L) {
     assert!(waited_for >= Duration::from_millis(150), "{waited_for:?}");
 }
 
+/// For who has other servers to turn to: neither an attempt that fails nor the pause after it is waited
+/// out, whatever time there is.
+pub fn who_is_not_to_wait_for_a_connection_is_told_at_once<L: Lab>(lab: &mut L) {
+    let address = lab.nobody();
+    let (together, in_the_pause) = lab.run(move |local| async move {
+        let pause = LONG * 4;
+        let config = ClientConfig { backoff_min: pause, backoff_max: pause, ..unwaiting() };
+        let client = Client::new(&local, address, config);
+        let three = (0..3).map(|_| call(client.call(ECHO, b"").timeout(LONG)));
+        (join_all(three).await, call(client.call(ECHO, b"").timeout(LONG)).await)
+    });
+    let kind = ErrorKind::ConnectionRefused;
+    let refused = Came::Failed(CallError::Unreachable { address, kind });
+    assert_eq!(together, [refused.clone(), refused.clone(), refused.clone()]);
+    assert_eq!(in_the_pause, refused);
+    assert!(refused.is_not_executed());
+}
+
+pub fn who_does_not_wait_for_a_server_finds_it_when_it_is_back<L: Lab>(lab: &mut L) {
+    let server = lab.start(service::spec(&Probe::new()));
+    let address = lab.address(server);
+    lab.kill(server);
+    let answered = lab.spawn(move |local| async move {
+        let client = Client::new(&local, address, unwaiting());
+        let mut refusals = 0;
+        loop {
+            match call(client.call(ECHO, b"back").timeout(LONG)).await {
+                Came::Failed(CallError::Unreachable { .. }) => refusals += 1,
+                other => return (refusals, other),
+            }
+            local.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    lab.pause(Duration::from_millis(100));
+    lab.restart(server);
+    let (refusals, came) = lab.join(answered);
+    assert!(refusals > 0, "nobody was there");
+    assert_eq!(came, Came::Ok(b"back".to_vec()));
+}
+
+fn unwaiting() -> ClientConfig {
+    ClientConfig { waits_for_connection: false, ..ClientConfig::default() }
+}
+
 pub fn a_call_with_a_deadline_waits_for_the_server_to_come_back<L: Lab>(lab: &mut L) {
     let server = lab.start(service::spec(&Probe::new()));
     let address = lab.address(server);

@@ -16,6 +16,7 @@ mod mishaps;
 mod outside;
 mod overload;
 mod peer;
+mod probes;
 mod routing;
 mod service;
 mod shard_failure;
@@ -84,6 +85,8 @@ behaviours! {
     failures::a_server_that_dies_mid_answer_is_tried_again
     failures::a_server_killed_under_load_fails_what_was_in_flight
     failures::nobody_there_is_told_at_once_or_at_the_deadline
+    failures::who_is_not_to_wait_for_a_connection_is_told_at_once
+    failures::who_does_not_wait_for_a_server_finds_it_when_it_is_back
     failures::a_call_with_a_deadline_waits_for_the_server_to_come_back
     failures::a_client_outlives_its_servers
     failures::a_call_that_a_leaving_server_refuses_is_made_again
@@ -129,6 +132,10 @@ behaviours! {
     overload::one_connection_too_many_is_told_so
     overload::too_many_at_once_are_told_one_after_the_other
     overload::under_a_standing_queue_the_unimportant_goes_first
+    probes::a_pong_tells_the_load_of_the_shard
+    probes::a_probe_waits_for_nobody_who_is_not_there
+    probes::one_probe_is_under_way_at_a_time
+    probes::a_probe_ends_at_its_time_with_a_pong_or_with_the_connection
     routing::a_request_finds_the_shard_it_is_for
     routing::shards_say_where_they_are
     routing::large_bodies_are_handed_over

@@ -7,7 +7,7 @@ use catena_engine::rpc::connection::{CallRequest, Connection, Event, Role};
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::deframer::{Deframer, Input};
 use catena_engine::wire::frame::{
-    CallId, GoAwayReason, MethodId, Priority, RequestHead, ResponseHead, Route, control,
+    CallId, GoAwayReason, MethodId, PongHead, Priority, RequestHead, ResponseHead, Route, control,
 };
 use catena_engine::wire::framer::{Framer, Payload};
 use catena_engine::wire::header::{Flags, HEADER_BYTES, Header, Kind};
@@ -177,11 +177,14 @@ fn responses() -> Vec<Meaning> {
 fn controls() -> Vec<Meaning> {
     let go_away = |reason: GoAwayReason| control(Kind::GoAway, reason.0, 0);
     let first = CallId::new(0, 1).0;
+    let echo = 0x0102_0304_0506_0708;
+    let load = PongHead { echo, queue_delay_us: 12, service_us: 345, in_flight: 6 };
     let mistake = b"the peer broke the protocol: call slot 9 is beyond the window of 8 calls";
     vec![
         plain("cancel", control(Kind::Cancel, 0, CallId::new(2, 7).0), b""),
         plain("ping", control(Kind::Ping, 0, 0x0102_0304_0506_0708), b""),
-        plain("pong", control(Kind::Pong, 0, 0x0102_0304_0506_0708), b""),
+        plain("pong", PongHead::without_load(0x0102_0304_0506_0708).header(), b""),
+        plain("pong-load", load.header(), b""),
         plain("go-away-draining", go_away(GoAwayReason::DRAINING), b"draining"),
         plain("go-away-protocol-error", go_away(GoAwayReason::PROTOCOL_ERROR), mistake),
         plain("go-away-version-mismatch", go_away(GoAwayReason::VERSION_MISMATCH), b""),

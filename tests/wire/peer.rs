@@ -6,7 +6,7 @@ use catena_engine::rpc::connection::{CallRequest, Connection, Event, Role};
 use catena_engine::rpc::error::CloseReason;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::deframer::{Deframer, Input};
-use catena_engine::wire::frame::{MethodId, ResponseHead};
+use catena_engine::wire::frame::{MethodId, PongHead, ResponseHead};
 use catena_engine::wire::framer::Payload;
 use catena_engine::wire::hello::ShardMap;
 use catena_engine::wire::status::Status;
@@ -63,6 +63,10 @@ impl Peer {
         self.fed += bytes.len();
         let mut input = Input::new(bytes);
         while let Some(event) = self.connection.handle_bytes(&mut input, self.now) {
+            if let Event::Pinged { echo } = event {
+                self.connection.pong(PongHead::without_load(echo));
+                continue;
+            }
             self.note(&event);
             match event {
                 Event::Request { head, body, deadline } if head.method == NEVER => {

@@ -5,25 +5,34 @@
 //! ```text
 //! 10.0.0.1:7400
 //! 10.0.0.2:7400  3   # a larger machine
+//! [fd00::3]:7400
 //! ```
 //!
-//! Replace the file by renaming another one over it, and no half of it is ever read.
+//! Replace the file by renaming another one over it, and no half of it is ever read. A file that is
+//! edited in place is believed when two looks in a row find the same in it.
 
-use super::{DiscoveryError, Resolved, Source};
+use super::{Closing, DiscoveryError, LOOK_INTERVAL, Resolved, Source};
+use crate::config::WEIGHT_MAX;
 use catena_engine::time::Duration;
-use std::net::ToSocketAddrs;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// How often the file is looked at. A look is a read of a small file.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How long a change has to stay as it is to be believed.
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
 /// The longest file in bytes that is taken for a list of endpoints: some 20,000 of them.
-const BYTES_MAX: usize = 1 << 20;
+const BYTES_MAX: u64 = 1 << 20;
 
 /// See the module page.
 #[derive(Debug)]
 pub struct EndpointFile {
     path: PathBuf,
-    last: Option<String>,
+    /// What was in it, or why that could not be told, when it was looked at last.
+    last: Option<Result<String, String>>,
 }
 
 impl EndpointFile {
@@ -33,36 +42,64 @@ impl EndpointFile {
     }
 
     fn read(&self) -> Result<String, DiscoveryError> {
-        let path = self.path.display().to_string();
-        match std::fs::read_to_string(&self.path) {
-            Ok(text) if text.len() > BYTES_MAX => Err(DiscoveryError::Malformed {
-                place: path,
-                reason: format!(
-                    "{} bytes; a list of endpoints has {BYTES_MAX} at most",
-                    text.len()
-                ),
-            }),
-            Ok(text) => Ok(text),
-            Err(error) => Err(DiscoveryError::Read { path, error }),
+        let path = || self.path.display().to_string();
+        let fail = |error| DiscoveryError::Read { path: path(), error };
+        let mut text = String::new();
+        // A pipe would be waited for, a device may never end.
+        let is_file = std::fs::metadata(&self.path).map_err(fail)?.is_file();
+        if !is_file {
+            return Err(fail(io::Error::other("it is no regular file")));
         }
+        let file = File::open(&self.path).map_err(fail)?;
+        file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
+        if text.len() as u64 > BYTES_MAX {
+            let reason =
+                format!("longer than the {BYTES_MAX} bytes that a list of endpoints may have");
+            return Err(DiscoveryError::Malformed { place: path(), reason });
+        }
+        Ok(text)
+    }
+
+    fn look(&self) -> Result<String, String> {
+        self.read().map_err(|error| error.to_string())
+    }
+
+    /// True if there are names in it, whose addresses may change while the file does not.
+    fn has_names(&self) -> bool {
+        let Some(Ok(text)) = &self.last else { return false };
+        text.lines().filter_map(endpoint_of).any(|name| name.parse::<SocketAddr>().is_err())
     }
 }
 
 impl Source for EndpointFile {
     fn find(&mut self) -> Result<Vec<Resolved>, DiscoveryError> {
-        let mut text = self.read();
-        while let (Ok(now), Some(last)) = (&text, &self.last)
-            && now == last
-        {
-            std::thread::sleep(INTERVAL);
-            text = self.read();
+        let text = self.read();
+        self.last = Some(match &text {
+            Ok(text) => Ok(text.clone()),
+            Err(error) => Err(error.to_string()),
+        });
+        parse(&self.path.display().to_string(), &text?)
+    }
+
+    fn wait(&mut self, closing: &Closing) {
+        let mut waited = Duration::ZERO;
+        while !closing.sleep(INTERVAL) {
+            waited += INTERVAL;
+            if waited >= LOOK_INTERVAL && self.has_names() {
+                return;
+            }
+            let mut found = self.look();
+            if self.last.as_ref() == Some(&found) {
+                continue;
+            }
+            while !closing.sleep(SETTLED_AFTER) {
+                let again = self.look();
+                if again == found {
+                    return;
+                }
+                found = again;
+            }
         }
-        if text.is_err() && self.last.is_some() {
-            std::thread::sleep(INTERVAL);
-        }
-        // What cannot be understood is not read again before it changes.
-        let text = self.last.insert(text?);
-        parse(&self.path.display().to_string(), text)
     }
 
     fn describe(&self) -> String {
@@ -70,29 +107,42 @@ impl Source for EndpointFile {
     }
 }
 
+/// A line's endpoint as it is written; `None` if there is none in it.
+fn endpoint_of(line: &str) -> Option<&str> {
+    line.split('#').next()?.split_whitespace().next()
+}
+
 fn parse(path: &str, text: &str) -> Result<Vec<Resolved>, DiscoveryError> {
     let mut found = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let Some(name) = words.next() else { continue };
-        let wrong = |reason: String| DiscoveryError::Malformed {
-            place: format!("{path}, line {}", index + 1),
-            reason,
+    let mut lines = BTreeMap::new();
+    for (line, number) in text.lines().zip(1..) {
+        let Some(name) = endpoint_of(line) else { continue };
+        let wrong = |reason| {
+            Err(DiscoveryError::Malformed { place: format!("{path}, line {number}"), reason })
         };
-        let weight =
-            match words.next() {
-                None => 1,
-                Some(word) => word.parse().ok().filter(|weight| *weight > 0).ok_or_else(|| {
-                    wrong(format!("weight {word:?} is not a whole number above 0"))
-                })?,
-            };
-        if let Some(word) = words.next() {
-            return Err(wrong(format!("{word:?} after the weight: one endpoint a line")));
+        if let Some(first) = lines.insert(name, number) {
+            return wrong(format!("{name} is on line {first} already"));
         }
-        let addresses = name
-            .to_socket_addrs()
-            .map_err(|error| wrong(format!("{name:?} is no HOST:PORT, or unknown: {error}")))?;
-        found.extend(addresses.map(|address| Resolved { address, weight }));
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace().skip(1);
+        let weight = match words.next() {
+            None => 1,
+            Some(word) => match word.parse().ok().filter(|it| (1..=WEIGHT_MAX).contains(it)) {
+                Some(weight) => weight,
+                None => {
+                    let bounds = format!("a whole number between 1 and {WEIGHT_MAX}");
+                    return wrong(format!("weight is {word:?}; it must be {bounds}"));
+                }
+            },
+        };
+        if let Some(word) = words.next() {
+            return wrong(format!("{word:?} after the weight: one endpoint a line"));
+        }
+        match name.to_socket_addrs() {
+            Ok(addresses) => found.extend(addresses.map(|address| Resolved { address, weight })),
+            Err(error) => {
+                return wrong(format!("{name:?} is no HOST:PORT, or unknown: {error}"));
+            }
+        }
     }
     Ok(found)
 }
@@ -103,36 +153,30 @@ mod tests {
 
     #[test]
     fn lines_are_endpoints() {
-        let text = "# all\n127.0.0.1:1\n\n  127.0.0.2:2   3 # large\n";
-        let found = parse("f", text).expect("two endpoints");
-        let weights: Vec<(u16, u32)> =
-            found.iter().map(|found| (found.address.port(), found.weight)).collect();
-        assert_eq!(weights, [(1, 1), (2, 3)]);
+        let text = "# all\n127.0.0.1:1\n\n  127.0.0.2:2   3 # large\r\n[::1]:3 10000\n";
+        let found = parse("f", text).expect("three endpoints");
+        let weights: Vec<(String, u32)> =
+            found.iter().map(|found| (found.address.to_string(), found.weight)).collect();
+        let expected = [("127.0.0.1:1", 1), ("127.0.0.2:2", 3), ("[::1]:3", 10_000)];
+        assert_eq!(weights, expected.map(|(address, weight)| (address.to_owned(), weight)));
     }
 
     #[test]
     fn what_is_wrong_is_told_by_line() {
         for (text, what) in [
-            ("127.0.0.1:1 0", "weight"),
+            ("127.0.0.1:1 0", "weight is \"0\"; it must be a whole number between 1 and 10000"),
+            ("127.0.0.1:1 10001", "weight"),
             ("127.0.0.1:1 -1", "weight"),
             ("127.0.0.1:1 x", "weight"),
             ("127.0.0.1:1 1 1", "after the weight"),
             ("127.0.0.1", "HOST:PORT"),
+            ("127.0.0.1:65536", "HOST:PORT"),
+            ("::1:1 ::", "weight"),
+            ("host.invalid:1", "host.invalid"),
+            ("127.0.0.9:9 2", "127.0.0.9:9 is on line 1 already"),
         ] {
-            let error = parse("f", &format!("\n{text}\n")).expect_err(text).to_string();
+            let error = parse("f", &format!("127.0.0.9:9\n{text}\n")).expect_err(text).to_string();
             assert!(error.starts_with("f, line 2: ") && error.contains(what), "{error}");
         }
-    }
-
-    #[test]
-    fn a_file_is_read_again_when_it_changes() {
-        let path = std::env::temp_dir().join(format!("catena-endpoints-{}", std::process::id()));
-        std::fs::write(&path, "127.0.0.1:1").expect("a temporary file");
-        let mut source = EndpointFile::new(&path);
-        assert_eq!(source.find().expect("one").len(), 1);
-        std::fs::write(&path, "127.0.0.1:1\n127.0.0.1:2").expect("a temporary file");
-        assert_eq!(source.find().expect("two").len(), 2);
-        std::fs::remove_file(&path).expect("it was there");
-        assert!(source.find().expect_err("gone").to_string().contains("cannot read"));
     }
 }

@@ -1,13 +1,15 @@
 //! The replica with the least expected wait, judged by what servers tell: C3.
 //!
-//! Suresh, Canini, Schmid, Feldmann, *C3: Cutting Tail Latency in Cloud Data Stores via Adaptive Replica
-//! Selection*, NSDI 2015. The score of a replica is R − 1/μ + q̂³/μ, where q̂ is 1, plus outstanding calls × clients,
-//! plus the queue that the server told: a long queue costs by its cube, so that a fast server does not attract everybody. Besides,
-//! each client bounds the rate at which it calls each server by CUBIC's growth and back-off.
+//! Suresh, Canini, Schmid, Feldmann, *C3: Cutting Tail Latency in Cloud Data Stores via Adaptive
+//! Replica Selection*, NSDI 2015. The score of a replica is R − 1/μ + q̂³/μ, where q̂ is 1, plus
+//! outstanding calls × clients, plus the queue that the server told: a long queue costs by its cube, so
+//! that a fast server does not attract everybody. Besides, each client bounds the rate at which it calls
+//! each server by CUBIC's growth and back-off.
 //!
 //! Without the paper's backpressure queue: when every server is at its rate, the best one is called.
 
 use super::{Candidates, Policy, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Outcome, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -125,7 +127,11 @@ impl Rate {
 
 impl C3 {
     /// The rule with these constants.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: C3Config) -> Self {
+        believe("a C3 policy", config.validate());
         C3 { config, servers: Vec::new() }
     }
 

@@ -20,6 +20,7 @@
 //! may have recovered, and nobody would know.
 
 use super::{COMPARE_ALL_MAX, Candidates, Policy, Sample, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Outcome, ServerLoad, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -107,8 +108,9 @@ impl Histogram {
     /// The rule with these constants.
     ///
     /// # Panics
-    /// If `choices` is 0 or above 8.
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: HistogramConfig) -> Self {
+        believe("a histogram policy", config.validate());
         Histogram {
             sample: Sample::of(config.choices),
             told_fade: 1.0 / config.told_fade.as_nanos().max(1) as f32,
@@ -123,15 +125,21 @@ impl Histogram {
 
     /// How long a call takes there × how many it would find there.
     #[inline]
-    fn cost(&self, signal: &Signal, now: Instant) -> f32 {
+    pub(crate) fn cost(&self, signal: &Signal, now: Instant) -> f32 {
         let median = if signal.p50 > 0.0 { signal.p50 } else { self.usual.latency };
         // Before the first answer all take equally long, whatever that is.
         let latency = signal.overruled(median, now).max(1.0);
-        let told = signal.told_fading(self.usual.told, now, self.told_fade);
-        let load = 1.0 + told + signal.in_flight as f32 * self.usual.crowd;
+        let load = 1.0 + self.calls_found(signal, now);
         // max(latency, sum of ages / calls) × load / weight with one division, the slowest of all here.
         let calls = signal.in_flight.max(1) as f32;
         (latency * calls).max(signal.age_sum(now)) * load / (calls * signal.weight)
+    }
+
+    /// How many calls a new one would find there.
+    #[inline]
+    fn calls_found(&self, signal: &Signal, now: Instant) -> f32 {
+        let told = signal.told_fading(self.usual.told, now, self.told_fade);
+        told + signal.in_flight as f32 * self.usual.crowd
     }
 
     /// The cheapest of all, of equals a random one.
@@ -210,6 +218,10 @@ impl Policy for Histogram {
     #[inline]
     fn started(&mut self, _slot: Slot, _now: Instant) {
         self.in_flight += 1;
+    }
+
+    fn calls_before(&self, signal: &Signal, now: Instant) -> Option<f32> {
+        Some(self.calls_found(signal, now))
     }
 
     #[inline]

@@ -7,7 +7,8 @@ use super::peak_ewma::{PeakEwma, PeakEwmaConfig};
 use super::prequal::{Prequal, PrequalConfig};
 use super::random::Random;
 use super::round_robin::{RoundRobin, WeightedRoundRobin};
-use super::{COMPARE_ALL_MAX, Policy, Sample};
+use super::{Policy, Sample};
+use crate::config::nearest;
 use std::fmt;
 
 /// What there is.
@@ -21,14 +22,18 @@ const KNOWN: &str = "random, rr, wrr, ll[:D], ewma[:D], c3, prequal, prequal-pig
 /// # Errors
 /// There is none of that name, or it does not compare so many.
 pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
-    let unknown = |why: &'static str| UnknownPolicy { name: name.to_owned(), why };
+    let unknown = |why: &str| UnknownPolicy { name: name.to_owned(), why: why.to_owned() };
     let (kind, choices) = match name.split_once(':') {
         None => (name, None),
         Some((kind @ ("ll" | "ewma" | "hist"), count)) => {
-            let count = count.parse().ok().filter(|count| (1..=COMPARE_ALL_MAX).contains(count));
-            (kind, Some(count.ok_or_else(|| unknown("between 1 and 8 candidates are compared"))?))
+            let count = count.parse().ok();
+            let checked = count.filter(|count| Sample::checked(*count).is_ok());
+            (kind, Some(checked.ok_or_else(|| unknown("between 1 and 8 candidates are compared"))?))
         }
-        Some(_) => return Err(unknown("it takes no number of candidates")),
+        Some((kind, _)) if names().any(|known| known == kind) => {
+            return Err(unknown("it takes no number of candidates"));
+        }
+        Some((kind, _)) => (kind, None),
     };
     let sample = Sample::of(choices.unwrap_or(2));
     Ok(match kind {
@@ -45,15 +50,23 @@ pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
             let choices = choices.unwrap_or(config.choices);
             Box::new(Histogram::new(HistogramConfig { choices, ..config }))
         }
-        _ => return Err(unknown("there is none of that name")),
+        _ => {
+            let hint = nearest(kind, names()).map(|name| format!("; did you mean {name}?"));
+            let why = format!("there is none of that name{}", hint.unwrap_or_default());
+            return Err(unknown(&why));
+        }
     })
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    KNOWN.split(", ").map(|name| name.trim_end_matches("[:D]"))
 }
 
 /// A name that is no policy's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnknownPolicy {
     name: String,
-    why: &'static str,
+    why: String,
 }
 
 impl fmt::Display for UnknownPolicy {
@@ -75,6 +88,18 @@ mod tests {
             assert!(by_name(plain).is_ok(), "{plain}");
             assert_eq!(by_name(&format!("{plain}:3")).is_ok(), name.ends_with("[:D]"), "{name}");
         }
+    }
+
+    #[test]
+    fn a_slip_is_answered_with_what_was_meant() {
+        for (name, meant) in
+            [("hits", "hist"), ("prequel", "prequal"), ("Rr", "rr"), ("emwa:3", "ewma")]
+        {
+            let error = by_name(name).expect_err("it is a slip").to_string();
+            assert!(error.contains(&format!("did you mean {meant}?")), "{error}");
+        }
+        let error = by_name("nonsense").expect_err("like none").to_string();
+        assert!(!error.contains("did you mean"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! changed: one that is read often is not forgotten sooner.
 
 use super::{Candidates, Policy, Sample, Verdict, Why};
-use crate::endpoint::{Outcome, Slot};
+use crate::config::believe;
+use crate::endpoint::{Outcome, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
@@ -38,7 +39,11 @@ pub struct PeakEwma {
 
 impl PeakEwma {
     /// Compares so many.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(sample: Sample, config: PeakEwmaConfig) -> Self {
+        believe("a peak EWMA policy", config.validate());
         PeakEwma { sample, config, averages: Vec::new() }
     }
 
@@ -64,6 +69,10 @@ impl Policy for PeakEwma {
             why.consider(slot, self.decayed(slot, now) as f32 * load);
         }
         why.cheapest(Verdict::Cheapest)
+    }
+
+    fn calls_before(&self, signal: &Signal, _now: Instant) -> Option<f32> {
+        Some(signal.in_flight as f32)
     }
 
     #[inline]

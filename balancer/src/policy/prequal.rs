@@ -9,6 +9,7 @@
 //! probes are asked for besides is a matter of configuration. Of each server the latest probe is kept.
 
 use super::{Candidates, Policy, Verdict, Why};
+use crate::config::believe;
 use crate::endpoint::{Outcome, ServerLoad, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -84,7 +85,11 @@ struct Entry {
 
 impl Prequal {
     /// The rule with these constants.
+    ///
+    /// # Panics
+    /// If a value of `config` is out of bounds, which `validate` tells beforehand.
     pub fn new(config: PrequalConfig) -> Self {
+        believe("a Prequal policy", config.validate());
         Prequal {
             config,
             pool: VecDeque::new(),

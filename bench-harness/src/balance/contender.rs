@@ -52,7 +52,7 @@ impl Contender {
 
     /// How a balancer behaves with it.
     pub fn config(&self) -> BalancerConfig {
-        let health = if self.health { HealthConfig::default() } else { no_health() };
+        let health = HealthConfig { ejects: self.health, ..HealthConfig::default() };
         BalancerConfig { health, ..BalancerConfig::default() }
     }
 }
@@ -104,18 +104,6 @@ impl FromStr for Contender {
     }
 }
 
-/// Nobody is ejected, whatever happens.
-fn no_health() -> HealthConfig {
-    HealthConfig {
-        failures_in_row: u32::MAX,
-        failure_share_above_peers: f64::INFINITY,
-        evidence_min: u64::MAX,
-        slow_in_row: u32::MAX,
-        heartbeat_interval: None,
-        ..HealthConfig::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +127,14 @@ mod tests {
             (rr.health, rr.hedge, rr.retry, rr.to_string().as_str()),
             (false, false, true, "rr+retry")
         );
+    }
+
+    #[test]
+    fn all_are_configurations_that_clients_take() {
+        for text in ["rr", "hist", "ll+health+hedge+retry"] {
+            let contender: Contender = text.parse().expect(text);
+            contender.config().validate().expect(text);
+        }
     }
 
     #[test]

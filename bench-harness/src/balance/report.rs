@@ -258,7 +258,8 @@ impl LineInterval {
 }
 
 impl CallsReport {
-    fn of(calls: &Calls) -> Self {
+    /// Of these.
+    pub fn of(calls: &Calls) -> Self {
         CallsReport {
             calls: calls.count,
             success: calls.success_share(),
@@ -292,10 +293,13 @@ impl SimReport {
     /// For people; with the tables over time, if these are wanted.
     pub fn text(&self, with_time: bool) -> String {
         let seconds = self.duration_secs;
-        let mut text = wrapped(&format!(
-            "{}: {} Simulated, {seconds} s, seed {}.",
-            self.scenario, self.about, self.seed
-        ));
+        let how = format!("Simulated, {seconds} s, seed {}.", self.seed);
+        wrapped(&format!("{}: {} {how}", self.scenario, self.about)) + &self.tables(with_time)
+    }
+
+    /// All that follows the first paragraph.
+    pub fn tables(&self, with_time: bool) -> String {
+        let mut text = String::new();
         text.push_str("\nLatencies in ms, of what was answered or timed out.\n\n");
         text.push_str(&self.totals());
         for policy in self.policies.iter().filter(|policy| policy.steps.len() > 1) {
@@ -448,12 +452,13 @@ impl CallsReport {
     }
 }
 
-fn percent(share: f64) -> String {
+/// A share for people.
+pub fn percent(share: f64) -> String {
     format!("{:.3} %", share * 100.0)
 }
 
 /// Microseconds as milliseconds, with as many digits as mean something.
-fn ms(us: f64) -> String {
+pub fn ms(us: f64) -> String {
     match us / 1e3 {
         0.0 => "-".to_owned(),
         ms if ms < 10.0 => format!("{ms:.3}"),

@@ -172,8 +172,11 @@ fn happened(event: Event<'_>, farewell: &mut Option<String>) -> Option<Happened>
             *farewell = Some(format!("it said go-away: {reason:?}{words}"));
             None
         }
+        // Not asked for here.
+        Event::Ponged(_) => None,
         Event::Response { .. }
         | Event::Request { .. }
+        | Event::Pinged { .. }
         | Event::RequestRefused { .. }
         | Event::RequestDropped { .. } => {
             unreachable!("responses lie in bytes, and nobody sends requests to a client")

@@ -20,8 +20,8 @@
 //! themselves, one frame at a time, so that a request is handled where the kernel has put it.
 //!
 //! A peer that does not take its answers must not be read from: what it asks for is answered in
-//! here frame for frame (a pong for a ping, a refusal for a request while leaving), so that only
-//! the owner, who knows how much waits in the kernel too, can bound what accumulates. It stops
+//! here or at once, frame for frame (a pong for a ping, a refusal for a request while leaving), so that
+//! only the owner, who knows how much waits in the kernel too, can bound what accumulates. It stops
 //! reading above `output_bytes_max` and says so with [`Connection::handle_receive_paused`].
 //!
 //! | file | what |
@@ -29,15 +29,18 @@
 //! | this one | the state, inputs, commands, outputs |
 //! | `event.rs` | [`Event`] and [`CallRequest`] |
 //! | `frames.rs` | what each kind of frame does |
+//! | `passing.rs` | frames that come from another connection and are passed on as they are |
 //! | `timers.rs` | every limit of time |
 //! | `ending.rs` | leaving and closing |
 
 mod ending;
 mod event;
 mod frames;
+mod passing;
 mod timers;
 
 pub use event::{CallFailure, CallRequest, DropCause, Event};
+pub use passing::PassedCall;
 
 use super::error::{CloseReason, Misbehaviour, StartError};
 use super::in_flight::InFlight;
@@ -45,9 +48,9 @@ use crate::config::ConnectionConfig;
 use crate::limits::{FRAME_BYTES_FLOOR, IN_FLIGHT_CEILING, METADATA_BYTES_MAX};
 use crate::time::Instant;
 use crate::wire::deframer::{Body, Deframer, Input};
-use crate::wire::frame::{CallId, RequestHead, ResponseHead, control};
+use crate::wire::frame::{CallId, PongHead, RequestHead, ResponseHead, control};
 use crate::wire::framer::{Framer, Payload, PayloadWriter};
-use crate::wire::header::Kind;
+use crate::wire::header::{HEADER_BYTES, Kind};
 use crate::wire::hello::{Hello, ShardMap, VERSION_MAX, VERSION_MIN};
 use crate::wire::output::{Mark, Output};
 use crate::wire::spare::SpareBodies;
@@ -375,6 +378,16 @@ impl Connection {
         }
         was_in_flight
     }
+
+    /// Asks the server for a pong that repeats `echo`: a sign of life, and its load. False: the
+    /// connection has no hello yet, or has ended.
+    pub fn ping(&mut self, echo: u64) -> bool {
+        let can_ask = self.is_greeted && self.phase != Phase::Closed;
+        if can_ask {
+            self.push_control(Kind::Ping, 0, echo);
+        }
+        can_ask
+    }
 }
 
 /// Commands of a server.
@@ -450,6 +463,14 @@ impl Connection {
 
 /// Commands of both.
 impl Connection {
+    /// Answers a ping.
+    pub fn pong(&mut self, head: PongHead) {
+        if self.phase != Phase::Closed {
+            self.framer.push(&mut self.output, head.header(), &[], Payload::Copied(&[]));
+            self.pong_bytes += HEADER_BYTES;
+        }
+    }
+
     /// Leaves: tells the peer to start nothing new, refuses what still arrives (with a status that
     /// says *not executed*), finishes what runs, at most for the drain timeout.
     pub fn drain(&mut self, now: Instant) {
@@ -497,13 +518,18 @@ impl Connection {
     /// What it still holds of its last use is not sent again.
     #[inline]
     pub fn provide_output(&mut self, memory: &mut Option<Output>) {
-        if self.output.capacity() == 0
-            && self.output.is_empty()
+        if self.lacks_output()
             && let Some(mut memory) = memory.take()
         {
             memory.clear(usize::MAX);
             self.output = memory;
         }
+    }
+
+    /// True if it would have to allocate to be written to.
+    #[inline]
+    pub fn lacks_output(&self) -> bool {
+        self.output.capacity() == 0 && self.output.is_empty()
     }
 
     /// Takes unused memory for output back.

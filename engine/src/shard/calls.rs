@@ -9,10 +9,13 @@
 
 use super::peer::Peer;
 use super::peers::Peers;
+use super::probes;
+use super::relays;
 use crate::client::{
     Answer, CallError, CallKey, CallProgress, CallState, ClientKey, ClientState, Link,
 };
 use crate::driver::{Driver, SocketId};
+use crate::limits::CALL_RETRIES_MAX;
 use crate::local::{Command, Local, State, TimerKey};
 use crate::rpc::connection::{CallFailure, CallRequest, Connection};
 use crate::rpc::error::{CloseReason, StartError};
@@ -37,16 +40,21 @@ pub(crate) fn start<D: Driver>(peers: &mut Peers, driver: &mut D, local: &Local,
             }
         }
         Link::Down => connect(peers, driver, local, client_key),
-        Link::Connecting(_) | Link::BackingOff => {}
+        Link::Connecting(_) | Link::BackingOff(_) => {}
     }
     watch(state, key);
 }
 
-/// Puts a call behind those that wait; false: there are too many, it has failed.
+/// Puts a call behind those that wait; false: it may not wait, and has failed.
 fn enqueue(local: &Local, client_key: ClientKey, key: CallKey) -> bool {
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let client = &mut clients[client_key];
+    if let Some(error) = client.refusal() {
+        drop(clients);
+        end(state, key, Err(error));
+        return false;
+    }
     if client.waiting.len() - client.waiting_in_vain >= client.config.waiting_max {
         drop(clients);
         end(state, key, Err(CallError::TooManyWaiting));
@@ -72,6 +80,9 @@ pub(crate) fn pump(local: &Local, client_key: ClientKey, socket: SocketId, peer:
     let Some(client) = clients.get_mut(client_key) else { return };
     if client.link != Link::Up(socket) {
         return;
+    }
+    if let Some(probe) = &mut client.probe {
+        probe.send(socket, &mut peer.connection);
     }
     let mut failed = Vec::new();
     peer.holds_calls = false;
@@ -172,7 +183,7 @@ pub(crate) fn connect<D: Driver>(
     if client.link != Link::Down {
         return;
     }
-    if client.waiting.len() == client.waiting_in_vain {
+    if !client.is_wanted() {
         return;
     }
     match driver.connect(client.address) {
@@ -195,6 +206,7 @@ pub(crate) fn opened(local: &Local, client_key: ClientKey, socket: SocketId) {
         && client.link == Link::Connecting(socket)
     {
         client.link = Link::Up(socket);
+        client.is_unreachable = false;
     }
 }
 
@@ -216,6 +228,7 @@ pub(crate) fn lost(
     has_answered: bool,
 ) {
     let loss = Loss::of(reason);
+    probes::lost(local, client_key, socket);
     let link = local.state().clients.borrow().get(client_key).map(|client| client.link);
     match link {
         Some(Link::Up(current)) if current == socket => {
@@ -264,24 +277,28 @@ fn gone(local: &Local, client_key: ClientKey, loss: Loss, has_answered: bool) {
     let client = &mut local.state().clients.borrow_mut()[client_key];
     client.link = Link::Down;
     client.failures = 0;
-    if !client.waiting.is_empty() {
+    if client.is_wanted() {
         local.push(Command::Connect(client_key));
     }
 }
 
 /// No connection was made, or none that was good for anything: calls without a deadline fail, unless
-/// the server was there; the others wait for the next attempt.
+/// the server was there; the others wait for the next attempt, unless the client is not to wait.
 fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     let Loss { kind, is_by_server } = loss;
     let state = local.state();
     let mut clients = state.clients.borrow_mut();
     let Some(client) = clients.get_mut(client_key) else { return };
     client.failures = client.failures.saturating_add(1);
-    client.link = Link::BackingOff;
+    client.link = Link::BackingOff(kind);
     let pause = client.config.backoff(client.failures, &mut state.rng.borrow_mut());
     let at = local.now() + pause;
     state.timers.borrow_mut().insert(at, TimerKey::Client(client_key));
-    let ClientState { address, waiting, waiting_in_vain, .. } = client;
+    client.is_unreachable = !is_by_server || client.failures > CALL_RETRIES_MAX.into();
+    if client.is_unreachable {
+        relays::unreachable(client, local);
+    }
+    let ClientState { address, config, waiting, waiting_in_vain, .. } = client;
     tracing::debug!(%address, %kind, ?pause, "no connection; waiting before the next attempt");
     let mut failed = Vec::new();
     let mut calls = state.calls.borrow_mut();
@@ -290,7 +307,8 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
             return false;
         };
         let has_deadline = call.request.as_ref().is_some_and(|request| request.deadline.is_some());
-        let waits_on = has_deadline || (is_by_server && call.may_retry());
+        let waits_on =
+            config.waits_for_connection && (has_deadline || (is_by_server && call.may_retry()));
         if !waits_on {
             failed.push(*key);
         }
@@ -299,6 +317,7 @@ fn attempt_failed(local: &Local, client_key: ClientKey, loss: Loss) {
     *waiting_in_vain = 0;
     let error = CallError::Unreachable { address: *address, kind };
     drop((calls, clients));
+    probes::end_waiting(local, client_key, error.clone());
     for key in failed {
         end(state, key, Err(error.clone()));
     }
@@ -319,12 +338,13 @@ pub(crate) fn backoff_ended<D: Driver>(
 
 /// The last handle of a client is gone.
 pub(crate) fn close(peers: &mut Peers, local: &Local, client_key: ClientKey) {
-    let Some(client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    let Some(mut client) = local.state().clients.borrow_mut().remove(client_key) else { return };
+    relays::unreachable(&mut client, local);
     match client.link {
-        // No call can be in flight: each holds a handle of its client.
+        // No call can be in flight: each holds a handle of its client. What was passed on ends first.
         Link::Up(socket) => peers.drain_one(socket, local.now()),
         Link::Connecting(socket) => peers.abort(socket),
-        Link::Down | Link::BackingOff => {}
+        Link::Down | Link::BackingOff(_) => {}
     }
 }
 

@@ -6,11 +6,14 @@
 
 use super::backlog::Backlog;
 use super::calls::{self, WasSent};
+use super::peers::Peers;
+use super::probes;
+use super::relays::{self, is_relayed};
 use super::serve::Serving;
 use crate::client::ClientKey;
 use crate::driver::{Driver, SocketId};
 use crate::limits::{LINGER, PEER_TURN_BYTES_MAX, PEER_TURN_FRAMES_MAX, PEER_TURN_TIME_MAX};
-use crate::local::{DeferredKey, Local, TimerKey};
+use crate::local::{Command, Local, TimerKey};
 use crate::rpc::connection::{Connection, Event};
 use crate::rpc::error::CloseReason;
 use crate::time::Instant;
@@ -131,12 +134,13 @@ impl Peer {
         lend: &dyn Fn() -> Bytes,
         clock: &dyn Fn() -> Instant,
         serving: &mut Serving,
+        others: &mut Peers,
     ) {
         // All of it was in hand when the turn began: time that a request waits for those before it is
         // time of its deadline.
         let arrived = serving.turn_at();
         let read = match self.backlog.is_empty() {
-            true => self.read_frames(bytes, lend, clock, arrived, serving),
+            true => self.read_frames(bytes, lend, clock, arrived, serving, others),
             false => 0,
         };
         // After the end nobody reads the rest.
@@ -156,6 +160,7 @@ impl Peer {
         clock: &dyn Fn() -> Instant,
         arrived: Instant,
         serving: &mut Serving,
+        others: &mut Peers,
     ) -> usize {
         let mut input = Input::new(bytes);
         let mut now = clock();
@@ -176,8 +181,21 @@ impl Peer {
                     let queued = arrived.max(self.readable_since);
                     let arrival = (&head, &body, deadline, queued);
                     let connection = &mut self.connection;
-                    now = serving.serve_peer(connection, self.socket, arrival, lend, clock, now);
+                    now = if serving.passes_on(head.method) {
+                        let from = (connection, self.socket);
+                        relays::forward(serving, others, from, arrival, lend, clock, now)
+                    } else {
+                        serving.serve_peer(connection, self.socket, arrival, lend, clock, now)
+                    };
                     self.connection.recycle(body);
+                }
+                Event::Response { token, head, body } if is_relayed(token) => {
+                    now = clock();
+                    serving.local.state().now.set(now);
+                    relays::answered(serving, others, token, (&head, &body), lend);
+                    self.connection.recycle(body);
+                    self.has_answered = true;
+                    self.wants_pump = true;
                 }
                 Event::Response { token, head, body } => {
                     let is_refused = head.status == Status::DRAINING && !self.connection.is_open();
@@ -187,6 +205,16 @@ impl Peer {
                     self.connection.recycle(body);
                     self.has_answered = true;
                     self.wants_pump = true;
+                }
+                Event::Pinged { echo } => {
+                    let queued = arrived.max(self.readable_since);
+                    serving.answer_ping(&mut self.connection, echo, queued, now);
+                }
+                Event::Ponged(head) => {
+                    if let Owner::Client(client) = self.owner {
+                        probes::answered(&serving.local, client, head);
+                        self.has_answered = true;
+                    }
                 }
                 other => self.on_event(other, serving),
             }
@@ -216,13 +244,19 @@ impl Peer {
     }
 
     /// Reads what was put aside, as far as the peer may.
-    pub(super) fn read_backlog(&mut self, clock: &dyn Fn() -> Instant, serving: &mut Serving) {
+    pub(super) fn read_backlog(
+        &mut self,
+        clock: &dyn Fn() -> Instant,
+        serving: &mut Serving,
+        others: &mut Peers,
+    ) {
         // A frame that was received into its own memory may be whole, and wait as well.
-        self.read_frames(&[], &Bytes::new, clock, serving.turn_at(), serving);
+        self.read_frames(&[], &Bytes::new, clock, serving.turn_at(), serving, others);
         while !self.connection.is_closed()
             && let Some((piece, arrived)) = self.backlog.pop()
         {
-            let read = self.read_frames(&piece, &|| piece.clone(), clock, arrived, serving);
+            let lend = || piece.clone();
+            let read = self.read_frames(&piece, &lend, clock, arrived, serving, others);
             let is_read = read == piece.len();
             self.backlog.put_back(piece, arrived, read);
             if !is_read {
@@ -233,10 +267,15 @@ impl Peer {
     }
 
     /// Reads all that was put aside: nothing else will ever come.
-    pub(super) fn read_to_the_end(&mut self, clock: &dyn Fn() -> Instant, serving: &mut Serving) {
+    pub(super) fn read_to_the_end(
+        &mut self,
+        clock: &dyn Fn() -> Instant,
+        serving: &mut Serving,
+        others: &mut Peers,
+    ) {
         while !self.backlog.is_empty() && !self.connection.is_closed() && !self.is_overfull() {
             self.part = Part::of(serving.turn(), clock());
-            self.read_backlog(clock, serving);
+            self.read_backlog(clock, serving, others);
         }
     }
 
@@ -254,6 +293,9 @@ impl Peer {
             && let Owner::Client(client) = self.owner
         {
             calls::pump(&serving.local, client, self.socket, self);
+            if let Some(relays) = &mut serving.relays {
+                relays.pump(&serving.local, client, self);
+            }
         }
     }
 
@@ -271,7 +313,14 @@ impl Peer {
             }
             Event::RequestRefused { status } => serving.count_refused(status),
             Event::RequestDropped { token, cause } => {
-                serving.drop_deferred(DeferredKey::from_token(token), cause);
+                serving.drop_deferred(token, cause);
+            }
+            Event::CallFailed { token, failure } if is_relayed(token) => {
+                if let Some(relays) = &mut serving.relays {
+                    let end = relays.call_failed(token, failure, &self.connection);
+                    serving.local.push(Command::RelayEnded { token, end });
+                }
+                self.wants_pump = true;
             }
             Event::CallFailed { token, failure } => {
                 calls::failed(&serving.local, token, failure, &self.connection);
@@ -297,7 +346,10 @@ impl Peer {
                     calls::lost(&serving.local, client, self.socket, &reason, has_answered);
                 }
             }
-            Event::Request { .. } | Event::Response { .. } => {
+            Event::Request { .. }
+            | Event::Response { .. }
+            | Event::Pinged { .. }
+            | Event::Ponged(_) => {
                 unreachable!("these lie in bytes and are taken where bytes are read")
             }
         }

@@ -13,7 +13,7 @@ use crate::rpc::connection::{Connection, Role};
 use crate::rpc::error::CloseReason;
 use crate::time::Instant;
 use crate::wire::frame::{CallId, ResponseHead};
-use crate::wire::framer::Payload;
+use crate::wire::framer::{PassedBody, Payload};
 use crate::wire::hello::ShardMap;
 use crate::wire::output::Output;
 use crate::wire::spare::SpareBodies;
@@ -106,6 +106,40 @@ impl Peers {
         (peer.socket == socket).then_some(peer)
     }
 
+    /// A peer, ready to be written to: it has memory for that.
+    #[inline]
+    pub(super) fn get_with_output(&mut self, socket: SocketId) -> Option<&mut Peer> {
+        let peer = self.slots.get_mut(socket.slot as usize)?.as_deref_mut()?;
+        if peer.socket != socket {
+            return None;
+        }
+        if peer.connection.lacks_output() {
+            let mut spare = Some(self.spare.take());
+            peer.connection.provide_output(&mut spare);
+            self.spare.extend(spare);
+        }
+        Some(peer)
+    }
+
+    /// Takes a peer out, to be read from while the others are at hand; [`Peers::put_back`] follows.
+    #[inline]
+    fn take_out(&mut self, socket: SocketId) -> Option<Box<Peer>> {
+        let slot = self.slots.get_mut(socket.slot as usize)?;
+        slot.take_if(|peer| peer.socket == socket)
+    }
+
+    #[inline]
+    fn take_out_open(&mut self, socket: SocketId) -> Option<Box<Peer>> {
+        let slot = self.slots.get_mut(socket.slot as usize)?;
+        slot.take_if(|peer| peer.socket == socket && peer.stage == Stage::Open)
+    }
+
+    #[inline]
+    fn put_back(&mut self, peer: Box<Peer>) -> &mut Peer {
+        let slot = peer.socket.slot as usize;
+        self.slots[slot].insert(peer)
+    }
+
     /// A peer has called. If it is one too many it is told so, and that is all.
     pub(crate) fn accept(&mut self, socket: SocketId, now: Instant) {
         let config = self.config.clone();
@@ -190,18 +224,17 @@ impl Peers {
         serving: &mut Serving,
     ) {
         serving.metrics.bytes_in.add(chunk.len() as u64);
-        let mut spare = Some(self.spare.take());
-        if let Some(peer) = self.get_mut(socket)
-            && peer.stage == Stage::Open
-        {
+        if let Some(mut peer) = self.take_out_open(socket) {
+            let mut spare = Some(self.spare.take());
             peer.connection.provide_output(&mut spare);
             let whole = OnceCell::new();
             let lend = || whole.get_or_init(|| driver.lend(&chunk)).clone();
-            peer.read(driver.bytes(&chunk), &lend, &|| driver.now(), serving);
+            peer.read(driver.bytes(&chunk), &lend, &|| driver.now(), serving, self);
             peer.offer_memory(driver);
+            self.put_back(peer);
             self.mark_dirty(socket);
+            self.spare.extend(spare);
         }
-        self.spare.extend(spare);
         driver.give_back(chunk);
     }
 
@@ -213,17 +246,16 @@ impl Peers {
         memory: Vec<u8>,
         serving: &mut Serving,
     ) {
-        let mut spare = Some(self.spare.take());
-        if let Some(peer) = self.get_mut(socket)
-            && peer.stage == Stage::Open
-        {
+        if let Some(mut peer) = self.take_out_open(socket) {
+            let mut spare = Some(self.spare.take());
             peer.connection.provide_output(&mut spare);
             peer.connection.put_back_memory(memory);
-            peer.read(&[], &Bytes::new, &|| driver.now(), serving);
+            peer.read(&[], &Bytes::new, &|| driver.now(), serving, self);
             peer.offer_memory(driver);
+            self.put_back(peer);
             self.mark_dirty(socket);
+            self.spare.extend(spare);
         }
-        self.spare.extend(spare);
     }
 
     pub(crate) fn receive_ended<D: Driver>(
@@ -233,12 +265,13 @@ impl Peers {
         result: io::Result<()>,
         serving: &mut Serving,
     ) {
-        let Some(peer) = self.get_mut(socket) else { return };
+        let Some(mut peer) = self.take_out(socket) else { return };
         peer.stage = Stage::Open;
         if matches!(peer.owner, Owner::Client(_)) {
             // Answers that came before the end are answers.
-            peer.read_to_the_end(&|| driver.now(), serving);
+            peer.read_to_the_end(&|| driver.now(), serving, self);
         }
+        let peer = self.put_back(peer);
         peer.connection.handle_end(result);
         peer.take_events(serving);
         // It has read all that it will ever read.
@@ -299,9 +332,10 @@ impl Peers {
         spare: &mut Option<Output>,
         serving: &mut Serving,
     ) {
-        let Some(peer) = self.get_mut(socket) else { return };
+        let Some(mut peer) = self.take_out(socket) else { return };
         peer.connection.provide_output(spare);
-        peer.read_backlog(&|| driver.now(), serving);
+        peer.read_backlog(&|| driver.now(), serving, self);
+        let peer = self.put_back(peer);
         if peer.is_paused && peer.backlog.is_empty() && !peer.is_overfull() {
             peer.is_paused = false;
             driver.resume_receive(socket);
@@ -370,7 +404,7 @@ impl Peers {
         let Some(mut deferred) = serving.end_deferred(key) else { return };
         deferred.release_task();
         let took_us = serving.local.now().micros_since(deferred.started);
-        serving.metrics.service_time_us.record(took_us);
+        serving.count_service_time(took_us);
         let in_flight = serving.admission.in_flight() + 1;
         let head = deferred.answer_head(status, in_flight, serving.local.now());
         match deferred.origin {
@@ -416,6 +450,19 @@ impl Peers {
             self.mark_dirty(socket);
         }
         self.spare.extend(spare);
+    }
+
+    /// Passes an answer on to the peer that waits for it. Returns as [`Connection::pass_answer`] does.
+    #[inline]
+    pub(super) fn pass_answer(
+        &mut self,
+        socket: SocketId,
+        head: ResponseHead,
+        body: PassedBody<'_>,
+    ) -> Option<Status> {
+        let status = self.get_with_output(socket)?.connection.pass_answer(head, body);
+        self.mark_dirty(socket);
+        status
     }
 
     pub(crate) fn cancel_call(&mut self, socket: SocketId, call: CallId) {

@@ -1,6 +1,7 @@
 //! A request: admit, route, dispatch, answer.
 
 use super::message::{HandedOver, ShardMessage};
+use super::relays::{Relays, is_relayed};
 use crate::dispatch::Router;
 use crate::driver::{Driver, SocketId};
 use crate::handler::{Answered, Outcome, Reply, ReplyTarget, Request, RequestBody};
@@ -13,7 +14,7 @@ use crate::rpc::connection::{Connection, DropCause};
 use crate::shard_index::ShardIndex;
 use crate::time::{Duration, Instant};
 use crate::wire::deframer::Body;
-use crate::wire::frame::{RequestHead, ResponseHead, Route};
+use crate::wire::frame::{MethodId, PongHead, RequestHead, ResponseHead, Route};
 use crate::wire::framer::Payload;
 use crate::wire::status::Status;
 use bytes::Bytes;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 pub(crate) struct Serving {
     pub(crate) local: Local,
     router: Router,
+    /// What passes requests on, if they are.
+    pub(crate) relays: Option<Relays>,
     pub(crate) admission: Admission,
     pub(crate) metrics: Arc<ShardMetrics>,
     rng: Rng,
@@ -36,6 +39,7 @@ pub(crate) struct Serving {
     /// How long the turn before this one took, if there was no sleep between: what is delivered now
     /// may have waited so long in the kernel.
     waited_before: Duration,
+    recent_service: RecentService,
     /// Messages for other shards; sent at the end of the turn.
     outbox: Outbox,
     /// Requests that other shards handed over, by their key for it.
@@ -52,16 +56,21 @@ pub(crate) struct Arrival<'t> {
 }
 
 impl Serving {
-    pub(crate) fn new(local: Local, router: Router, admission: Admission, rng: Rng) -> Self {
+    pub(crate) fn new(local: Local, mut router: Router, admission: Admission, rng: Rng) -> Self {
+        let metrics = ShardMetrics::new();
+        let relays = router.take_relay();
+        let relays = relays.map(|(relay, config)| Relays::new(relay, config, metrics.clone()));
         Serving {
             turn_at: local.now(),
             turn: 0,
             local,
             router,
+            relays,
             admission,
-            metrics: ShardMetrics::new(),
+            metrics,
             rng,
             waited_before: Duration::ZERO,
+            recent_service: RecentService::default(),
             outbox: Outbox::default(),
             handed_over: BTreeMap::new(),
         }
@@ -151,7 +160,7 @@ impl Serving {
         let theirs = (lost, 0)..=(lost, u64::MAX);
         let orphans: Vec<_> = self.handed_over.range(theirs).map(|(_, key)| *key).collect();
         for key in orphans {
-            self.drop_deferred(key, DropCause::ConnectionEnded);
+            self.drop_deferred(key.to_token(), DropCause::ConnectionEnded);
         }
         self.outbox.close(lost)
     }
@@ -164,8 +173,12 @@ impl Serving {
     }
 
     /// Ends a deferred request that nobody waits for: its future is dropped with all it waits for.
-    pub(crate) fn drop_deferred(&mut self, key: DeferredKey, cause: DropCause) {
-        if !self.discard_deferred(key) {
+    pub(crate) fn drop_deferred(&mut self, token: u64, cause: DropCause) {
+        let is_dropped = match is_relayed(token) {
+            true => self.drop_relayed(token, cause),
+            false => self.discard_deferred(DeferredKey::from_token(token)),
+        };
+        if !is_dropped {
             return;
         }
         match cause {
@@ -179,10 +192,40 @@ impl Serving {
         }
     }
 
+    /// Answers a ping that waits since `queued` with the load of this shard.
+    pub(crate) fn answer_ping(
+        &self,
+        connection: &mut Connection,
+        echo: u64,
+        queued: Instant,
+        now: Instant,
+    ) {
+        connection.pong(PongHead {
+            echo,
+            queue_delay_us: now.micros_since(queued),
+            service_us: self.recent_service.micros(),
+            in_flight: self.admission.in_flight().saturating_add(1),
+        });
+    }
+
+    /// Counts how long a request was in work.
+    #[inline]
+    pub(crate) fn count_service_time(&mut self, micros: u32) {
+        self.metrics.service_time_us.record(micros);
+        self.recent_service.record(micros);
+    }
+
     /// Counts a request that its connection has answered by itself.
     pub(crate) fn count_refused(&self, status: Status) {
         self.metrics.requests.increment();
         self.metrics.count_response(status.class());
+    }
+
+    /// As [`Serving::discard_deferred`], of one that was passed on: its server is told.
+    fn drop_relayed(&mut self, token: u64, cause: DropCause) -> bool {
+        let relays = self.relays.as_mut();
+        let bytes = relays.and_then(|relays| relays.dropped(token, cause, &self.local));
+        bytes.inspect(|bytes| self.admission.end(*bytes)).is_some()
     }
 
     /// True if there was such a request.
@@ -243,13 +286,10 @@ impl Serving {
         clock: &dyn Fn() -> Instant,
         now: Instant,
     ) -> Option<Instant> {
-        self.local.state().now.set(now);
         let Arrival { head, body, deadline, arrived, origin } = arrival;
+        let payload_bytes = body.payload_bytes();
+        let refusal = self.refusal(head, deadline, arrived, payload_bytes, now);
         let request = Request { head, body, deadline, local: &self.local };
-        let payload_bytes = request.payload().len();
-        let waited = now.since(arrived);
-        self.metrics.queue_delay_us.record(now.micros_since(arrived));
-        self.admission.observe(head.priority, waited + self.waited_before, now);
         let reply = Reply {
             target,
             head: ResponseHead {
@@ -265,14 +305,8 @@ impl Serving {
             clock,
             local: &self.local,
         };
-        let answered = if deadline.is_some_and(|deadline| deadline <= now) {
-            self.metrics.expired_in_queue.increment();
-            reply.answer(Status::EXPIRED_IN_QUEUE, Payload::Copied(&[]))
-        } else if let Err(reason) =
-            self.admission.admit(head.priority, payload_bytes, &mut self.rng)
-        {
-            self.metrics.count_shed(reason);
-            reply.fail(Status::SHED, shed_text(reason))
+        let answered = if let Some((status, text)) = refusal {
+            reply.fail(status, text)
         } else if let Some(handler) = self.router.find(head.method) {
             let local = &self.local;
             let handle = || local.on_behalf(deadline, || handler.handle(request, reply));
@@ -291,7 +325,7 @@ impl Serving {
         };
         match answered {
             Answered(Outcome::Now(at, status)) => {
-                self.metrics.service_time_us.record(at.micros_since(now));
+                self.count_service_time(at.micros_since(now));
                 // What is handed over is counted where it arrived, and where its answer leaves.
                 if let Origin::Peer { .. } = origin {
                     self.metrics.count_response(status.class());
@@ -306,6 +340,36 @@ impl Serving {
                 Some(clock())
             }
         }
+    }
+
+    /// Why a request that waits since `arrived` is not begun, if it is not: too late, or too much.
+    #[inline]
+    pub(super) fn refusal(
+        &mut self,
+        head: &RequestHead,
+        deadline: Option<Instant>,
+        arrived: Instant,
+        payload_bytes: usize,
+        now: Instant,
+    ) -> Option<(Status, &'static str)> {
+        self.local.state().now.set(now);
+        let waited = now.since(arrived);
+        self.metrics.queue_delay_us.record(now.micros_since(arrived));
+        self.admission.observe(head.priority, waited + self.waited_before, now);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.metrics.expired_in_queue.increment();
+            return Some((Status::EXPIRED_IN_QUEUE, ""));
+        }
+        let admitted = self.admission.admit(head.priority, payload_bytes, &mut self.rng);
+        let reason = admitted.err()?;
+        self.metrics.count_shed(reason);
+        Some((Status::SHED, shed_text(reason)))
+    }
+
+    /// True if requests of this method are passed on to other servers.
+    #[inline]
+    pub(super) fn passes_on(&self, method: MethodId) -> bool {
+        self.relays.is_some() && self.router.is_passed_on(method)
     }
 
     /// The shard that a route names, if it is another one. Route 0 is at home everywhere; route n
@@ -367,7 +431,7 @@ impl Serving {
         self.outbox.push(shard, message);
     }
 
-    fn bare_head(
+    pub(super) fn bare_head(
         &self,
         head: &RequestHead,
         status: Status,
@@ -381,6 +445,27 @@ impl Serving {
             service_us: 0,
             in_flight: self.admission.in_flight() + 1,
         }
+    }
+}
+
+/// The average of the last few service times, each of a weight of 1/16 when it is the newest.
+#[derive(Clone, Copy, Debug, Default)]
+struct RecentService {
+    /// 16 × the average, in µs: what is below one microsecond is not lost.
+    sixteenfold: u64,
+}
+
+impl RecentService {
+    #[inline]
+    fn record(&mut self, micros: u32) {
+        self.sixteenfold = match self.sixteenfold {
+            0 => u64::from(micros) * 16,
+            sixteenfold => sixteenfold - sixteenfold / 16 + u64::from(micros),
+        };
+    }
+
+    fn micros(self) -> u32 {
+        u32::try_from(self.sixteenfold / 16).unwrap_or(u32::MAX)
     }
 }
 

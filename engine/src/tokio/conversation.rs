@@ -242,7 +242,11 @@ impl Conversation {
                 self.end_reason.get_or_insert(reason);
                 self.is_closed = true;
             }
-            Event::Opened | Event::RequestDropped { .. } | Event::RequestRefused { .. } => {}
+            Event::Opened
+            | Event::RequestDropped { .. }
+            | Event::RequestRefused { .. }
+            | Event::Pinged { .. }
+            | Event::Ponged(_) => {}
             Event::Request { .. } | Event::Response { .. } => {
                 unreachable!("a client gets no requests, and takes responses where bytes are read")
             }

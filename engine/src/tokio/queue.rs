@@ -27,8 +27,8 @@ pub(super) struct Queue<T> {
     deadlines: Timers<u64>,
     /// Attempts to connect that failed in a row, connections on which nothing was answered included.
     failures: u32,
-    /// Until then no connection is made.
-    pause_ends: Option<Instant>,
+    /// Until then no connection is made; and why not.
+    pause: Option<(Instant, io::ErrorKind)>,
 }
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl<T> Queue<T> {
             waiting: BTreeMap::new(),
             deadlines: Timers::with_capacity(0),
             failures: 0,
-            pause_ends: None,
+            pause: None,
         }
     }
 
@@ -85,8 +85,8 @@ impl<T> Queue<T> {
 
     /// When to ask [`Queue::pop_expired`] and [`Queue::begin_attempt`] again.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let retry_at = self.pause_ends.filter(|_| !self.waiting.is_empty());
-        earliest(self.deadlines.next(), retry_at)
+        let pause = self.pause.filter(|_| !self.waiting.is_empty());
+        earliest(self.deadlines.next(), pause.map(|(ends, _)| ends))
     }
 }
 
@@ -94,23 +94,38 @@ impl<T> Queue<T> {
 impl<T> Queue<T> {
     /// While there is no connection: true if one is to be made now.
     pub(super) fn begin_attempt(&mut self, now: Instant) -> bool {
-        let is_paused = self.pause_ends.is_some_and(|at| at > now);
-        if self.waiting.is_empty() || is_paused {
+        if self.waiting.is_empty() || self.is_paused(now) {
             return false;
         }
-        self.pause_ends = None;
+        self.pause = None;
         true
     }
 
-    /// No connection was made: calls without a deadline fail, the others wait for the next attempt.
+    fn is_paused(&self, now: Instant) -> bool {
+        self.pause.is_some_and(|(ends, _)| ends > now)
+    }
+
+    /// Why a call that comes now is not to wait for a connection.
+    pub(super) fn refusal(&self, now: Instant) -> Option<io::ErrorKind> {
+        let is_refused = !self.config.waits_for_connection && self.is_paused(now);
+        self.pause.filter(|_| is_refused).map(|(_, kind)| kind)
+    }
+
+    /// No connection was made: calls without a deadline fail, the others wait for the next attempt,
+    /// unless nobody is to wait.
     pub(super) fn attempt_failed(&mut self, kind: io::ErrorKind, now: Instant) -> Failed<T> {
-        self.pause(now);
-        let (waiting, failing) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|(_, waiting)| waiting.timer.is_some());
+        self.begin_pause(kind, now);
+        let waits = self.config.waits_for_connection;
+        let (waiting, failing): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.waiting)
+                .into_iter()
+                .partition(|(_, waiting)| waits && waiting.timer.is_some());
         self.waiting = waiting;
-        let failing: BTreeMap<u64, Waiting<T>> = failing;
-        Failed { kind, calls: failing.into_values().map(|waiting| waiting.call).collect() }
+        let timers = failing.values().filter_map(|failing| failing.timer);
+        for timer in timers {
+            self.deadlines.cancel(timer);
+        }
+        Failed { kind, calls: failing.into_values().map(|failing| failing.call).collect() }
     }
 
     /// A connection takes no more calls.
@@ -133,7 +148,7 @@ impl<T> Queue<T> {
         let kind = kind_of(reason);
         if !has_answered && is_foreign(reason) {
             // The next attempt will end like this one, whatever time a call has.
-            self.pause(now);
+            self.begin_pause(kind, now);
             self.deadlines = Timers::with_capacity(0);
             let waiting = std::mem::take(&mut self.waiting).into_values();
             return Some(Failed { kind, calls: waiting.map(|waiting| waiting.call).collect() });
@@ -141,9 +156,9 @@ impl<T> Queue<T> {
         Some(self.attempt_failed(kind, now))
     }
 
-    fn pause(&mut self, now: Instant) {
+    fn begin_pause(&mut self, kind: io::ErrorKind, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        self.pause_ends = Some(now + self.config.backoff(self.failures, &mut self.rng));
+        self.pause = Some((now + self.config.backoff(self.failures, &mut self.rng), kind));
     }
 }
 
@@ -246,6 +261,21 @@ mod tests {
         let kind = ErrorKind::ConnectionRefused;
         assert_eq!(failed, Failed { kind, calls: vec!["fails", "fails too"] });
         assert_eq!(queue.first(), Some((2, &"waits")));
+    }
+
+    #[test]
+    fn who_is_not_to_wait_fails_with_the_attempt_and_in_the_pause_after_it() {
+        let mut queue = queue();
+        queue.config.waits_for_connection = false;
+        let kind = ErrorKind::ConnectionRefused;
+        assert_eq!(queue.refusal(at(0)), None, "nothing was tried yet");
+        queue.push(1, Some(at(1_000)), "has time");
+        queue.push(2, None, "has all the time");
+        let calls = vec!["has time", "has all the time"];
+        assert_eq!(queue.attempt_failed(kind, at(0)), Failed { kind, calls });
+        assert_eq!(queue.wake_at(), None, "its timer has gone with it");
+        assert_eq!(queue.refusal(at(49)), Some(kind), "the pause is 50 ms at least");
+        assert_eq!(queue.refusal(at(100)), None, "and 100 at most");
     }
 
     #[test]

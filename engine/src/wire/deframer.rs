@@ -98,6 +98,41 @@ impl Body<'_> {
         Metadata::new(&self.frame()[self.metadata.0 as usize..self.metadata.1 as usize])
     }
 
+    /// Metadata block and payload, as they lie between header and trailer.
+    #[inline]
+    pub fn content(&self) -> &[u8] {
+        &self.frame()[HEADER_BYTES..self.payload.1 as usize]
+    }
+
+    /// True if the content begins with a metadata block.
+    #[inline]
+    pub fn has_metadata(&self) -> bool {
+        self.metadata.0 as usize > HEADER_BYTES
+    }
+
+    /// The checksum of the content that the frame came with, if it did.
+    #[inline]
+    pub fn trailer(&self) -> Option<[u8; TRAILER_BYTES]> {
+        self.frame()[self.payload.1 as usize..].first_chunk().copied()
+    }
+
+    /// The content to keep without a copy, if that can be: a frame that was collected in memory that
+    /// is used again cannot be shared.
+    pub fn share_content(&self, lend: impl FnOnce() -> Bytes) -> Option<Bytes> {
+        let (start, end) = (HEADER_BYTES, self.payload.1 as usize);
+        match &self.storage {
+            Storage::InPlace { offset, .. } => Some(lend().slice(offset + start..offset + end)),
+            Storage::Large(frame) => Some(frame.slice(start..end)),
+            Storage::Collected(_) => None,
+        }
+    }
+
+    /// True if the frame did not lie in one receive, so that it was put together.
+    #[inline]
+    pub fn is_collected(&self) -> bool {
+        !matches!(self.storage, Storage::InPlace { .. })
+    }
+
     /// The payload to keep. Short ones are copied, which costs less than a loan; long ones are a
     /// slice of `lend()` (the whole receive, to keep) or of the memory they were collected in.
     pub fn to_payload_bytes(&self, lend: impl FnOnce() -> Bytes) -> Bytes {

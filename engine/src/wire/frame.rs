@@ -175,6 +175,52 @@ impl ResponseHead {
     }
 }
 
+/// The header of a pong: which ping it answers, and the load of the shard that says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PongHead {
+    /// The 8 bytes of the ping.
+    pub echo: u64,
+    /// From the arrival of the ping on the shard until it was read: as long as a request waits.
+    pub queue_delay_us: u32,
+    /// What requests took of late, on average, from the start of their handler to the answer.
+    pub service_us: u32,
+    /// Requests that the shard had accepted and not answered, the ping counted as one; 0: the sender
+    /// does not tell its load, and the other two mean nothing.
+    pub in_flight: u32,
+}
+
+impl PongHead {
+    /// A pong that tells no load: that of a client, or of a server that is older than the load.
+    pub const fn without_load(echo: u64) -> Self {
+        PongHead { echo, queue_delay_us: 0, service_us: 0, in_flight: 0 }
+    }
+
+    /// True if it tells the load of the shard that sent it.
+    pub const fn tells_load(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// The header on the wire, as [`RequestHead::header`].
+    pub fn header(&self) -> Header {
+        Header {
+            first: self.queue_delay_us,
+            second: self.service_us,
+            third: self.in_flight,
+            ..control(Kind::Pong, 0, self.echo)
+        }
+    }
+
+    /// Reads the header of a pong.
+    pub fn from_header(header: &Header) -> Self {
+        PongHead {
+            echo: header.call,
+            queue_delay_us: header.first,
+            service_us: header.second,
+            in_flight: header.third,
+        }
+    }
+}
+
 /// Why a peer says go-away. Numbers are the wire's; unknown ones are read as "ends", for what is to be
 /// done is the same for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

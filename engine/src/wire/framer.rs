@@ -31,6 +31,14 @@ impl Payload<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The payload itself.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Payload::Copied(bytes) => bytes,
+            Payload::Shared(bytes) => bytes,
+        }
+    }
 }
 
 impl<'a> From<&'a [u8]> for Payload<'a> {
@@ -54,6 +62,30 @@ impl From<Bytes> for Payload<'_> {
 impl From<Vec<u8>> for Payload<'_> {
     fn from(bytes: Vec<u8>) -> Self {
         Payload::Shared(Bytes::from(bytes))
+    }
+}
+
+/// The body of a frame that is passed on as it came: nothing in it is read.
+#[derive(Clone, Debug)]
+pub struct PassedBody<'a> {
+    /// Metadata block and payload, as they lie between header and trailer. What is shared is sent from
+    /// where it lies, however short it is.
+    pub content: Payload<'a>,
+    /// True if it begins with a metadata block.
+    pub has_metadata: bool,
+    /// The checksum of `content`, if it came with one: whoever made the frame has computed it, so that
+    /// it covers the whole way.
+    pub trailer: Option<[u8; TRAILER_BYTES]>,
+}
+
+impl PassedBody<'_> {
+    /// No body.
+    pub const EMPTY: PassedBody<'static> =
+        PassedBody { content: Payload::Copied(&[]), has_metadata: false, trailer: None };
+
+    /// A payload of our own.
+    pub fn text(text: &str) -> PassedBody<'_> {
+        PassedBody { content: Payload::Copied(text.as_bytes()), ..PassedBody::EMPTY }
     }
 }
 
@@ -116,6 +148,27 @@ impl Framer {
         let header = self.finished(head.header(), copied.len() - header_at, false);
         copied[header_at..body_at].copy_from_slice(&header.encode());
         (head, payload_bytes)
+    }
+
+    /// Appends one frame whose body came from another connection. A checksum that it came with goes
+    /// along where this connection has them, and is left out where it has not.
+    #[inline]
+    pub fn push_passed(&self, out: &mut Output, header: Header, body: PassedBody<'_>) {
+        let PassedBody { content, has_metadata, trailer } = body;
+        let frame_bytes = self.frame_bytes(0, content.len());
+        let header = self.finished(header, frame_bytes, has_metadata);
+        let computed = |content: &[u8]| crc32c::crc32c(content).to_le_bytes();
+        let copied = out.copied_mut();
+        copied.extend_from_slice(&header.encode());
+        let has_trailer = self.payload_crc && !content.is_empty();
+        let trailer = has_trailer.then(|| trailer.unwrap_or_else(|| computed(content.bytes())));
+        match content {
+            Payload::Copied(bytes) => copied.extend_from_slice(bytes),
+            Payload::Shared(bytes) => out.share(bytes),
+        }
+        if let Some(trailer) = trailer {
+            out.copied_mut().extend_from_slice(&trailer);
+        }
     }
 
     fn push_shared(&self, out: &mut Output, body_at: usize, payload: Bytes) {

@@ -8,9 +8,10 @@
 //!      6      2  code         priority          status              hello: version; go-away: reason
 //!      8      8  call         call id           call id             cancel: call id; ping, pong: echo;
 //!                                                                   hello: magic
-//!     16      4  first        method            queue delay, µs     hello: lowest version
-//!     20      4  second       time left, µs     service time, µs
-//!     24      4  third        route             requests in flight
+//!     16      4  first        method            queue delay, µs     hello: lowest version;
+//!                                                                   pong: queue delay, µs
+//!     20      4  second       time left, µs     service time, µs    pong: service time, µs
+//!     24      4  third        route             requests in flight  pong: requests in flight + 1
 //!     28      4  crc          CRC32C of bytes 0..28
 //! ```
 //!

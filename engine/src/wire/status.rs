@@ -66,6 +66,12 @@ statuses! {
     DENIED = 106, "denied";
     /// The payload or the metadata cannot be read. Sending the same bytes again will not help.
     MALFORMED = 107, "malformed";
+    /// A proxy has no server that it could pass the request on to: none is known, or none can be
+    /// reached. The same proxy may have one later.
+    UNAVAILABLE = 108, "unavailable";
+    /// The request is longer than the server behind a proxy accepts. Sending the same bytes again will
+    /// not help.
+    REQUEST_TOO_LARGE = 109, "request too large";
     /// The caller cancelled while the handler ran.
     CANCELLED = 200, "cancelled";
     /// The deadline passed while the handler ran.
@@ -74,6 +80,8 @@ statuses! {
     INTERNAL = 202, "internal error";
     /// The answer is larger than the caller accepts in one frame.
     ANSWER_TOO_LARGE = 203, "answer too large";
+    /// A proxy has passed the request on, and lost the server before it answered.
+    UPSTREAM_LOST = 204, "upstream lost";
 }
 
 impl Status {

@@ -3,7 +3,9 @@
 use super::super::error::CloseReason;
 use crate::time::Instant;
 use crate::wire::deframer::Body;
-use crate::wire::frame::{GoAwayReason, MethodId, Priority, RequestHead, ResponseHead, Route};
+use crate::wire::frame::{
+    GoAwayReason, MethodId, PongHead, Priority, RequestHead, ResponseHead, Route,
+};
 use crate::wire::framer::Payload;
 use crate::wire::status::Status;
 
@@ -83,6 +85,14 @@ pub enum Event<'a> {
         /// Why.
         cause: DropCause,
     },
+    /// Server: a ping, to be answered with [`pong`](super::Connection::pong), now.
+    Pinged {
+        /// What the pong is to repeat.
+        echo: u64,
+    },
+    /// Client: the answer to a ping, be it of [`ping`](super::Connection::ping) or one that this side
+    /// sent by itself.
+    Ponged(PongHead),
     /// The peer said go-away; text for the log. It may say so again, with a better reason.
     PeerLeaves {
         /// Why.

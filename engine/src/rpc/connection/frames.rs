@@ -5,9 +5,9 @@ use crate::limits::GO_AWAY_TEXT_BYTES_MAX;
 use crate::rpc::error::{CloseReason, Misbehaviour};
 use crate::time::Instant;
 use crate::wire::deframer::{Body, Frame};
-use crate::wire::frame::{CallId, GoAwayReason, RequestHead, ResponseHead};
+use crate::wire::frame::{CallId, GoAwayReason, PongHead, RequestHead, ResponseHead};
 use crate::wire::framer::Framer;
-use crate::wire::header::{HEADER_BYTES, Header, Kind};
+use crate::wire::header::{Header, Kind};
 use crate::wire::hello::{Hello, ShardMap};
 use crate::wire::status::Status;
 
@@ -26,15 +26,16 @@ impl Connection {
             (Kind::Cancel, Role::Server) => self.on_cancel(CallId(header.call)),
             (Kind::Hello, _) if !self.is_greeted => self.on_hello(&header, &body),
             (Kind::GoAway, _) => self.on_go_away(&header, &body, now),
-            (Kind::Ping, _) => {
-                self.push_control(Kind::Pong, 0, header.call);
-                self.pong_bytes += HEADER_BYTES;
+            // Its load is known to the owner alone.
+            (Kind::Ping, Role::Server) => Some(Event::Pinged { echo: header.call }),
+            (Kind::Ping, Role::Client) => {
+                self.pong(PongHead::without_load(header.call));
                 None
             }
-            // It has read all that came before the ping. What else it has to say is that it arrived.
-            (Kind::Pong, _) => {
+            // It has read all that came before the ping.
+            (Kind::Pong, role) => {
                 self.is_behind = false;
-                None
+                (role == Role::Client).then(|| Event::Ponged(PongHead::from_header(&header)))
             }
             _ => {
                 self.misbehaved(Misbehaviour::Unexpected(kind));

@@ -36,7 +36,7 @@ impl Connection {
             self.idled(now);
         }
         if is_due(self.ping_at()) {
-            self.ping(now);
+            self.ask_if_alive(now);
         }
     }
 
@@ -127,7 +127,7 @@ impl Connection {
     }
 
     /// A connection that is quiet enough to be pinged holds no memory either.
-    fn ping(&mut self, now: Instant) {
+    fn ask_if_alive(&mut self, now: Instant) {
         self.pinged_at = Some(now);
         self.push_control(Kind::Ping, 0, now.as_nanos());
         self.calls.release_memory();

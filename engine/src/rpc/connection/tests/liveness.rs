@@ -6,7 +6,7 @@ use crate::rpc::connection::Role;
 use crate::rpc::error::{CloseReason, TooSlow};
 use crate::time::Duration;
 use crate::wire::deframer::{Deframer, Input};
-use crate::wire::frame::{GoAwayReason, control};
+use crate::wire::frame::{GoAwayReason, PongHead, control};
 use crate::wire::header::{Header, Kind};
 use crate::wire::status::Status;
 
@@ -50,6 +50,27 @@ fn a_pong_says_what_the_ping_said() {
     assert_eq!((pong.header.kind, pong.header.call), (Kind::Pong, 0x0102_0304_0506_0708));
     pair.receive(Role::Server, &frame(Kind::Pong, 99));
     assert_eq!(pair.server.close_reason(), None, "a pong that nobody asked for is ignored");
+}
+
+#[test]
+fn who_asks_is_told_the_load() {
+    let mut pair = Pair::open();
+    assert!(pair.client.connection.ping(7), "it is open");
+    pair.settle();
+    let head = PongHead { echo: 7, queue_delay_us: 5, service_us: 7, in_flight: 3 };
+    assert_eq!(pair.pongs, [head]);
+    pair.drain(Role::Client);
+    assert!(!pair.client.connection.ping(8), "nobody is asked over a connection that has ended");
+}
+
+#[test]
+fn a_client_tells_no_load() {
+    let mut pair = Pair::open();
+    pair.receive(Role::Client, &frame(Kind::Ping, 9));
+    let sent: Vec<u8> = pair.server.pipe.iter().copied().collect();
+    let mut deframer = Deframer::new(4_096);
+    let pong = deframer.next(&mut Input::new(&sent)).expect("good").expect("whole");
+    assert_eq!(PongHead::from_header(&pong.header), PongHead::without_load(9));
 }
 
 #[test]

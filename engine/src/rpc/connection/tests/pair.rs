@@ -10,7 +10,7 @@ use crate::rpc::connection::{CallFailure, CallRequest, Connection, DropCause, Ev
 use crate::rpc::error::{CloseReason, StartError};
 use crate::time::{Duration, Instant, earliest};
 use crate::wire::deframer::Input;
-use crate::wire::frame::{CallId, GoAwayReason, MethodId, RequestHead, ResponseHead};
+use crate::wire::frame::{CallId, GoAwayReason, MethodId, PongHead, RequestHead, ResponseHead};
 use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
 use crate::wire::status::Status;
@@ -57,6 +57,7 @@ impl From<&Event<'_>> for Seen {
             Event::RequestDropped { token, cause } => {
                 Seen::RequestDropped { token: *token, cause: *cause }
             }
+            Event::Pinged { .. } | Event::Ponged(_) => unreachable!("no news, and not noted"),
             Event::PeerLeaves { reason, text } => {
                 Seen::PeerLeaves { reason: *reason, text: text.clone() }
             }
@@ -125,6 +126,8 @@ pub struct Pair {
     pub server: Side,
     /// Deferred requests by token: head and payload.
     pub deferred: BTreeMap<u64, (RequestHead, Vec<u8>)>,
+    /// What the client was told.
+    pub pongs: Vec<PongHead>,
     next_token: u64,
     /// Where to cut, if at all.
     cuts: Option<Rng>,
@@ -140,6 +143,7 @@ impl Pair {
             client: Side::new(Role::Client, client, &ShardMap::default(), now),
             server: Side::new(Role::Server, server, &shards, now),
             deferred: BTreeMap::new(),
+            pongs: Vec::new(),
             next_token: 0,
             cuts: None,
         }
@@ -274,8 +278,16 @@ impl Pair {
         let now = self.now;
         let mut input = Input::new(chunk);
         while let Some(event) = self.side(role).connection.handle_bytes(&mut input, now) {
-            self.side(role).note(&event);
+            // What keeps a connection alive is no news.
+            if !matches!(event, Event::Pinged { .. } | Event::Ponged(_)) {
+                self.side(role).note(&event);
+            }
             match event {
+                Event::Pinged { echo } => {
+                    let load = PongHead { echo, queue_delay_us: 5, service_us: 7, in_flight: 3 };
+                    self.side(role).connection.pong(load);
+                }
+                Event::Ponged(head) => self.pongs.push(head),
                 Event::Request { head, body, deadline } => {
                     self.serve(&head, body.payload(), deadline);
                     self.side(role).connection.recycle(body);

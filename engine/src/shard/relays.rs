@@ -1,0 +1,572 @@
+//! Requests that are passed on: from one connection's receive into another's output, and back.
+//!
+//! ```text
+//!            no room, no connection yet
+//!   arrive ──────────────────────────► Waiting ──┐ pump
+//!     │ room                                     ▼
+//!     └────────────────────────────────────► Sent ──► answered ──► told, gone
+//!                     ▲                       │ certainly not executed, and the relay says so
+//!                     └───────────────────────┘ another server
+//! ```
+//!
+//! The peer whose bytes are read is taken out of [`Peers`] meanwhile, so both connections are at hand.
+
+use super::peer::Peer;
+use super::peers::Peers;
+use super::serve::Serving;
+use crate::client::{ClientKey, ClientState, Link};
+use crate::driver::SocketId;
+use crate::limits::PARTIAL_KEEP_BYTES;
+use crate::local::{Command, Local};
+use crate::metrics::ShardMetrics;
+use crate::relay::{Attempt, Chosen, Destination, End, Next, Relay, RelayConfig, TRIES_MAX};
+use crate::rpc::connection::{CallFailure, Connection, DropCause, PassedCall};
+use crate::rpc::error::StartError;
+use crate::time::Instant;
+use crate::wire::deframer::Body;
+use crate::wire::frame::{CallId, MethodId, Priority, RequestHead, ResponseHead, Route};
+use crate::wire::framer::{PassedBody, Payload, TRAILER_BYTES};
+use crate::wire::status::Status;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Tells the token of a relayed request from those of calls and of deferred requests, which are slot
+/// map keys: their lower half is an index, and there never are 2³¹ of them at a time.
+const RELAYED: u64 = 1 << 31;
+
+/// True if `token` is that of a relayed request.
+#[inline]
+pub(crate) fn is_relayed(token: u64) -> bool {
+    token & RELAYED != 0
+}
+
+/// The requests that this shard passes on, and by what.
+pub(crate) struct Relays {
+    relay: Box<dyn Relay>,
+    config: RelayConfig,
+    requests: Requests,
+    metrics: Arc<ShardMetrics>,
+}
+
+/// Why a request was not passed on. `None`: nothing was chosen.
+type Refused = Option<End>;
+
+impl Relays {
+    pub(crate) fn new(
+        relay: Box<dyn Relay>,
+        config: RelayConfig,
+        metrics: Arc<ShardMetrics>,
+    ) -> Self {
+        Relays { relay, config, requests: Requests::default(), metrics }
+    }
+
+    /// Finds a server for a request that has none, attempt after attempt.
+    fn place(&mut self, token: u64, peers: &mut Peers, local: &Local) -> Result<(), Refused> {
+        let Relays { relay, config, requests, metrics } = self;
+        let relayed = requests.get_mut(token).expect("whoever places a request has its token");
+        let now = local.now();
+        let mut refused = None;
+        while usize::from(relayed.tries) < TRIES_MAX {
+            let (head, deadline) = (&relayed.head, relayed.deadline);
+            let chosen = relay.choose(&Chosen { head, deadline, tried: relayed.tried(), now });
+            let Some(Destination { client, token: choice }) = chosen else { break };
+            relayed.attempt = Attempt { token: choice, started: now, deadline };
+            relayed.tried[usize::from(relayed.tries)] = choice;
+            relayed.tries += 1;
+            let Err(end) = start(relayed, token, client, (config, metrics), peers, local) else {
+                return Ok(());
+            };
+            refused = Some(end);
+            if relay.ended(relayed.attempt, &end, now) == Next::Tell {
+                break;
+            }
+        }
+        Err(refused)
+    }
+
+    /// Starts the requests that wait for `client`, as many as its window takes and its connection has
+    /// room for.
+    pub(crate) fn pump(&mut self, local: &Local, client_key: ClientKey, peer: &mut Peer) {
+        let mut clients = local.state().clients.borrow_mut();
+        let Some(client) = clients.get_mut(client_key) else { return };
+        if client.link != Link::Up(peer.socket) {
+            return;
+        }
+        while let Some(token) = client.relays.front().copied() {
+            let waiting = self.requests.get_mut(token);
+            if let Some(relayed) = waiting
+                && relayed.stage == Stage::Waiting(client_key)
+            {
+                if !peer.connection.has_room_for_calls() {
+                    peer.holds_calls = true;
+                    return;
+                }
+                match relayed.send(token, peer, local.now(), &self.metrics) {
+                    Ok(()) => {}
+                    Err(StartError::WindowFull) => return,
+                    Err(StartError::Leaving | StartError::NotOpen) => {
+                        return link_is_down(client, client_key, local);
+                    }
+                    Err(StartError::TooLarge { .. } | StartError::MetadataTooLong { .. }) => {
+                        local.push(Command::RelayEnded { token, end: End::TooLarge });
+                    }
+                    // Its caller's connection is about to say so.
+                    Err(StartError::DeadlinePassed) => {}
+                }
+            }
+            client.relays.pop_front();
+        }
+    }
+
+    /// An upstream connection has given up a call.
+    pub(crate) fn call_failed(
+        &mut self,
+        token: u64,
+        failure: CallFailure,
+        from: &Connection,
+    ) -> End {
+        let relayed = self.requests.get_mut(token);
+        let is_never_sent = relayed.is_some_and(|relayed| match relayed.stage {
+            Stage::Sent { transmit, .. } => from.is_never_sent(transmit),
+            Stage::Between | Stage::Waiting(_) => false,
+        });
+        match failure {
+            CallFailure::DeadlinePassed => End::DeadlinePassed,
+            CallFailure::ConnectionEnded if is_never_sent => End::NeverSent,
+            CallFailure::ConnectionEnded => End::Lost,
+        }
+    }
+
+    /// Nobody waits for a request any more. Gives the bytes that it held, if there was such a request.
+    pub(crate) fn dropped(&mut self, token: u64, cause: DropCause, local: &Local) -> Option<usize> {
+        let relayed = self.requests.get_mut(token)?;
+        if let Stage::Sent { socket, call, .. } = relayed.stage {
+            local.push(Command::CancelCall { socket, call });
+        }
+        let end = match cause {
+            DropCause::DeadlinePassed => End::DeadlinePassed,
+            DropCause::Cancelled | DropCause::ConnectionEnded => End::Dropped,
+        };
+        let (attempt, bytes) = (relayed.attempt, relayed.content_bytes);
+        self.requests.free(token);
+        self.relay.ended(attempt, &end, local.now());
+        Some(bytes)
+    }
+}
+
+impl std::fmt::Debug for Relays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relays").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Passes a request of `connection` on, or refuses it; `now` is the instant before it. Returns the
+/// instant after it.
+#[inline]
+pub(super) fn forward(
+    serving: &mut Serving,
+    peers: &mut Peers,
+    from: (&mut Connection, SocketId),
+    arrival: (&RequestHead, &Body<'_>, Option<Instant>, Instant),
+    lend: &dyn Fn() -> Bytes,
+    clock: &dyn Fn() -> Instant,
+    now: Instant,
+) -> Instant {
+    let ((connection, caller), (head, body, deadline, arrived)) = (from, arrival);
+    serving.metrics.requests.increment();
+    let bytes = body.content().len();
+    let refusal = serving.refusal(head, deadline, arrived, bytes, now);
+    let refusal = refusal.or_else(|| {
+        let Serving { relays, local, metrics, admission, .. } = serving;
+        let relays = relays.as_mut().expect("whoever forwards has a relay");
+        let deadline = deadline.or_else(|| Some(arrived + relays.config.timeout?));
+        let token = relays.requests.enter(*head, caller, deadline, arrived);
+        let relayed = relays.requests.get_mut(token).expect("entered just now");
+        relayed.content_bytes = bytes;
+        relayed.kept.keep(body, relays.config.copy_bytes_max, lend, metrics);
+        if let Err(refused) = relays.place(token, peers, local) {
+            relays.requests.free(token);
+            return Some(refusal_of(refused));
+        }
+        connection.defer(head.call, deadline, token);
+        admission.begin(bytes);
+        metrics.relayed.increment();
+        None
+    });
+    if let Some((status, text)) = refusal {
+        let head = serving.bare_head(head, status, arrived, now);
+        let status = connection.respond(head, Payload::Copied(text.as_bytes()));
+        serving.metrics.count_response(status.class());
+    }
+    clock()
+}
+
+/// The answer to a request that was passed on: passes it back, or tries again.
+#[inline]
+pub(super) fn answered(
+    serving: &mut Serving,
+    peers: &mut Peers,
+    token: u64,
+    answer: (&ResponseHead, &Body<'_>),
+    lend: &dyn Fn() -> Bytes,
+) {
+    let (head, body) = answer;
+    if try_again(serving, peers, token, &End::Answered(*head)).is_err() {
+        let Some(relays) = &serving.relays else { return };
+        let copy_bytes_max = relays.config.copy_bytes_max;
+        let body = passed_body(body, copy_bytes_max, lend, &serving.metrics);
+        tell(serving, peers, token, *head, body);
+    }
+}
+
+/// An attempt has ended without an answer.
+pub(super) fn ended(serving: &mut Serving, peers: &mut Peers, token: u64, end: End) {
+    let Err(refused) = try_again(serving, peers, token, &end) else { return };
+    let (status, text) = refusal_of(refused);
+    let head = ResponseHead {
+        call: CallId(0),
+        status,
+        queue_delay_us: 0,
+        service_us: 0,
+        in_flight: serving.admission.in_flight(),
+    };
+    tell(serving, peers, token, head, PassedBody::text(text));
+}
+
+/// Makes another attempt, if that is safe and the relay wants it. `Ok`: nothing is left to do.
+#[inline]
+fn try_again(
+    serving: &mut Serving,
+    peers: &mut Peers,
+    token: u64,
+    end: &End,
+) -> Result<(), Refused> {
+    let Serving { relays, local, .. } = serving;
+    let Some(relays) = relays else { return Ok(()) };
+    let Some(relayed) = relays.requests.get_mut(token) else { return Ok(()) };
+    relayed.stage = Stage::Between;
+    let now = local.now();
+    let next = relays.relay.ended(relayed.attempt, end, now);
+    let has_time = relayed.deadline.is_none_or(|deadline| deadline > now);
+    if next == Next::Tell || !end.is_not_executed() || !has_time {
+        return Err(Some(*end));
+    }
+    relayed.head.repeat |= end.was_sent();
+    relays.place(token, peers, local).map_err(|refused| refused.or(Some(*end)))
+}
+
+/// Tells the caller how its request ended.
+#[inline]
+fn tell(
+    serving: &mut Serving,
+    peers: &mut Peers,
+    token: u64,
+    head: ResponseHead,
+    body: PassedBody<'_>,
+) {
+    let Some(relays) = &mut serving.relays else { return };
+    let Some(relayed) = relays.requests.get_mut(token) else { return };
+    let (caller, call) = (relayed.caller, relayed.head.call);
+    let took_us = serving.local.now().micros_since(relayed.arrived);
+    serving.admission.end(relayed.content_bytes);
+    relays.requests.free(token);
+    serving.count_service_time(took_us);
+    if let Some(status) = peers.pass_answer(caller, ResponseHead { call, ..head }, body) {
+        serving.metrics.count_response(status.class());
+    }
+}
+
+/// Sends a request to the server of `client`, or lets it wait for that.
+#[inline]
+fn start(
+    relayed: &mut Relayed,
+    token: u64,
+    client_key: ClientKey,
+    (config, metrics): (&RelayConfig, &ShardMetrics),
+    peers: &mut Peers,
+    local: &Local,
+) -> Result<(), End> {
+    let mut clients = local.state().clients.borrow_mut();
+    let Some(client) = clients.get_mut(client_key) else { return Err(End::Unreachable) };
+    if let Link::Up(socket) = client.link {
+        // It is not there while it is read from: then it is pumped afterwards.
+        if let Some(peer) = peers.get_with_output(socket) {
+            if !peer.connection.has_room_for_calls() {
+                peer.holds_calls = true;
+            } else if client.relays.is_empty() {
+                match relayed.send(token, peer, local.now(), metrics) {
+                    Ok(()) => {
+                        peers.mark_dirty(socket);
+                        return Ok(());
+                    }
+                    Err(StartError::TooLarge { .. } | StartError::MetadataTooLong { .. }) => {
+                        return Err(End::TooLarge);
+                    }
+                    Err(StartError::Leaving | StartError::NotOpen) => {
+                        link_is_down(client, client_key, local);
+                    }
+                    Err(StartError::WindowFull | StartError::DeadlinePassed) => {}
+                }
+            }
+        }
+    } else if client.is_unreachable {
+        client.is_kept_connected = true;
+        return Err(End::Unreachable);
+    } else if client.link == Link::Down {
+        local.push(Command::Connect(client_key));
+    }
+    if client.relays.len() >= config.waiting_max {
+        return Err(End::TooManyWaiting);
+    }
+    client.relays.push_back(token);
+    relayed.stage = Stage::Waiting(client_key);
+    Ok(())
+}
+
+/// The connection takes no more; the next one is made.
+fn link_is_down(client: &mut ClientState, client_key: ClientKey, local: &Local) {
+    client.link = Link::Down;
+    local.push(Command::Connect(client_key));
+}
+
+/// No connection was made: whoever waits for one is told.
+pub(super) fn unreachable(client: &mut ClientState, local: &Local) {
+    for token in client.relays.drain(..) {
+        local.push(Command::RelayEnded { token, end: End::Unreachable });
+    }
+}
+
+/// What the caller of a request is told that was not answered.
+fn refusal_of(refused: Refused) -> (Status, &'static str) {
+    match refused {
+        None => (Status::UNAVAILABLE, "no server is known to pass the request on to"),
+        Some(End::Lost | End::DeadlinePassed | End::Dropped) => {
+            (Status::UPSTREAM_LOST, "the connection to the server was lost before it answered")
+        }
+        Some(End::TooManyWaiting) => {
+            (Status::SHED, "too many requests wait for the servers behind this proxy")
+        }
+        Some(End::TooLarge) => {
+            (Status::REQUEST_TOO_LARGE, "longer than the server behind this proxy accepts")
+        }
+        Some(End::Unreachable | End::NeverSent | End::Answered(_)) => {
+            (Status::UNAVAILABLE, "no server behind this proxy can be reached")
+        }
+    }
+}
+
+/// A body to pass on: copied if it is short, from where it lies if it is not.
+#[inline]
+fn passed_body<'b>(
+    body: &'b Body<'_>,
+    copy_bytes_max: usize,
+    lend: &dyn Fn() -> Bytes,
+    metrics: &ShardMetrics,
+) -> PassedBody<'b> {
+    let copied = body.content();
+    let is_long = copied.len() > copy_bytes_max;
+    let shared = if is_long { body.share_content(lend) } else { None };
+    let content = match shared {
+        Some(bytes) => Payload::Shared(bytes),
+        None => {
+            count_copy(copied.len(), metrics);
+            Payload::Copied(copied)
+        }
+    };
+    if body.is_collected() {
+        metrics.relay_collected.increment();
+    }
+    PassedBody { content, has_metadata: body.has_metadata(), trailer: body.trailer() }
+}
+
+#[inline]
+fn count_copy(bytes: usize, metrics: &ShardMetrics) {
+    if bytes > 0 {
+        metrics.relay_copies.increment();
+        metrics.relay_copied_bytes.add(bytes as u64);
+    }
+}
+
+/// The requests that were passed on and not answered, by token.
+#[derive(Debug, Default)]
+struct Requests {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    is_taken: bool,
+    relayed: Relayed,
+}
+
+/// One of them. Its memory stays with its slot for the next one.
+#[derive(Debug)]
+struct Relayed {
+    /// Whose request it is.
+    caller: SocketId,
+    head: RequestHead,
+    deadline: Option<Instant>,
+    arrived: Instant,
+    content_bytes: usize,
+    attempt: Attempt,
+    stage: Stage,
+    tried: [u64; TRIES_MAX],
+    tries: u8,
+    kept: Kept,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Nowhere at the moment.
+    Between,
+    /// In the queue of this client.
+    Waiting(ClientKey),
+    /// In flight.
+    Sent {
+        socket: SocketId,
+        call: CallId,
+        /// See [`Connection::transmits`].
+        transmit: u32,
+    },
+}
+
+/// The body of a request, for the first attempt and for others.
+#[derive(Debug, Default)]
+struct Kept {
+    copied: Vec<u8>,
+    shared: Option<Bytes>,
+    has_metadata: bool,
+    trailer: Option<[u8; TRAILER_BYTES]>,
+}
+
+impl Requests {
+    /// Enters a request; gives its token.
+    #[inline]
+    fn enter(
+        &mut self,
+        head: RequestHead,
+        caller: SocketId,
+        deadline: Option<Instant>,
+        arrived: Instant,
+    ) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, is_taken: false, relayed: Relayed::nobody() });
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.is_taken = true;
+        slot.generation = slot.generation.wrapping_add(1);
+        let relayed = &mut slot.relayed;
+        (relayed.caller, relayed.head) = (caller, head);
+        (relayed.deadline, relayed.arrived) = (deadline, arrived);
+        (relayed.stage, relayed.tries) = (Stage::Between, 0);
+        u64::from(slot.generation) << 32 | RELAYED | u64::from(index)
+    }
+
+    #[inline]
+    fn get_mut(&mut self, token: u64) -> Option<&mut Relayed> {
+        let slot = self.slots.get_mut(index_of(token))?;
+        (slot.is_taken && slot.generation == (token >> 32) as u32).then_some(&mut slot.relayed)
+    }
+
+    #[inline]
+    fn free(&mut self, token: u64) {
+        let slot = &mut self.slots[index_of(token)];
+        slot.is_taken = false;
+        slot.relayed.kept.clear();
+        self.free.push(index_of(token) as u32);
+    }
+}
+
+fn index_of(token: u64) -> usize {
+    (token as u32 & !(RELAYED as u32)) as usize
+}
+
+impl Relayed {
+    fn nobody() -> Self {
+        let at = Instant::ZERO;
+        let head = RequestHead {
+            call: CallId(0),
+            method: MethodId(0),
+            priority: Priority::NORMAL,
+            time_left_us: 0,
+            route: Route::ANY,
+            repeat: false,
+        };
+        Relayed {
+            caller: SocketId { slot: 0, generation: 0 },
+            head,
+            deadline: None,
+            arrived: at,
+            content_bytes: 0,
+            attempt: Attempt { token: 0, started: at, deadline: None },
+            stage: Stage::Between,
+            tried: [0; TRIES_MAX],
+            tries: 0,
+            kept: Kept::default(),
+        }
+    }
+
+    fn tried(&self) -> &[u64] {
+        &self.tried[..self.tries.into()]
+    }
+
+    #[inline]
+    fn send(
+        &mut self,
+        token: u64,
+        peer: &mut Peer,
+        now: Instant,
+        metrics: &ShardMetrics,
+    ) -> Result<(), StartError> {
+        let Relayed { head, deadline, kept, .. } = self;
+        let (head, deadline) = (*head, *deadline);
+        let call = PassedCall { head, deadline, body: kept.body() };
+        let call = peer.connection.pass_call(call, token, now)?;
+        if kept.shared.is_none() {
+            count_copy(kept.copied.len(), metrics);
+        }
+        let transmit = peer.connection.transmits();
+        self.stage = Stage::Sent { socket: peer.socket, call, transmit };
+        Ok(())
+    }
+}
+
+impl Kept {
+    #[inline]
+    fn keep(
+        &mut self,
+        body: &Body<'_>,
+        copy_bytes_max: usize,
+        lend: &dyn Fn() -> Bytes,
+        metrics: &ShardMetrics,
+    ) {
+        let PassedBody { content, has_metadata, trailer } =
+            passed_body(body, copy_bytes_max, lend, metrics);
+        (self.has_metadata, self.trailer) = (has_metadata, trailer);
+        match content {
+            Payload::Copied(bytes) => self.copied.extend_from_slice(bytes),
+            Payload::Shared(bytes) => self.shared = Some(bytes),
+        }
+    }
+
+    #[inline]
+    fn body(&self) -> PassedBody<'_> {
+        let content = match &self.shared {
+            Some(bytes) => Payload::Shared(bytes.clone()),
+            None => Payload::Copied(&self.copied),
+        };
+        PassedBody { content, has_metadata: self.has_metadata, trailer: self.trailer }
+    }
+
+    #[inline]
+    fn clear(&mut self) {
+        self.shared = None;
+        self.copied.clear();
+        if self.copied.capacity() > PARTIAL_KEEP_BYTES {
+            self.copied = Vec::new();
+        }
+    }
+}

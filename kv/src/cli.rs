@@ -1,0 +1,183 @@
+//! The command line.
+
+use crate::log::LogArgs;
+use crate::units::{count_up_to, parse_bytes_up_to, parse_duration};
+use crate::upstream::Upstream;
+use catena_balancer::policy::{self, Policy};
+use catena_engine::limits::{COPY_BYTES_MAX, FRAME_BYTES_CEILING, IN_FLIGHT_CEILING, SOCKETS_MAX};
+use catena_engine::reactor::turn::PollMode;
+use catena_engine::server::{Cores, DriverChoice};
+use catena_engine::time::Duration;
+use clap::{Args, Parser, Subcommand};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Catena: fast RPC services, and what stands around them.
+#[derive(Parser, Debug)]
+#[command(name = "catena", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Takes requests and passes each on to one of many servers: the one that will answer soonest.
+    Proxy(Box<ProxyArgs>),
+}
+
+/// `proxy`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Where the servers are (--upstream, any number of times; they are balanced over together):
+
+  10.0.0.1:7400, db.example:7400   this one; a name is resolved once, at start
+  dns:db.example:7400              all addresses of the name, looked up every 5 s
+  file:/etc/catena/servers         one HOST:PORT a line, and its weight if that is not 1; read
+                                   again when it changes. # begins a comment
+
+A weight may follow with '=': 10.0.0.2:7400=3 gets three times the part of one without.
+
+  catena proxy --upstream 10.0.0.1:7400 --upstream 10.0.0.2:7400
+  catena proxy --listen 0.0.0.0:7400 --upstream dns:db.example:7400 --metrics 9100
+  catena proxy --upstream file:servers.txt --policy ewma --cpus 0-3 --timeout 2s
+
+SIGTERM or ^C: takes no new connection, tells callers to go away, finishes what is under way (for
+--drain-timeout at most), ends. Once more ends at once.
+Exit codes: 0 ended in order, 1 failed, or ended at once, 2 wrong usage.")]
+pub struct ProxyArgs {
+    /// Address to listen on: a port of 127.0.0.1, or ADDRESS:PORT. Port 0 lets the system pick one.
+    #[arg(long, short, value_name = "ADDR", default_value = "7400", value_parser = parse_address)]
+    pub listen: SocketAddr,
+    /// A server to pass requests on to: HOST:PORT, dns:NAME:PORT or file:PATH. At least one.
+    #[arg(long, short, value_name = "SPEC", required = true)]
+    pub upstream: Vec<Upstream>,
+    /// How a server is chosen for a request: random, rr, wrr, ll, ewma, c3, prequal-piggyback or hist.
+    #[arg(long, value_name = "POLICY", default_value = "hist", value_parser = parse_policy)]
+    pub policy: String,
+    /// CPUs to run on, one shard each: all, or a list like 0,2-3.
+    #[arg(
+        long,
+        visible_alias = "cores",
+        value_name = "LIST",
+        default_value = "all",
+        conflicts_with = "shards"
+    )]
+    pub cpus: Cores,
+    /// So many shards, each on a CPU of its own, the first that may be used.
+    #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
+    pub shards: Option<u32>,
+    /// auto (io_uring, or epoll where it is refused), uring, or epoll.
+    #[arg(long, default_value = "auto")]
+    pub driver: DriverChoice,
+    /// When there is nothing to do: adaptive (spin a little, then sleep), always (spin), never (sleep).
+    #[arg(long, default_value = "adaptive")]
+    pub poll: PollMode,
+    /// The deadline of requests that come without one; 0: they wait for as long as their server lives.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// How often a request is sent at most: again only if it was certainly not executed, within the
+    /// budget of retries (a fifth of the requests, and 10 a second).
+    #[arg(long, value_name = "N", default_value = "3", value_parser = count_up_to(8))]
+    pub attempts: u32,
+    /// Bodies up to so many bytes are copied on their way through, longer ones are not; 0: none is.
+    #[arg(long, value_name = "BYTES", default_value = "1024",
+        value_parser = parse_bytes_up_to(COPY_BYTES_MAX as u32))]
+    pub copy_max: u32,
+    /// The longest frame that is taken, of callers and of servers.
+    #[arg(long, value_name = "BYTES", default_value = "16448k",
+        value_parser = parse_bytes_up_to(FRAME_BYTES_CEILING))]
+    pub frame_max: u32,
+    /// Connections of each shard, at most.
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(SOCKETS_MAX))]
+    pub max_connections: u32,
+    /// Requests in flight on each caller's connection, at most.
+    #[arg(long, value_name = "N", default_value = "1024",
+        value_parser = count_up_to(IN_FLIGHT_CEILING))]
+    pub max_in_flight: u32,
+    /// Requests in flight on each shard, at most; more are shed.
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(16 << 20))]
+    pub max_requests: u32,
+    /// Ask callers and servers for checksums over bodies; used where they ask too.
+    #[arg(long)]
+    pub payload_crc: bool,
+    /// How long what is under way may take to end after SIGTERM.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+    /// Shows counters as text for Prometheus, on http://ADDR/metrics: a port of 127.0.0.1, or
+    /// ADDRESS:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub metrics: Option<SocketAddr>,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `PORT` on loopback, or `ADDRESS:PORT`.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse()
+        .map_err(|_| format!("{text:?} is no address; say 7400, 0.0.0.0:7400 or [::1]:7400"))
+}
+
+/// A policy is made on each shard; here it is only seen to be one.
+fn parse_policy(text: &str) -> Result<String, String> {
+    let made: Box<dyn Policy> = policy::by_name(text).map_err(|unknown| unknown.to_string())?;
+    drop(made);
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<ProxyArgs, String> {
+        let words = ["catena", "proxy"].into_iter().chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        let Verb::Proxy(args) = cli.verb;
+        Ok(*args)
+    }
+
+    #[test]
+    fn the_least_that_is_needed_is_an_upstream() {
+        let args = parse("--upstream 127.0.0.1:1").expect("that is enough");
+        assert_eq!(args.listen.to_string(), "127.0.0.1:7400");
+        assert_eq!(args.policy, "hist");
+        assert_eq!(
+            args.frame_max,
+            catena_engine::config::ConnectionConfig::default().frame_bytes_max
+        );
+        assert_eq!(
+            args.copy_max as usize,
+            catena_engine::relay::RelayConfig::default().copy_bytes_max
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, named) in [
+            ("", "--upstream"),
+            ("--upstream 127.0.0.1", "--upstream"),
+            ("--upstream 127.0.0.1:1=0", "weight"),
+            ("--upstream 127.0.0.1:1=x", "weight"),
+            ("--upstream file:", "file"),
+            ("--upstream dns:name", "PORT"),
+            ("--upstream 127.0.0.1:1 --policy best", "--policy"),
+            ("--upstream 127.0.0.1:1 --listen here", "--listen"),
+            ("--upstream 127.0.0.1:1 --copy-max 1m", "--copy-max"),
+            ("--upstream 127.0.0.1:1 --attempts 0", "--attempts"),
+            ("--upstream 127.0.0.1:1 --attempts many", "--attempts"),
+            ("--upstream 127.0.0.1:1 --shards 0", "--shards"),
+            ("--upstream 127.0.0.1:1 --cpus x", "--cpus"),
+            ("--upstream 127.0.0.1:1 --driver fast", "--driver"),
+            ("--upstream 127.0.0.1:1 --timeout soon", "--timeout"),
+            ("--upstream 127.0.0.1:1 --cpus 0 --shards 1", "--shards"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `catena`: what runs beside a service. One binary, a subcommand for each use.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`cli`] | what can be asked for |
+//! | [`proxy`] | `catena proxy`: balances requests over servers |
+//! | [`upstream`] | where those servers are named |
+//! | [`metrics`] | counters, for whoever asks over HTTP |
+//! | [`signals`], [`log`], [`units`] | ends, log lines, numbers with units |
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod log;
+mod metrics;
+mod proxy;
+mod signals;
+mod units;
+mod upstream;
+
+use clap::Parser;
+use cli::{Cli, Verb};
+use std::process::ExitCode;
+
+/// Why a verb failed, for people: the message says whose fault it was and what to do.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ended = match &cli.verb {
+        Verb::Proxy(args) => proxy::run(args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("catena: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

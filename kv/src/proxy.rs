@@ -1,0 +1,131 @@
+//! `catena proxy`: starts it, says so, ends it.
+
+use crate::Failure;
+use crate::cli::ProxyArgs;
+use crate::metrics::{self, Page};
+use crate::{signals, upstream};
+use catena_balancer::policy;
+use catena_balancer::proxy::{ProxyConfig, ProxyMetrics, Shared, router};
+use catena_engine::client::ClientConfig;
+use catena_engine::config::ConnectionConfig;
+use catena_engine::metrics::MetricsSnapshot;
+use catena_engine::relay::RelayConfig;
+use catena_engine::rpc::admission::AdmissionConfig;
+use catena_engine::server::{Cores, Server};
+use catena_engine::time::Duration;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+/// Passes requests on until it is told to end.
+pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
+    let (end, ended) = channel();
+    signals::end_on_signal(end.clone())?;
+    let endpoints = upstream::find(&args.upstream)?;
+    let page = args.metrics.map(metrics::listen).transpose()?;
+    let cores = match args.shards {
+        Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
+        None => args.cpus.clone(),
+    };
+    let shared = Shared::new(endpoints.clone(), shards_max(&cores));
+    let server = start(args, cores, shared.clone())?;
+    args.log.install();
+    for note in server.notes() {
+        eprintln!("note: {note}");
+    }
+    let mut lines = server.description().to_vec();
+    if let Some((listener, line)) = page {
+        metrics::answer(listener, page_of(&server, shared.metrics))?;
+        lines.push(line);
+    }
+    lines.push(format!("policy {}; {}", args.policy, servers(args, endpoints.list().len())));
+    lines.push(format!("listening on {}", server.address().expect("it was told to listen")));
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("{}\n", lines.join("\n")).as_bytes()).and_then(|()| out.flush())?;
+    drop(out);
+    end_with_a_shard(&server, end);
+    // The senders live as long as their threads, which end with the process.
+    let _told = ended.recv();
+    Ok(server.drain()?)
+}
+
+fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failure> {
+    let connection = ConnectionConfig {
+        frame_bytes_max: args.frame_max,
+        in_flight_max: args.max_in_flight,
+        payload_crc: args.payload_crc,
+        drain_timeout: args.drain_timeout,
+        ..ConnectionConfig::default()
+    };
+    let relay = RelayConfig {
+        copy_bytes_max: args.copy_max as usize,
+        timeout: (args.timeout > Duration::ZERO).then_some(args.timeout),
+        ..RelayConfig::default()
+    };
+    let config = ProxyConfig {
+        client: ClientConfig {
+            connection: Arc::new(connection.clone()),
+            ..ClientConfig::default()
+        },
+        relay,
+        attempts_max: args.attempts as usize,
+        ..ProxyConfig::default()
+    };
+    let admission =
+        AdmissionConfig { in_flight_max: args.max_requests, ..AdmissionConfig::default() };
+    let policy = args.policy.clone();
+    let server = Server::builder()
+        .listen(args.listen)
+        // A caller cannot know which shard is for what, and need not: all of them reach all servers.
+        .shard_ports(false)
+        .cores(cores)
+        .driver(args.driver)
+        .poll(args.poll)
+        .connections_max(args.max_connections)
+        .connection(connection)
+        .admission(admission)
+        .service(move |shard| {
+            let policy = policy::by_name(&policy).expect("the command line has been read");
+            router(shard, config.clone(), policy, shared.clone())
+        })
+        .start();
+    server.map_err(|error| format!("--listen {}: {error}", args.listen).into())
+}
+
+/// No fewer than there will be shards.
+fn shards_max(cores: &Cores) -> usize {
+    match cores {
+        Cores::All => std::thread::available_parallelism().map_or(1, usize::from),
+        Cores::List(list) => list.len().max(1),
+        Cores::Count(count) | Cores::Unpinned(count) => usize::from(*count).max(1),
+    }
+}
+
+fn servers(args: &ProxyArgs, count: usize) -> String {
+    let named: Vec<String> = args.upstream.iter().map(ToString::to_string).collect();
+    let word = if count == 1 { "server" } else { "servers" };
+    format!("{count} {word} from {}", named.join(", "))
+}
+
+fn page_of(server: &Server, proxy: Arc<ProxyMetrics>) -> Page {
+    let shards = server.shard_metrics();
+    Box::new(move || {
+        let mut text = String::new();
+        MetricsSnapshot::of(&shards)
+            .write_prometheus(&mut text)
+            .and_then(|()| proxy.write_prometheus(&mut text))
+            .expect("writing to a string cannot fail");
+        text
+    })
+}
+
+/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
+fn end_with_a_shard(server: &Server, end: Sender<()>) {
+    let watch = server.watch();
+    std::thread::spawn(move || {
+        if let Err(failure) = watch.wait() {
+            eprintln!("{failure}; the other shards drain");
+            let _gone = end.send(());
+        }
+    });
+}

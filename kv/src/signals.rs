@@ -1,0 +1,26 @@
+//! SIGTERM and ^C: the first asks for an end in order, the second ends.
+
+use crate::Failure;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::sync::mpsc::Sender;
+
+/// Ends the wait with the first signal, the process with the second.
+///
+/// # Errors
+/// If signals cannot be caught.
+pub fn end_on_signal(end: Sender<()>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut pending = signals.forever();
+        if pending.next().is_some() {
+            eprintln!("draining; once more ends at once");
+            let _gone = end.send(());
+        }
+        if pending.next().is_some() {
+            eprintln!("ended at once: what was under way is lost");
+            std::process::exit(1);
+        }
+    })?;
+    Ok(())
+}
