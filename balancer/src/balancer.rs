@@ -10,9 +10,11 @@
 //! calls (the client, the proxy, the tower layer, the simulator) tells it of their starts and ends, and
 //! calls [`Balancer::tick`] when that asks for it.
 
+mod probes;
+
 use crate::budget::{Budget, BudgetConfig};
 use crate::config::believe;
-use crate::endpoint::{Endpoint, Outcome, ServerLoad, Signal, Slot};
+use crate::endpoint::{Endpoint, Outcome, Signal, Slot};
 use crate::evidence::{Digest, SharedEvidence};
 use crate::explain::{Candidate, Explanation, PickTable};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
@@ -28,8 +30,6 @@ use std::sync::Arc;
 const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 /// Endpoints whose digests one tick refreshes: some 100 µs of work. Of more, each waits its turn.
 const REFRESHES_PER_TICK_MAX: usize = 64;
-/// Endpoints that one tick asks for a sign of life: 3,200 a second, or more than any one core has.
-const HEARTBEATS_PER_TICK_MAX: usize = 64;
 /// No merge sooner after the last one than this, whichever core made it.
 const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Half a window lasts until so many latencies are in it …
@@ -241,7 +241,8 @@ impl Balancer {
         }
         let mut slot = self.pick(avoid, None, now, rng)?;
         let due = self.health.due_share(slot);
-        if due < 1.0 && !rng.chance(due) {
+        // Exploring has a budget of its own, and a returner of which little is known may live on it.
+        if due < 1.0 && self.why.verdict != Verdict::Explore && !rng.chance(due) {
             let early = slot;
             // The second choice is among others: what the first one looked at is none of its business.
             let why = std::mem::take(&mut self.why);
@@ -255,51 +256,6 @@ impl Balancer {
         }
         self.count_pick(slot, None);
         Some(self.begin(slot, false, now))
-    }
-
-    /// Whose load the policy wants to be told, after a call was started: to be asked without waiting.
-    pub fn wanted_probes(&mut self, now: Instant, rng: &mut Rng) -> &[Slot] {
-        self.wanted.clear();
-        let eligible = self.health.eligible();
-        if !eligible.is_empty() {
-            let candidates = Candidates { signals: &self.signals, eligible };
-            self.policy.probes(&candidates, now, rng, &mut self.wanted);
-        }
-        &self.wanted
-    }
-
-    /// Who is to be asked for a sign of life, after a [`Balancer::tick`]: those that have given none for a
-    /// [heartbeat interval](HealthConfig::heartbeat_interval), the ejected ones too, each once an interval
-    /// and no more than 64 at a time. What comes of it is told to [`Balancer::probed`], or to
-    /// [`Balancer::heard`] where no load came along.
-    pub fn wanted_heartbeats(&mut self, now: Instant) -> &[Slot] {
-        self.wanted.clear();
-        let Some(interval) = self.health.heartbeat_interval() else { return &self.wanted };
-        let states = self.signals.iter().zip(&mut self.rotations).enumerate();
-        for (slot, (signal, rotation)) in states {
-            let last = signal.heard_at.max(rotation.sign_at).max(rotation.asked_at);
-            let is_due = now.since(last) >= interval;
-            if is_due && self.health.standing(slot as Slot).is_some() {
-                rotation.asked_at = now;
-                self.wanted.push(slot as Slot);
-                if self.wanted.len() == HEARTBEATS_PER_TICK_MAX {
-                    break;
-                }
-            }
-        }
-        &self.wanted
-    }
-
-    /// A probe has been answered.
-    pub fn probed(&mut self, slot: Slot, load: &ServerLoad, now: Instant, rng: &mut Rng) {
-        let servers = self.by_name.len();
-        let Some(Some(endpoint)) = self.endpoints.get_mut(slot as usize) else { return };
-        endpoint.reported = Some(*load);
-        let signal = &mut self.signals[slot as usize];
-        signal.told(load.in_flight, now);
-        self.rotations[slot as usize].sign_at = now;
-        self.health.heard(slot, now);
-        self.policy.probed(slot, load, servers, now, rng);
     }
 
     /// A call has ended.
@@ -430,17 +386,7 @@ impl Balancer {
         self.health.is_panicking()
     }
 
-    /// An endpoint gave a sign of life other than an answer.
-    pub fn heard(&mut self, slot: Slot, now: Instant) {
-        // No answer: how long calls take there is as little known as before, and worth exploring.
-        if let Some(rotation) = self.rotations.get_mut(slot as usize) {
-            rotation.sign_at = now;
-        }
-        self.health.heard(slot, now);
-    }
-
-    /// Where to count what is not seen from here: retries, hedges, what went wrong. Published, and begun
-    /// anew, with each tick; see [`crate::metrics`].
+    /// Where to count what is not seen from here: retries, hedges, what went wrong. See [`crate::metrics`].
     pub fn tally(&mut self, slot: Slot) -> &mut Tally {
         &mut self.tallies[slot as usize]
     }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 /// A place in a balancer's table of endpoints; small and dense, used again after an endpoint has gone.
 pub type Slot = u32;
 
-/// The load that a server told with an answer.
+/// The load that a server told with an answer, or a pong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerLoad {
-    /// Requests in flight on the shard that answered, the one that was answered among them.
+    /// Requests in flight on the shard that answered, the one that was answered among them,
+    /// a ping too.
     pub in_flight: u32,
     /// How long the request waited before its handler ran.
     pub queue_delay: Duration,
@@ -36,9 +37,7 @@ impl ServerLoad {
             service_time: micros(head.service_us),
         })
     }
-}
 
-impl ServerLoad {
     /// The load that a Catena server tells with a pong; `None` if it tells none.
     pub fn of_pong(head: &PongHead) -> Option<ServerLoad> {
         let micros = |micros: u32| Duration::from_micros(u64::from(micros));

@@ -71,7 +71,7 @@ impl Model {
         let health = HealthConfig { heartbeat_interval, ..HealthConfig::default() };
         let config = BalancerConfig { health, ..BalancerConfig::default() };
         let now = Instant::from_nanos(1);
-        let explores = ["random", "rr", "hist"].contains(&policy);
+        let explores = ["random", "rr"].contains(&policy);
         let policy = by_name(policy).expect("there is such a policy");
         let mut model = Model {
             balancer: Balancer::new(config, policy, SharedEvidence::new(1), 0, now),
@@ -208,8 +208,8 @@ impl Model {
         assert!(self.hedges <= budget.hedge_share * self.first_calls + 1e-6, "{granted}");
     }
 
-    /// Everybody is well from now on: each endpoint that is out gets a call again, also when all calls are to avoid
-    /// somebody. `are_retries`: none is a first attempt.
+    /// Everybody is well from now on: each endpoint that is out gets a call again, also when all calls
+    /// are to avoid somebody. `are_retries`: none is a first attempt.
     fn everybody_is_tried(&mut self, are_retries: bool) {
         while !self.under_way.is_empty() {
             self.end(0, 0);

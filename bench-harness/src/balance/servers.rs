@@ -134,7 +134,7 @@ impl Server {
         load
     }
 
-    /// The load as a probe is told it: calls in flight, and how long calls took lately that met about as
+    /// The load as a probe is told it: requests in flight, itself among them, and how long calls took lately that met about as
     /// many. Prequal's rule is the median of these.
     pub fn probed(&self) -> ServerLoad {
         let mut near = [(0, Duration::ZERO); RECENT_MAX];
@@ -146,7 +146,7 @@ impl Server {
         let near = &mut near[..self.recent.len().min(NEAR_MAX)];
         near.sort_unstable_by_key(|(_, latency)| *latency);
         let service_time = near.get(near.len() / 2).map_or(Duration::ZERO, |(_, latency)| *latency);
-        ServerLoad { in_flight: self.in_flight, queue_delay: Duration::ZERO, service_time }
+        ServerLoad { in_flight: self.in_flight + 1, queue_delay: Duration::ZERO, service_time }
     }
 
     /// A call leaves without an answer.
