@@ -28,6 +28,8 @@ use std::sync::Arc;
 const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 /// Endpoints whose digests one tick refreshes: some 100 µs of work. Of more, each waits its turn.
 const REFRESHES_PER_TICK_MAX: usize = 64;
+/// Endpoints that one tick asks for a sign of life: 3,200 a second, or more than any one core has.
+const HEARTBEATS_PER_TICK_MAX: usize = 64;
 /// No merge sooner after the last one than this, whichever core made it.
 const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Half a window lasts until so many latencies are in it …
@@ -158,9 +160,17 @@ pub struct Balancer {
 struct Rotation {
     began: Instant,
     recorded: u64,
+    /// Calls answered since metrics were published; here because an answer touches this anyway.
+    answers: u64,
+    /// Calls in flight when metrics were published.
+    in_flight: u32,
     /// Something was recorded, or forgotten, since this core merged last.
     has_news: bool,
     is_draining: bool,
+    /// When it was last asked for a sign of life.
+    asked_at: Instant,
+    /// When it gave one that was no answer.
+    sign_at: Instant,
 }
 
 impl Balancer {
@@ -222,20 +232,20 @@ impl Balancer {
     #[inline]
     pub fn start(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Ticket> {
         self.why.clear();
-        if avoid.is_empty()
-            && let Some(slot) = self.health.begin_trial(now)
-        {
-            self.why.verdict = Verdict::Trial;
-            self.count_pick(slot, None);
-            return Some(self.begin(slot, true, now));
+        let trial = match avoid {
+            [] => self.health.begin_trial(now),
+            avoid => self.health.begin_overdue_trial(avoid, now),
+        };
+        if let Some(slot) = trial {
+            return Some(self.begin_trial(slot, now));
         }
-        let mut slot = self.pick(avoid, now, rng)?;
+        let mut slot = self.pick(avoid, None, now, rng)?;
         let due = self.health.due_share(slot);
         if due < 1.0 && !rng.chance(due) {
             let early = slot;
             // The second choice is among others: what the first one looked at is none of its business.
             let why = std::mem::take(&mut self.why);
-            if let Some(other) = self.pick(&[avoid, &[early]].concat(), now, rng) {
+            if let Some(other) = self.pick(avoid, Some(early), now, rng) {
                 slot = other;
                 self.why.verdict = Verdict::SlowStart;
                 self.count_pick(slot, Some(early));
@@ -258,14 +268,36 @@ impl Balancer {
         &self.wanted
     }
 
+    /// Who is to be asked for a sign of life, after a [`Balancer::tick`]: those that have given none for a
+    /// [heartbeat interval](HealthConfig::heartbeat_interval), the ejected ones too, each once an interval
+    /// and no more than 64 at a time. What comes of it is told to [`Balancer::probed`], or to
+    /// [`Balancer::heard`] where no load came along.
+    pub fn wanted_heartbeats(&mut self, now: Instant) -> &[Slot] {
+        self.wanted.clear();
+        let Some(interval) = self.health.heartbeat_interval() else { return &self.wanted };
+        let states = self.signals.iter().zip(&mut self.rotations).enumerate();
+        for (slot, (signal, rotation)) in states {
+            let last = signal.heard_at.max(rotation.sign_at).max(rotation.asked_at);
+            let is_due = now.since(last) >= interval;
+            if is_due && self.health.standing(slot as Slot).is_some() {
+                rotation.asked_at = now;
+                self.wanted.push(slot as Slot);
+                if self.wanted.len() == HEARTBEATS_PER_TICK_MAX {
+                    break;
+                }
+            }
+        }
+        &self.wanted
+    }
+
     /// A probe has been answered.
     pub fn probed(&mut self, slot: Slot, load: &ServerLoad, now: Instant, rng: &mut Rng) {
         let servers = self.by_name.len();
         let Some(Some(endpoint)) = self.endpoints.get_mut(slot as usize) else { return };
         endpoint.reported = Some(*load);
         let signal = &mut self.signals[slot as usize];
-        signal.told(load, now);
-        signal.heard_at = now;
+        signal.told(load.in_flight, now);
+        self.rotations[slot as usize].sign_at = now;
         self.health.heard(slot, now);
         self.policy.probed(slot, load, servers, now, rng);
     }
@@ -280,13 +312,13 @@ impl Balancer {
         let cost = cost_of(outcome, latency, signal, now);
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
         if let Some(cost) = cost {
-            endpoint.evidence.recorder(self.core).record(cost);
-            signal.record(cost.as_nanos() as f32, now);
+            endpoint.recorder.record(cost);
+            signal.record(cost.as_nanos() as u64 as f32, now);
         }
         if let Outcome::Answered(load) = outcome {
             signal.heard_at = now;
             if let Some(load) = load {
-                signal.told(load, now);
+                signal.told(load.others_in_flight(), now);
                 endpoint.reported = Some(*load);
             }
             self.health.heard(slot, now);
@@ -294,6 +326,10 @@ impl Balancer {
         let rotation = &mut self.rotations[slot as usize];
         rotation.recorded += u64::from(cost.is_some());
         rotation.has_news |= cost.is_some();
+        match outcome {
+            Outcome::Answered(_) => rotation.answers += 1,
+            _ => self.tallies[slot as usize].count_unanswered(outcome),
+        }
         self.policy.ended(slot, outcome, cost, now);
         let observed = Observed {
             failed: outcome.is_failure(),
@@ -301,7 +337,6 @@ impl Balancer {
             abandoned: *outcome == Outcome::Abandoned,
             trial: is_trial,
         };
-        self.tallies[slot as usize].count_end(outcome);
         if let Some(change) = self.health.ended(slot, &observed, now, rng) {
             self.note(change);
         }
@@ -385,6 +420,11 @@ impl Balancer {
         endpoints.filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?)))
     }
 
+    /// What this core shares with others; [`crate::metrics::MetricsSnapshot::of`] reads it on any thread.
+    pub fn evidence(&self) -> &Arc<SharedEvidence> {
+        &self.shared
+    }
+
     /// True while calls go to all because most look ill.
     pub fn is_panicking(&self) -> bool {
         self.health.is_panicking()
@@ -392,10 +432,15 @@ impl Balancer {
 
     /// An endpoint gave a sign of life other than an answer.
     pub fn heard(&mut self, slot: Slot, now: Instant) {
+        // No answer: how long calls take there is as little known as before, and worth exploring.
+        if let Some(rotation) = self.rotations.get_mut(slot as usize) {
+            rotation.sign_at = now;
+        }
         self.health.heard(slot, now);
     }
 
-    /// Where to count what is not seen from here: retries, hedges, what went wrong. See [`crate::metrics`].
+    /// Where to count what is not seen from here: retries, hedges, what went wrong. Published, and begun
+    /// anew, with each tick; see [`crate::metrics`].
     pub fn tally(&mut self, slot: Slot) -> &mut Tally {
         &mut self.tallies[slot as usize]
     }
@@ -416,12 +461,57 @@ impl Balancer {
         self.budget.take_hedge(now)
     }
 
+    /// True if the endpoint that holds a call was given up after it had got it: nothing is gained by
+    /// waiting any longer.
+    pub fn is_given_up(&self, ticket: &Ticket) -> bool {
+        !ticket.is_trial && matches!(self.standing(ticket.slot), Some(Standing::Ejected { .. }))
+    }
+
     /// After how long a second copy of a call should be sent: when it has taken longer than 95 of 100
     /// calls to the endpoint that holds it. `None`: too little is known of that endpoint.
     pub fn hedge_delay(&self, ticket: &Ticket) -> Option<Duration> {
         let digest = self.endpoint(ticket.slot)?.digest;
         let HedgeConfig { delay_min, evidence_min } = self.config.hedge;
         (digest.count >= evidence_min).then(|| digest.p95.max(delay_min))
+    }
+}
+
+/// For those whose endpoints are not always able to take a call: they avoid the ones that are not.
+#[cfg(feature = "tower")]
+impl Balancer {
+    /// True if a call may go to another than `avoid`.
+    pub(crate) fn can_start(&mut self, avoid: &[Slot]) -> bool {
+        self.health.eligible().iter().any(|slot| !avoid.contains(slot))
+    }
+
+    /// The call that tries whether an ejected endpoint has recovered, if one is due. That it is one of
+    /// `avoid` when its time has come is an answer too.
+    pub(crate) fn start_trial(
+        &mut self,
+        avoid: &[Slot],
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Ticket> {
+        let slot = self.health.begin_trial(now)?;
+        if !avoid.contains(&slot) {
+            return Some(self.begin_trial(slot, now));
+        }
+        let latency = Duration::ZERO;
+        let observed = Observed { failed: true, latency, abandoned: false, trial: true };
+        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+            self.note(change);
+        }
+        None
+    }
+
+    /// A call to any endpoint but `avoid`, wherever it stands.
+    pub(crate) fn start_anywhere(&mut self, avoid: &[Slot], now: Instant) -> Option<Ticket> {
+        let mut slots = 0..self.endpoints.len() as Slot;
+        let slot =
+            slots.find(|slot| self.health.standing(*slot).is_some() && !avoid.contains(slot))?;
+        self.why.clear();
+        self.count_pick(slot, None);
+        Some(self.begin(slot, false, now))
     }
 }
 
@@ -435,11 +525,18 @@ impl Drop for Balancer {
 }
 
 impl Balancer {
-    fn pick(&mut self, avoid: &[Slot], now: Instant, rng: &mut Rng) -> Option<Slot> {
+    fn pick(
+        &mut self,
+        avoid: &[Slot],
+        passed_over: Option<Slot>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Slot> {
         let mut eligible = self.health.eligible();
-        if !avoid.is_empty() {
+        if !avoid.is_empty() || passed_over.is_some() {
             self.narrowed.clear();
-            self.narrowed.extend(eligible.iter().filter(|slot| !avoid.contains(slot)));
+            let may_be = |slot: &&Slot| !avoid.contains(slot) && passed_over != Some(**slot);
+            self.narrowed.extend(eligible.iter().filter(may_be));
             eligible = &self.narrowed;
         }
         match eligible {
@@ -458,12 +555,17 @@ impl Balancer {
         }
     }
 
+    fn begin_trial(&mut self, slot: Slot, now: Instant) -> Ticket {
+        self.why.clear();
+        self.why.verdict = Verdict::Trial;
+        self.count_pick(slot, None);
+        self.tallies[slot as usize].trials += 1;
+        self.begin(slot, true, now)
+    }
+
     #[inline]
     fn begin(&mut self, slot: Slot, is_trial: bool, now: Instant) -> Ticket {
         self.signals[slot as usize].start(now);
-        let tally = &mut self.tallies[slot as usize];
-        tally.picks += 1;
-        tally.trials += u64::from(is_trial);
         self.policy.started(slot, now);
         Ticket { slot, started: now, is_trial }
     }
@@ -484,20 +586,20 @@ impl Balancer {
         let index = vacant.unwrap_or(self.endpoints.len());
         let slot = index as Slot;
         let evidence = self.shared.of(&member.name);
-        let tally = evidence.metrics(self.core).tally();
         let name = member.name.clone();
-        let (endpoint, signal) = Endpoint::new(name.clone(), member.weight, evidence, now);
-        let rotation = Rotation { began: now, ..Rotation::default() };
+        let (endpoint, signal) =
+            Endpoint::new(name.clone(), member.weight, evidence, self.core, now);
+        let rotation = Rotation { began: now, asked_at: now, ..Rotation::default() };
         if index == self.endpoints.len() {
             self.endpoints.push(Some(endpoint));
             self.signals.push(signal);
             self.rotations.push(rotation);
-            self.tallies.push(tally);
+            self.tallies.push(Tally::default());
         } else {
             self.endpoints[index] = Some(endpoint);
             self.signals[index] = signal;
             self.rotations[index] = rotation;
-            self.tallies[index] = tally;
+            self.tallies[index] = Tally::default();
         }
         self.by_name.insert(name.clone(), slot);
         if let Some(picks) = &mut self.picks {
@@ -519,9 +621,12 @@ impl Balancer {
 
     fn leave_if_done(&mut self, slot: Slot) {
         if self.signals[slot as usize].in_flight == 0 {
-            let evidence = &self.endpoint_of(slot).evidence;
-            evidence.metrics(self.core).publish(&self.tallies[slot as usize]);
-            evidence.metrics(self.core).publish_gone();
+            self.publish(slot as usize);
+            let endpoint = self.endpoint_of(slot);
+            // It may have come back in the meantime, in another slot.
+            if !self.by_name.contains_key(&endpoint.name) {
+                endpoint.evidence.metrics(self.core).publish_gone();
+            }
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
@@ -536,7 +641,7 @@ impl Balancer {
         let age = now.since(rotation.began);
         let is_full = rotation.recorded >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
         if is_full || age >= HALF_WINDOW_MAX {
-            endpoint.evidence.recorder(self.core).rotate();
+            endpoint.recorder.rotate();
             *rotation = Rotation { began: now, recorded: 0, has_news: true, ..*rotation };
         }
         if rotation.has_news && endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
@@ -544,11 +649,28 @@ impl Balancer {
             self.counts.clear();
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
+            endpoint.take_digest(&mut self.signals[slot]);
+        } else if self.shared.cores() > 1 {
+            endpoint.take_digest(&mut self.signals[slot]);
         }
-        endpoint.take_digest(&mut self.signals[slot]);
+        self.publish(slot);
+    }
+
+    /// Puts what was counted of an endpoint where others can read it.
+    fn publish(&mut self, slot: usize) {
+        let Some(endpoint) = &self.endpoints[slot] else { return };
+        let (rotation, tally) = (&mut self.rotations[slot], &mut self.tallies[slot]);
+        let in_flight = self.signals[slot].in_flight;
+        tally.answers += std::mem::take(&mut rotation.answers);
+        // Nothing is counted when a call begins: it has ended since, or is in flight.
+        tally.picks += tally.ended() + u64::from(in_flight) - u64::from(rotation.in_flight);
+        rotation.in_flight = in_flight;
         let metrics = endpoint.evidence.metrics(self.core);
-        metrics.publish(&self.tallies[slot]);
-        metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
+        metrics.add(&std::mem::take(tally));
+        let is_another = rotation.is_draining && self.by_name.contains_key(&endpoint.name);
+        if !is_another {
+            metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
+        }
     }
 }
 
@@ -568,6 +690,30 @@ fn cost_of(
         }
         Outcome::TimedOut => Some(latency.max(estimate() * 2).min(LATENCY_MAX)),
         // It was at least as slow as this; worth knowing only if that is slow.
-        Outcome::Abandoned => (latency.as_nanos() as f32 > signal.p50).then_some(latency),
+        Outcome::Abandoned => (latency.as_nanos() as u64 as f32 > signal.p50).then_some(latency),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::MEMBER_BYTES;
+    use crate::policy::c3;
+
+    #[test]
+    fn an_endpoint_costs_no_more_than_24_kib_on_each_core() {
+        let name: Arc<str> = "fd00:1234:5678:9abc:def0:1234:5678:9abc%eth0:65535".into();
+        let evidence = SharedEvidence::new(1).of(&name);
+        let record = size_of::<Signal>() + size_of::<Option<Endpoint>>() + size_of::<Rotation>();
+        // A map has room for twice as many as are in it at most, and a byte for each place.
+        let entry = 2 * (size_of::<(Arc<str>, Slot)>() + 1) + name.len() + 16;
+        // Of all policies C3 keeps the most.
+        let policy = c3::SERVER_BYTES;
+        // Vectors that have just grown are half empty.
+        let bytes = evidence.memory_bytes_per_core()
+            + 2 * (record + MEMBER_BYTES + policy + 2 * size_of::<Slot>())
+            + entry;
+        println!("{bytes} bytes");
+        assert!(bytes <= 24 * 1_024, "{bytes} bytes");
     }
 }

@@ -147,6 +147,7 @@ impl HealthConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         // Named one by one, so that none is forgotten when there is a new one.
         let HealthConfig {
+            ejects: _,
             failures_in_row,
             failure_share_above_peers,
             failure_share_calls_min,
@@ -186,12 +187,11 @@ impl HistogramConfig {
     /// # Errors
     /// The first value that is out of bounds, with the bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let HistogramConfig { choices, close, explore_share, explore_age, report_age_max } = *self;
+        let HistogramConfig { choices, explore_share, explore_age, told_fade } = *self;
         between("choices", choices, 1, COMPARE_ALL_MAX)?;
-        between("close", close, 0.0, 10.0)?;
         between("explore_share", explore_share, 0.0, 1.0)?;
         between("explore_age", explore_age, Duration::ZERO, DAY)?;
-        between("report_age_max", report_age_max, Duration::ZERO, DAY)
+        between("told_fade", told_fade, Duration::from_nanos(1), DAY)
     }
 }
 

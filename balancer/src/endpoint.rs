@@ -1,8 +1,9 @@
 //! The record of one endpoint on one core, from which every decision is made.
 
 use crate::evidence::{Digest, Evidence};
+use crate::histogram::Recorder;
 use catena_engine::time::{Duration, Instant};
-use catena_engine::wire::frame::ResponseHead;
+use catena_engine::wire::frame::{PongHead, ResponseHead};
 use std::sync::Arc;
 
 /// A place in a balancer's table of endpoints; small and dense, used again after an endpoint has gone.
@@ -11,7 +12,7 @@ pub type Slot = u32;
 /// The load that a server told with an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerLoad {
-    /// Requests in flight on the shard that answered.
+    /// Requests in flight on the shard that answered, the one that was answered among them.
     pub in_flight: u32,
     /// How long the request waited before its handler ran.
     pub queue_delay: Duration,
@@ -20,10 +21,28 @@ pub struct ServerLoad {
 }
 
 impl ServerLoad {
+    /// Requests in flight there without the one that was answered.
+    #[inline]
+    pub fn others_in_flight(&self) -> u32 {
+        self.in_flight.saturating_sub(1)
+    }
+
     /// The load that a Catena server tells with every answer; `None` if this one does not know it.
     pub fn of(head: &ResponseHead) -> Option<ServerLoad> {
         let micros = |micros: u32| Duration::from_micros(u64::from(micros));
         (head.in_flight != ResponseHead::LOAD_UNKNOWN).then(|| ServerLoad {
+            in_flight: head.in_flight,
+            queue_delay: micros(head.queue_delay_us),
+            service_time: micros(head.service_us),
+        })
+    }
+}
+
+impl ServerLoad {
+    /// The load that a Catena server tells with a pong; `None` if it tells none.
+    pub fn of_pong(head: &PongHead) -> Option<ServerLoad> {
+        let micros = |micros: u32| Duration::from_micros(u64::from(micros));
+        head.tells_load().then(|| ServerLoad {
             in_flight: head.in_flight,
             queue_delay: micros(head.queue_delay_us),
             service_time: micros(head.service_us),
@@ -93,7 +112,7 @@ const FADE_NANOS: f32 = 1e9;
 const EVIDENCE_MIN: u64 = 8;
 
 impl Signal {
-    fn new(weight: u32, now: Instant) -> Self {
+    pub(crate) fn new(weight: u32, now: Instant) -> Self {
         Signal {
             in_flight: 0,
             told_in_flight: 0,
@@ -112,13 +131,15 @@ impl Signal {
     /// How long its unfinished calls have been under way on average, in nanoseconds; 0: there are none.
     #[inline]
     pub fn mean_age(&self, now: Instant) -> f32 {
-        if self.in_flight == 0 {
-            return 0.0;
-        }
+        self.age_sum(now) / self.in_flight.max(1) as f32
+    }
+
+    /// How long its unfinished calls have been under way together, in nanoseconds.
+    #[inline]
+    pub(crate) fn age_sum(&self, now: Instant) -> f32 {
         let sum = now.as_nanos().wrapping_mul(u64::from(self.in_flight));
         // Negative by a little if a call was started "after" now.
-        let sum = sum.wrapping_sub(self.started_sum) as i64;
-        sum.max(0) as f32 / self.in_flight as f32
+        (sum.wrapping_sub(self.started_sum) as i64).max(0) as f32
     }
 
     /// The average of the last few latencies, fading into the median within a second: what was slow may
@@ -127,6 +148,26 @@ impl Signal {
     pub fn recent(&self, now: Instant) -> Option<f32> {
         let age = now.as_nanos().saturating_sub(self.recent_at.as_nanos()) as f32 / FADE_NANOS;
         (self.recent > 0.0 && age < 1.0).then_some(self.recent + (self.p50 - self.recent) * age)
+    }
+
+    /// `median`, or the average of the last few latencies if that is beyond the window's p95; it fades
+    /// into the median within a second: what was slow may have recovered, and only calls can tell.
+    #[inline]
+    pub(crate) fn overruled(&self, median: f32, now: Instant) -> f32 {
+        if self.recent <= self.p95 {
+            return median;
+        }
+        let age = nanos_since(self.recent_at, now) / FADE_NANOS;
+        self.recent + (median - self.recent) * age.min(1.0)
+    }
+
+    /// Requests in flight there as it told last, fading into `usual` by the share `fade` in each
+    /// nanosecond.
+    #[inline]
+    pub(crate) fn told_fading(&self, usual: f32, now: Instant, fade: f32) -> f32 {
+        let age = nanos_since(self.told_at, now) * fade;
+        let told = self.told_in_flight as f32;
+        told + (usual - told) * age.min(1.0)
     }
 
     /// Requests in flight there, by what it told no longer than `age_max` ago.
@@ -161,21 +202,32 @@ impl Signal {
     }
 
     #[inline]
-    pub(crate) fn told(&mut self, load: &ServerLoad, now: Instant) {
-        self.told_in_flight = load.in_flight;
+    pub(crate) fn told(&mut self, in_flight: u32, now: Instant) {
+        self.told_in_flight = in_flight;
         self.told_at = now;
     }
 }
 
+/// In nanoseconds; 0 if `earlier` is in fact later.
+#[inline]
+fn nanos_since(earlier: Instant, now: Instant) -> f32 {
+    now.as_nanos().saturating_sub(earlier.as_nanos()) as i64 as f32
+}
+
 /// The rest of what one core knows of an endpoint.
+///
+/// What every outcome touches comes first, in one cache line.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Endpoint {
+    /// This core's part of the evidence.
+    pub(crate) recorder: Arc<Recorder>,
+    /// The load that it told last.
+    pub reported: Option<ServerLoad>,
     /// Its name, which is its identity.
     pub name: Arc<str>,
     /// Merged from all cores, refreshed now and then.
     pub digest: Digest,
-    /// The load that it told last.
-    pub reported: Option<ServerLoad>,
     pub(crate) evidence: Arc<Evidence>,
 }
 
@@ -185,11 +237,13 @@ impl Endpoint {
         name: Arc<str>,
         weight: u32,
         evidence: Arc<Evidence>,
+        core: usize,
         now: Instant,
     ) -> (Self, Signal) {
         let mut signal = Signal::new(weight.max(1), now);
         let digest = Digest::default();
-        let mut endpoint = Endpoint { name, digest, reported: None, evidence };
+        let recorder = evidence.recorder(core).clone();
+        let mut endpoint = Endpoint { recorder, name, digest, reported: None, evidence };
         endpoint.take_digest(&mut signal);
         (endpoint, signal)
     }

@@ -43,7 +43,7 @@ impl Digest {
 /// The evidence of one endpoint.
 #[derive(Debug)]
 pub struct Evidence {
-    recorders: Box<[Recorder]>,
+    recorders: Box<[Arc<Recorder>]>,
     metrics: Box<[CoreMetrics]>,
     /// p50, p95, p99, p999 in nanoseconds, and the count.
     published: [AtomicU64; 5],
@@ -53,7 +53,7 @@ pub struct Evidence {
 
 impl Evidence {
     fn new(cores: usize) -> Self {
-        let recorders = (0..cores).map(|_| Recorder::default()).collect();
+        let recorders = (0..cores).map(|_| Arc::default()).collect();
         let metrics = (0..cores).map(|_| CoreMetrics::default()).collect();
         let (published, merged_at) = Default::default();
         Evidence { recorders, metrics, published, merged_at }
@@ -61,7 +61,7 @@ impl Evidence {
 
     /// The recorder of one core, which alone may write to it.
     #[inline]
-    pub fn recorder(&self, core: usize) -> &Recorder {
+    pub fn recorder(&self, core: usize) -> &Arc<Recorder> {
         &self.recorders[core]
     }
 
@@ -106,7 +106,7 @@ impl Evidence {
 
     /// Memory in bytes for each core.
     pub fn memory_bytes_per_core(&self) -> usize {
-        let recorders: usize = self.recorders.iter().map(Recorder::memory_bytes).sum();
+        let recorders: usize = self.recorders.iter().map(|recorder| recorder.memory_bytes()).sum();
         let metrics = size_of_val(&*self.metrics);
         (size_of::<Evidence>() + recorders + metrics) / self.recorders.len()
     }

@@ -1,6 +1,6 @@
 //! Why calls went where they went: one pick in a sentence, all of them in a table.
 //!
-//! A sentence is made of the last pick's [`Why`](crate::policy::Why) when somebody asks for it, as the client
+//! A sentence is made of the last pick's [`Why`] when somebody asks for it, as the client
 //! does at trace level. The table counts picks as they are made, if
 //! [`BalancerConfig::explain`](crate::balancer::BalancerConfig::explain) says so; it belongs to one core, and
 //! those of several are merged by name.
@@ -166,8 +166,8 @@ pub struct Candidate {
     pub name: Arc<str>,
     /// What a call would have cost, in the policy's own measure: less is better.
     pub cost: f32,
-    /// If that is nanoseconds of latency × calls: the calls that were before the new one.
-    pub calls_before: Option<u32>,
+    /// If that is nanoseconds of latency × calls: the calls that a new one was expected to find.
+    pub calls_before: Option<f32>,
     /// Its weight, by which the cost was divided.
     pub weight: f32,
     /// The p99 of its window, in nanoseconds; 0: unknown.
@@ -206,7 +206,8 @@ impl Candidate {
         let millis = |nanos: f32| f64::from(nanos) / 1e6;
         match self.calls_before {
             Some(calls) => {
-                let latency = millis(self.cost * self.weight / (calls + 1) as f32);
+                let latency = millis(self.cost * self.weight / (calls + 1.0));
+                let calls = (calls * 10.0).round() / 10.0;
                 write!(f, "{latency:.2} ms × ({calls}+1)")?;
                 if self.weight != 1.0 {
                     write!(f, " / {}", self.weight)?;

@@ -14,6 +14,9 @@
 //!   of a merged histogram: that would hold the slow one's own calls, and half of nothing is a peer's.
 //! - At most a share of all is ejected. When more than half are out, or would be if they could, the
 //!   reason is doubted: in this **panic** calls may go to all.
+//! - Where heartbeats are sent, an endpoint that is out is tried by a call only after it has given a sign
+//!   of life: a call that nobody answers would cost its caller all its patience, a heartbeat costs nobody
+//!   anything.
 //! - Pure: time and randomness are arguments.
 
 mod phi;
@@ -29,6 +32,8 @@ use catena_engine::time::{Duration, Instant};
 /// When endpoints are ejected, and how they come back.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct HealthConfig {
+    /// False: nobody is ever ejected, whatever the rest says. Default true.
+    pub ejects: bool,
     /// Failures in a row that eject. Default 5, as Finagle's and Envoy's.
     pub failures_in_row: u32,
     /// Ejects when the share of failures is by so much above the median of the peers' shares … Default
@@ -59,14 +64,18 @@ pub struct HealthConfig {
     pub slow_start_share_min: f64,
     /// Silence that ejects, see [`PhiAccrual::phi`]. Default 8.
     pub phi_max: f64,
-    /// How often a silent endpoint is expected to give a sign of life; `None`: silence means nothing.
-    /// Default `None`: whoever sends heartbeats says how often.
+    /// How often an endpoint is expected to give a sign of life, an answer or a heartbeat's; one that
+    /// gives none for three times as long is out. `None`: silence means nothing. Default `None`: whoever
+    /// sends heartbeats says how often, see [`Balancer::wanted_heartbeats`].
+    ///
+    /// [`Balancer::wanted_heartbeats`]: crate::balancer::Balancer::wanted_heartbeats
     pub heartbeat_interval: Option<Duration>,
 }
 
 impl Default for HealthConfig {
     fn default() -> Self {
         HealthConfig {
+            ejects: true,
             failures_in_row: 5,
             failure_share_above_peers: 0.2,
             failure_share_calls_min: 50,
@@ -84,6 +93,9 @@ impl Default for HealthConfig {
         }
     }
 }
+
+/// A trial that nobody has made for so long is made by any call.
+const TRIAL_OVERDUE: Duration = Duration::from_secs(1);
 
 /// Why an endpoint is out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -177,6 +189,9 @@ struct Member {
     calls: u32,
     failures: u32,
     heartbeats: Option<PhiAccrual>,
+    /// While it is out: nothing speaks against a trial. Where heartbeats are sent, one must have been
+    /// answered.
+    shows_life: bool,
 }
 
 /// What is usual among the endpoints of which enough is known.
@@ -187,6 +202,10 @@ struct Peers {
     /// How many these are; 0: nothing is known.
     count: usize,
 }
+
+/// Memory of one endpoint here: its record, and its place among those that calls may go to.
+#[cfg(test)]
+pub(crate) const MEMBER_BYTES: usize = size_of::<Option<Member>>() + size_of::<Slot>();
 
 impl Health {
     /// The health of nobody yet.
@@ -229,6 +248,7 @@ impl Health {
             calls: 0,
             failures: 0,
             heartbeats,
+            shows_life: true,
         });
         self.count += 1;
         self.is_stale = true;
@@ -275,31 +295,36 @@ impl Health {
         }
     }
 
-    /// An ejected endpoint whose pause is over, for the one call that tries it.
+    /// An ejected endpoint whose pause is over, for the one call that tries it, which is a first attempt.
     #[inline]
     pub fn begin_trial(&mut self, now: Instant) -> Option<Slot> {
-        if self.trial_at.is_none_or(|at| now < at) {
-            return None;
-        }
-        let due = |member: &Option<Member>| match member.as_ref().map(|member| member.standing) {
-            Some(Standing::Ejected { until, .. }) => until <= now,
-            _ => false,
-        };
-        let slot = self.members.iter().position(due);
-        if let Some(slot) = slot {
-            self.member(slot as Slot).standing = Standing::Trial;
-        }
-        self.note_pauses();
-        slot.map(|slot| slot as Slot)
+        self.begin_trial_at(now, &[])
+    }
+
+    /// As [`Health::begin_trial`], for a call that has been somewhere and must not go to `avoid`. It has
+    /// failed once, so first attempts are preferred: it tries only whom none has tried in a second.
+    #[inline]
+    pub fn begin_overdue_trial(&mut self, avoid: &[Slot], now: Instant) -> Option<Slot> {
+        let overdue = now.as_nanos().saturating_sub(TRIAL_OVERDUE.as_nanos() as u64);
+        self.begin_trial_at(Instant::from_nanos(overdue), avoid)
     }
 
     /// An endpoint gave a sign of life.
+    #[inline]
     pub fn heard(&mut self, slot: Slot, now: Instant) {
-        if let Some(Some(member)) = self.members.get_mut(slot as usize)
-            && let Some(heartbeats) = &mut member.heartbeats
-        {
+        let Some(Some(member)) = self.members.get_mut(slot as usize) else { return };
+        let is_out = member.is_out();
+        let Some(heartbeats) = &mut member.heartbeats else { return };
+        if !is_out {
             heartbeats.heard(now);
+        } else if !std::mem::replace(&mut member.shows_life, true) {
+            self.note_pauses();
         }
+    }
+
+    /// How often an endpoint is to give a sign of life; `None`: nobody asks for any.
+    pub fn heartbeat_interval(&self) -> Option<Duration> {
+        self.config.heartbeat_interval
     }
 
     /// A call has ended.
@@ -396,6 +421,21 @@ impl Health {
         self.members[slot as usize].as_mut().expect("a slot of a member")
     }
 
+    #[inline]
+    fn begin_trial_at(&mut self, now: Instant, avoid: &[Slot]) -> Option<Slot> {
+        if self.trial_at.is_none_or(|at| now < at) {
+            return None;
+        }
+        let due = |(slot, member): &(usize, &Option<Member>)| {
+            let pause_ends = member.as_ref().and_then(Member::trial_at);
+            pause_ends.is_some_and(|at| at <= now) && !avoid.contains(&(*slot as Slot))
+        };
+        let slot = self.members.iter().enumerate().find(due).map(|(slot, _)| slot as Slot)?;
+        self.member(slot).standing = Standing::Trial;
+        self.note_pauses();
+        Some(slot)
+    }
+
     fn is_in_use(&self, slot: Slot) -> bool {
         matches!(self.standing(slot), Some(Standing::Live | Standing::Returning { .. }))
     }
@@ -462,9 +502,12 @@ impl Health {
             self.out -= 1;
             return self.eject(slot, Cause::TrialFailed, now, rng);
         }
+        let interval = self.config.heartbeat_interval;
         let member = self.member(slot);
         member.standing = Standing::Returning { answers: 1 };
         member.returned_at = now;
+        // The silence before says nothing of its rhythm.
+        member.heartbeats = interval.map(|interval| PhiAccrual::new(interval, now));
         (member.failures_in_row, member.slow_in_row) = (0, 0);
         (member.calls, member.failures) = (0, 0);
         self.out -= 1;
@@ -475,6 +518,9 @@ impl Health {
     /// Ejects, if not too many are out already.
     fn eject(&mut self, slot: Slot, cause: Cause, now: Instant, rng: &mut Rng) -> Option<Change> {
         let config = self.config;
+        if !config.ejects {
+            return None;
+        }
         let room = ((self.count as f64 * config.ejected_share_max) as usize).max(1);
         let is_trial = self.standing(slot) == Some(Standing::Trial);
         let is_full = !is_trial && (self.out >= room || self.count < 2);
@@ -497,6 +543,7 @@ impl Health {
         let until = now + rng.between(pause / 2, pause);
         member.times += 1;
         member.standing = Standing::Ejected { until, cause };
+        member.shows_life = member.heartbeats.is_none();
         self.out += 1;
         self.is_stale = true;
         self.note_pauses();
@@ -504,11 +551,7 @@ impl Health {
     }
 
     fn note_pauses(&mut self) {
-        let ends = self.members.iter().flatten().filter_map(|member| match member.standing {
-            Standing::Ejected { until, .. } => Some(until),
-            _ => None,
-        });
-        self.trial_at = ends.min();
+        self.trial_at = self.members.iter().flatten().filter_map(Member::trial_at).min();
     }
 
     fn refresh(&mut self) {
@@ -527,6 +570,14 @@ impl Health {
 impl Member {
     fn is_out(&self) -> bool {
         matches!(self.standing, Standing::Ejected { .. } | Standing::Trial)
+    }
+
+    /// When a call may try it.
+    fn trial_at(&self) -> Option<Instant> {
+        match self.standing {
+            Standing::Ejected { until, .. } if self.shows_life => Some(until),
+            _ => None,
+        }
     }
 }
 

@@ -16,3 +16,5 @@ pub mod histogram;
 pub mod metrics;
 pub mod policy;
 pub mod proxy;
+#[cfg(feature = "tower")]
+pub mod tower;

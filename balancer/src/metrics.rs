@@ -6,9 +6,9 @@
 //!                     (its own memory)  (published) ┘          (any thread, any time)
 //! ```
 //!
-//! A call adds to plain numbers of its core's balancer. Its tick, some 20 ms apart, stores them where others
-//! can read them, on cache lines that this core alone writes. A snapshot is so much behind, and each
-//! figure in it never goes back as long as some core holds the endpoint.
+//! A call adds to plain numbers that its core's balancer has at hand anyway. A tick, some 20 ms apart, adds
+//! them up where others can read them, on cache lines that this core alone writes. So a snapshot is so much
+//! behind, and no figure in it ever goes back as long as some core holds the endpoint.
 
 use crate::endpoint::{Outcome, ServerLoad};
 use crate::evidence::{Digest, SharedEvidence};
@@ -92,8 +92,11 @@ counters! {
 impl Tally {
     /// Calls sent and not ended.
     pub fn in_flight(&self) -> u64 {
-        let ended = self.answers + self.failures + self.timeouts + self.abandoned;
-        self.picks.saturating_sub(ended)
+        self.picks.saturating_sub(self.ended())
+    }
+
+    pub(crate) fn ended(&self) -> u64 {
+        self.answers + self.failures + self.timeouts + self.abandoned
     }
 
     /// Counts what went wrong with a call.
@@ -114,10 +117,9 @@ impl Tally {
         *kind += 1;
     }
 
-    #[inline]
-    pub(crate) fn count_end(&mut self, outcome: &Outcome) {
+    pub(crate) fn count_unanswered(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Answered(_) => self.answers += 1,
+            Outcome::Answered(_) => {}
             Outcome::Failed { .. } => self.failures += 1,
             Outcome::TimedOut => self.timeouts += 1,
             Outcome::Abandoned => self.abandoned += 1,
@@ -176,10 +178,13 @@ impl Default for CoreMetrics {
 }
 
 impl CoreMetrics {
-    /// Takes over what the core has counted. For that core alone.
-    pub(crate) fn publish(&self, tally: &Tally) {
+    /// Adds what the core has counted since the last time. For that core alone: of two writers, one is
+    /// not counted.
+    pub(crate) fn add(&self, tally: &Tally) {
         for (cell, figure) in self.counters.iter().zip(tally.figures()) {
-            cell.store(figure, Ordering::Relaxed);
+            if figure > 0 {
+                cell.store(cell.load(Ordering::Relaxed) + figure, Ordering::Relaxed);
+            }
         }
     }
 
@@ -208,8 +213,7 @@ impl CoreMetrics {
         self.told_in_flight.store(0, Ordering::Relaxed);
     }
 
-    /// What was published: the core that comes back to an endpoint counts on.
-    pub(crate) fn tally(&self) -> Tally {
+    fn tally(&self) -> Tally {
         let mut figures = [0; COUNTERS];
         // Ends are read before picks, or a call that began and ended in between would only have ended.
         for (figure, cell) in figures.iter_mut().zip(&self.counters).rev() {

@@ -75,7 +75,7 @@ pub trait Policy: fmt::Debug + Send {
 
     /// If a cost is nanoseconds of latency × (calls before + 1) / weight: the calls that were taken to be
     /// before a new one. Asked to explain, not to choose.
-    fn calls_before(&self, _signal: &Signal, _now: Instant) -> Option<u32> {
+    fn calls_before(&self, _signal: &Signal, _now: Instant) -> Option<f32> {
         None
     }
 
@@ -101,6 +101,25 @@ impl<'a> Candidates<'a> {
     #[inline]
     pub fn signal(&self, slot: Slot) -> &'a Signal {
         &self.signals[slot as usize]
+    }
+
+    /// True if this is one of them.
+    #[inline]
+    pub(crate) fn contains(&self, slot: Slot) -> bool {
+        if self.eligible.get(slot as usize) == Some(&slot) {
+            return true;
+        }
+        // Slots ascend, so with as many gaps before it at most it is no further to the left than that.
+        let gaps = self.signals.len() - self.eligible.len();
+        let last = (slot as usize).min(self.eligible.len() - 1);
+        let first = (slot as usize).saturating_sub(gaps).min(last);
+        self.eligible[first..=last].binary_search(&slot).is_ok()
+    }
+
+    /// How many endpoints there are, whether or not this call may go to them.
+    #[inline]
+    pub(crate) fn endpoints(&self) -> u32 {
+        self.signals.len() as u32
     }
 
     /// `count` different ones drawn at random, or all if there are no more than that or no more than
@@ -220,10 +239,10 @@ impl Why {
     pub fn cheapest(&mut self, verdict: Verdict) -> Slot {
         self.verdict = verdict;
         let mut best = self.considered[0];
-        for &candidate in &self.considered[1..self.count] {
-            if candidate.1 < best.1 {
-                best = candidate;
-            }
+        for &(slot, cost) in self.considered.get(1..self.count).unwrap_or_default() {
+            let is_better = cost < best.1;
+            best.0 = if is_better { slot } else { best.0 };
+            best.1 = if is_better { cost } else { best.1 };
         }
         best.0
     }
@@ -275,6 +294,18 @@ mod tests {
             let few = candidates.sample(Sample::all_of_few_or(count), &mut Rng::from_seed(seed));
             let expected = if all <= 8 { all as usize } else { count };
             prop_assert_eq!(few.slots().len(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_eligible_is_found(eligible in prop::collection::btree_set(0u32..60, 1..60)) {
+            let signals = vec![Signal::new(1, Instant::ZERO); 60];
+            let slots: Vec<Slot> = eligible.iter().copied().collect();
+            let candidates = Candidates { signals: &signals, eligible: &slots };
+            for slot in (0..60).chain([Slot::MAX]) {
+                prop_assert_eq!(candidates.contains(slot), eligible.contains(&slot));
+            }
         }
     }
 

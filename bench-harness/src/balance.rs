@@ -1,9 +1,10 @@
-//! `balance`: policies against scenarios, in a simulation of discrete events.
+//! `balance`: policies against scenarios, in a simulation of discrete events or, with [`live`], over real
+//! sockets.
 //!
 //! The simulation drives the code that clients run, [`catena_balancer::balancer::Balancer`] and its
 //! policies, in virtual time; servers, network and faults are models. It shows what a policy does to
 //! tails, exactly and repeatably, in seconds. What a server's kernel, cache or allocator does it does
-//! not show.
+//! not show; some of that does `--live`, which puts the same policies before processes of this machine.
 //!
 //! | file | what |
 //! |---|---|
@@ -12,11 +13,13 @@
 //! | [`world`], [`events`] | what happens, one event after the other |
 //! | [`clients`], [`servers`], [`faults`] | those to whom it happens |
 //! | [`record`], [`report`], [`svg`] | what is told of it |
+//! | [`live`] | the same over processes and sockets |
 
 mod clients;
 mod contender;
 mod events;
 mod faults;
+mod live;
 mod record;
 mod report;
 mod scenario;
@@ -26,13 +29,16 @@ mod svg;
 mod tests;
 mod values;
 mod world;
+#[cfg(test)]
+mod wrong_files;
 
 pub use contender::Contender;
+pub use values::Distribution;
 
-use crate::Failure;
-use crate::cli::BalanceArgs;
+use crate::cli::{BalanceArgs, OfferedRate};
 use crate::publish::Publisher;
 use crate::run::wrong_usage;
+use crate::{Ended, Failure};
 use report::{PolicyReport, SimReport};
 use scenario::Scenario;
 use std::io::Write;
@@ -43,23 +49,34 @@ pub fn built_in() -> String {
     scenario::BUILT_IN.map(|(name, _)| name).join(", ")
 }
 
-/// Simulates and tells.
-pub fn balance(args: &BalanceArgs) -> Result<(), Failure> {
+/// Simulates or measures, and tells.
+pub fn balance(args: &BalanceArgs) -> Result<Ended, Failure> {
     if args.show {
         let text = Scenario::text(&args.scenario)?;
-        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(Ended::Done);
     }
-    if !args.sim {
-        wrong_usage("balance", "say --sim: there is no other way yet");
+    match (args.sim, args.live) {
+        (true, _) => balance_simulated(args).map(|()| Ended::Done),
+        (_, true) => live::balance(args),
+        _ => wrong_usage("balance", "say --sim or --live"),
     }
+}
+
+fn balance_simulated(args: &BalanceArgs) -> Result<(), Failure> {
     let mut publisher = Publisher::open(args.json.as_deref())?;
     let mut scenario = Scenario::load(&args.scenario)?;
-    if let Some(rate) = args.rate {
-        scenario.set_rate(rate);
+    match args.rate {
+        Some(OfferedRate::PerSecond(rate)) => scenario.set_rate(rate),
+        Some(OfferedRate::OfSaturation(share)) => scenario.set_of_saturation(share),
+        None => {}
     }
     if let Some(duration) = args.duration {
         scenario.set_duration(duration).map_err(|error| format!("--duration: {error}"))?;
     }
+    scenario
+        .check_simulated()
+        .map_err(|error| format!("scenario {} cannot be simulated: {error}", args.scenario))?;
     let report = simulate(&args.scenario, &scenario, &args.policy, args.seed);
     if let Some(path) = &args.svg {
         std::fs::write(path, svg::draw(&report))

@@ -5,6 +5,7 @@
 
 use crate::Failure;
 use crate::serve::LISTENING_ON;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -88,6 +89,24 @@ impl Child {
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
+
+    /// Sends it a signal. Nothing happens if it has ended.
+    pub fn signal(&self, signal: Signal) {
+        // It is a child of ours that nobody has waited for, so the number is still its own.
+        let _ended = kill_process(Pid::from_child(&self.process), signal);
+    }
+
+    /// True once it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Ends it at once, also while it is stopped.
+    pub fn kill(&mut self) {
+        // Killing fails only if it has ended, and waiting then returns at once.
+        let _ended = self.process.kill();
+        let _reaped = self.process.wait();
+    }
 }
 
 impl Drop for Child {
@@ -95,13 +114,12 @@ impl Drop for Child {
         drop(self.stdin.take());
         let give_up = Instant::now() + END_PATIENCE;
         while Instant::now() < give_up {
-            if !matches!(self.process.try_wait(), Ok(None)) {
+            if self.has_ended() {
                 return;
             }
             thread::sleep(Duration::from_millis(2));
         }
-        // It had its time. Killing fails only if it has ended, and waiting then returns at once.
-        let _ended = self.process.kill();
-        let _reaped = self.process.wait();
+        // It had its time.
+        self.kill();
     }
 }

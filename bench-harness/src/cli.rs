@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::balance::{self, Contender};
+use crate::balance::{self, Contender, Distribution};
 use crate::log::LogArgs;
 use crate::method::Method;
 use crate::schedule::Arrival;
@@ -17,6 +17,10 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// The most slots of a shard: as many as requests that it has in flight unless told otherwise.
+pub const SLOTS_MAX: u32 = 65_536;
+/// The most runs of each policy.
+const RUNS_MAX: u32 = 100;
 /// The port of a server that was told none.
 pub const PORT_DEFAULT: u16 = 7_400;
 
@@ -46,11 +50,11 @@ pub enum Verb {
     Quick(QuickArgs),
     /// Loads a server that runs already.
     Run(RunArgs),
-    /// Runs a server to load: echo, sink, source, spin, sleep.
+    /// Runs a server to load: echo, sink, source, spin, sleep, work.
     Serve(ServeArgs),
     /// Compares the engine with bare echo servers, side by side: what does an RPC cost over a byte pipe?
     Floor(FloorArgs),
-    /// Compares policies of balancing, in a simulation: who keeps its tail when servers slow down or fail?
+    /// Compares policies of balancing, simulated or live: who keeps its tail when servers slow down or fail?
     Balance(BalanceArgs),
     /// A bare echo server, for `floor`.
     #[command(hide = true)]
@@ -67,6 +71,12 @@ Methods, for whoever writes a client:
   source  payload: u32 little-endian   answers with so many bytes, 16 MiB at most
   spin    payload: u32 little-endian   keeps its core busy for so many µs, a second at most
   sleep   payload: u32 little-endian   answers with nothing after so many µs; nobody else waits
+  work    payload: anything            waits for a slot, holds it for a service time, answers with
+                                       nothing: --slots and --service say how many, how long
+  fault   payload: 4 × u32 little-endian, only with --faults: changes `work` from now on.
+          thousandths of its time that work takes (1000: as ever); µs by which answers leave later;
+          µs that work takes, whatever was drawn; µs after which calls fail with \"internal error\".
+          0xffffffff in the last two: it does not
 
 SIGTERM or ^C drains; once more ends at once.
 Exit codes: 0 ended in order, 1 failed, or ended at once, 2 wrong usage.")]
@@ -99,6 +109,16 @@ pub struct ServeArgs {
     /// Requests are shed while they wait for longer than this [default: 5ms].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub queue_delay_target: Option<Duration>,
+    /// How long `work` takes: const:T, exp:MEAN, normal:MEAN,DEVIATION, lognormal:MEDIAN,SIGMA,
+    /// bimodal:T,OTHER,SHARE or uniform:LOW,HIGH. By a timer: it costs no CPU time.
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "exp:1ms")]
+    pub service: Distribution,
+    /// Calls of `work` that each shard works on at a time; the others wait.
+    #[arg(long, value_name = "N", default_value = "4", value_parser = count_up_to(SLOTS_MAX))]
+    pub slots: u32,
+    /// Lets anybody who can connect make this server slow or faulty, with the method `fault`.
+    #[arg(long)]
+    pub faults: bool,
     /// Shows counters as text for Prometheus, on http://ADDR/metrics: a port of 127.0.0.1, or
     /// ADDRESS:PORT.
     #[arg(long, value_name = "ADDR", value_parser = crate::metrics::parse_address)]
@@ -106,6 +126,9 @@ pub struct ServeArgs {
     /// Log lines.
     #[command(flatten)]
     pub log: LogArgs,
+    /// Of the service times and of what else is drawn [default: from the clock].
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// End when standard input ends.
     #[arg(long, hide = true)]
     pub until_stdin_ends: bool,
@@ -238,26 +261,53 @@ A file has the same form; --show prints one to start from.
 
   catena-bench balance --sim --scenario slow-replicas --policy rr,ll,ewma,hist --svg out.svg
   catena-bench balance --sim --scenario gc-pauses --policy hist+hedge+retry
-  catena-bench balance --scenario slow-core --show > mine.toml", balance::built_in()))]
+  catena-bench balance --scenario slow-core --show > mine.toml
+
+Live, every policy has new servers: processes of this machine, on all cores but the last, which the
+clients have. Their work is a timer, their faults are signals and calls.
+
+  catena-bench balance --live --scenario pause-one --policy rr,hist --runs 3
+  catena-bench balance --live --scenario pause-one --policy hist+retry+hedge --idempotent
+  catena-bench balance --live --scenario rolling-restart --policy hist+retry --svg out.svg
+  catena-bench balance --live --scenario slow-replicas --rate half --servers 6 --policy ll,hist
+
+Exit codes: 0 done (whether the figures are worth something is in the notes, and in the JSON's
+is_valid), 1 failed, 2 wrong usage, 4 a server was gone that was not told to, 130 interrupted: there
+is a report of what was measured until then.", balance::built_in()))]
 pub struct BalanceArgs {
     /// Simulates: discrete events, virtual time, the code that clients run.
     #[arg(long)]
     pub sim: bool,
+    /// Measures: servers in processes of their own, real sockets, the clients that programs use.
+    #[arg(long, conflicts_with = "sim")]
+    pub live: bool,
     /// One that is built in, or a file.
     #[arg(long, value_name = "NAME|FILE")]
     pub scenario: String,
     /// Policies, separated by commas.
     #[arg(long, value_name = "LIST", value_delimiter = ',', required_unless_present = "show")]
     pub policy: Vec<Contender>,
-    /// Of everything that is drawn. One seed is one run, on every machine.
+    /// Of everything that is drawn. One seed is one simulation, on every machine; live it is one schedule
+    /// of calls and faults.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Calls a second all the time, in place of what the scenario says.
-    #[arg(short = 'R', long, value_name = "RATE", value_parser = parse_rate)]
-    pub rate: Option<f64>,
+    /// Calls a second all the time, in place of what the scenario says. Live also half: half of what the
+    /// servers answer at most, which is measured first.
+    #[arg(short = 'R', long, value_name = "RATE|half")]
+    pub rate: Option<OfferedRate>,
     /// How long calls come, in place of what the scenario says.
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Servers, in place of what the scenario says.
+    #[arg(long, value_name = "N", requires = "live", value_parser = parse_count)]
+    pub servers: Option<u32>,
+    /// Calls may be made twice: they may be sent again when they may have been executed, and be hedged.
+    #[arg(long, requires = "live")]
+    pub idempotent: bool,
+    /// How often each policy runs; tables and drawing are of the median run.
+    #[arg(long, value_name = "N", default_value = "1", requires = "live",
+        value_parser = count_up_to(RUNS_MAX))]
+    pub runs: u32,
     /// Tables over time for each of several policies; for one alone they are shown anyway.
     #[arg(long)]
     pub over_time: bool,
@@ -270,6 +320,28 @@ pub struct BalanceArgs {
     /// Prints the scenario, to start one's own from, and ends.
     #[arg(long)]
     pub show: bool,
+}
+
+/// How many calls come.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum OfferedRate {
+    /// So many a second.
+    PerSecond(f64),
+    /// That share of what the servers answer at most.
+    OfSaturation(f64),
+}
+
+impl FromStr for OfferedRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "half" => Ok(OfferedRate::OfSaturation(0.5)),
+            text => parse_rate(text)
+                .map(OfferedRate::PerSecond)
+                .map_err(|error| format!("{error}, or half")),
+        }
+    }
 }
 
 /// `quick`

@@ -23,9 +23,9 @@
 //! | file | what |
 //! |---|---|
 //! | [`cli`], [`units`], [`method`] | what can be asked for |
-//! | [`serve`], [`bare`], [`child`] | servers, here and in processes of their own |
+//! | [`serve`], [`work`], [`bare`], [`child`] | servers, here and in processes of their own |
 //! | [`run`], [`cell`], [`floor`], [`quick`] | the verbs |
-//! | [`balance`] | policies of balancing against scenarios, simulated |
+//! | [`balance`] | policies of balancing against scenarios, simulated and live |
 //! | [`idle`] | connections that do nothing |
 //! | [`host`], [`interrupt`] | the machine, and whoever presses ^C |
 //! | [`publish`], [`log`], [`metrics`] | where reports, log lines and counters go |
@@ -55,6 +55,7 @@ mod schedule;
 mod serve;
 mod table;
 mod units;
+mod work;
 mod worker;
 
 use clap::Parser;
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args),
         Verb::Serve(args) => serve::serve(args).map(|()| Ended::Done),
         Verb::Floor(args) => floor::floor(args),
-        Verb::Balance(args) => balance::balance(args).map(|()| Ended::Done),
+        Verb::Balance(args) => balance::balance(args),
         Verb::Bare(args) => bare::bare(args).map(|()| Ended::Done),
     };
     match ended {

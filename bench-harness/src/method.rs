@@ -15,6 +15,10 @@ pub const SOURCE: &str = "source";
 pub const SPIN: &str = "spin";
 /// See [`ECHO`].
 pub const SLEEP: &str = "sleep";
+/// See [`ECHO`].
+pub const WORK: &str = "work";
+/// See [`ECHO`]. Not for `run`: it says what is wrong with `work`.
+pub const FAULT: &str = "fault";
 
 /// What is called, and what its payload says.
 #[derive(Clone, PartialEq, Eq, Debug)]

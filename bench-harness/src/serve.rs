@@ -7,19 +7,22 @@
 //! | source | u32, little-endian: bytes | answers with so many |
 //! | spin | u32, little-endian: µs | keeps its core busy for so long; the whole shard waits |
 //! | sleep | u32, little-endian: µs | answers after so long; nobody else waits |
+//! | work | anything | answers with nothing after a drawn time in one of some slots: [`crate::work`] |
+//! | fault | four u32 | sets what is wrong with `work`, where `--faults` allows it |
 
 use crate::Failure;
 use crate::cli::ServeArgs;
-use crate::method::{ECHO, SINK, SLEEP, SOURCE, SPIN};
+use crate::method::{ECHO, FAULT, SINK, SLEEP, SOURCE, SPIN, WORK};
 use crate::metrics::{self, Shards};
 use crate::publish::print;
 use crate::table::plural;
+use crate::work::{Faults, Service, Worker};
 use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::MetricsSnapshot;
 use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::service::{Failure as Refusal, OwnedRequest};
 use catena_engine::time::Duration;
-use catena_engine::{Answered, Reply, Request, Router, Server, Status};
+use catena_engine::{Answered, Local, Reply, Request, Router, Server, Status};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Read;
@@ -52,7 +55,13 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let connection =
         ConnectionConfig { in_flight_max: args.max_in_flight, ..ConnectionConfig::default() };
     let metrics_page = args.metrics.map(metrics::listen).transpose()?;
-    let server = Server::builder()
+    let service = Service { time: args.service, slots: args.slots };
+    let faults = Faults::new(args.faults);
+    let mut server = Server::builder();
+    if let Some(seed) = args.seed {
+        server = server.seed(seed);
+    }
+    let server = server
         .listen(SocketAddr::new(args.host, args.port))
         .cores(args.cores.clone())
         .driver(args.driver)
@@ -60,7 +69,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
         .connections_max(args.max_connections)
         .connection(connection)
         .admission(admission)
-        .service(|_shard| methods())
+        .service(move |local| methods(local, service, &faults))
         .start()?;
     // What the start logs is in the notes, too, and once is enough: the log begins here.
     args.log.install();
@@ -146,13 +155,20 @@ pub fn wait_for_end_of_stdin() {
     while matches!(std::io::stdin().read(&mut bytes), Ok(1..)) {}
 }
 
-fn methods() -> Router {
+fn methods(local: &Local, service: Service, faults: &Faults) -> Router {
+    let worker = Worker::new(local, service, faults.clone());
+    let faults = faults.clone();
     Router::new()
         .method(ECHO, |request, reply| reply.ok(request.payload()))
         .method(SINK, |_, reply| reply.ok(b""))
         .method(SOURCE, source)
         .method(SPIN, spin)
         .method_async(SLEEP, sleep)
+        .method_async(WORK, move |request| worker.clone().work(request))
+        .method(FAULT, move |request, reply| match faults.set(request.payload()) {
+            Ok(()) => reply.ok(b""),
+            Err((status, why)) => reply.fail(status, why),
+        })
 }
 
 fn source(request: Request<'_>, reply: Reply<'_>) -> Answered {

@@ -24,6 +24,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+mod balanced;
+
 const DEPTH: u32 = 16;
 const WARM_UP: u64 = 20_000;
 const COUNTED: u64 = 20_000;

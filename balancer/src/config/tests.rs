@@ -50,7 +50,7 @@ struct All {
 type Change = fn(&mut All, Wild);
 
 /// One for each field.
-const CHANGES: [(&str, Change); 39] = [
+const CHANGES: [(&str, Change); 38] = [
     ("share", |all, wild| all.balancer.budget.share = wild.real),
     ("reserve_per_second", |all, wild| all.balancer.budget.reserve_per_second = wild.real),
     ("hedge_share", |all, wild| all.balancer.budget.hedge_share = wild.real),
@@ -73,10 +73,9 @@ const CHANGES: [(&str, Change); 39] = [
     ("phi_max", |all, wild| all.balancer.health.phi_max = wild.real),
     ("heartbeat_interval", |all, wild| all.balancer.health.heartbeat_interval = Some(wild.time)),
     ("choices", |all, wild| all.histogram.choices = wild.count as usize),
-    ("close", |all, wild| all.histogram.close = wild.real as f32),
     ("explore_share", |all, wild| all.histogram.explore_share = wild.real),
     ("explore_age", |all, wild| all.histogram.explore_age = wild.time),
-    ("report_age_max", |all, wild| all.histogram.report_age_max = wild.time),
+    ("told_fade", |all, wild| all.histogram.told_fade = wild.time),
     ("decay", |all, wild| all.ewma.decay = wild.time),
     ("default_latency", |all, wild| all.ewma.default_latency = wild.time),
     ("clients", |all, wild| all.c3.clients = wild.count as u32),

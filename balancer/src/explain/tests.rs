@@ -87,7 +87,7 @@ fn a_sentence_tells_the_arithmetic_of_a_choice() {
     assert_eq!((&*explained.chosen, explained.verdict), ("b:7000", Verdict::Cheapest));
     assert_eq!(explained.candidates.len(), 2);
     let chosen = explained.candidates.iter().find(|it| *it.name == *"b:7000").expect("it is there");
-    assert_eq!(chosen.calls_before, Some(1));
+    assert_eq!(chosen.calls_before, Some(1.0));
     assert_eq!([first.slot(), second.slot()], [1, 1]);
 }
 

@@ -13,6 +13,8 @@ const MEMORY: f64 = 16.0;
 #[derive(Clone, Debug)]
 pub struct PhiAccrual {
     last: Instant,
+    /// How often a heartbeat is due, in seconds.
+    beat: f64,
     /// Mean and variance of the intervals, in seconds, weighted towards the newest.
     mean: f64,
     variance: f64,
@@ -23,19 +25,21 @@ pub struct PhiAccrual {
 impl PhiAccrual {
     /// A detector that expects a heartbeat every `interval`, and has just heard one.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        let mean = interval.as_secs_f64();
+        let beat = interval.as_secs_f64();
         // A quarter of an interval: the start is doubtful, and so is a machine that is busy now and then.
-        let deviation_min = mean / 4.0;
-        PhiAccrual { last: now, mean, variance: deviation_min * deviation_min, deviation_min }
+        let deviation_min = beat / 4.0;
+        let variance = deviation_min * deviation_min;
+        PhiAccrual { last: now, beat, mean: beat, variance, deviation_min }
     }
 
     /// A heartbeat, or anything else that the endpoint sent.
     pub fn heard(&mut self, now: Instant) {
         let interval = now.since(self.last).as_secs_f64();
         self.last = self.last.max(now);
-        // More frequent signs of life than heartbeats must not make the next heartbeat look late.
-        if interval >= self.mean / 2.0 {
-            let difference = interval - self.mean;
+        // Signs of life that come more often than heartbeats are due must not make the next one look
+        // late: many in between say nothing, and none counts as earlier than due.
+        if interval >= self.beat / 2.0 {
+            let difference = interval.max(self.beat) - self.mean;
             self.mean += difference / MEMORY;
             self.variance += (difference * difference - self.variance) / MEMORY;
         }
@@ -88,6 +92,12 @@ mod tests {
         let (regular, at) = after(200, |_| BEAT);
         let (irregular, later) = after(200, |beat| BEAT / 2 + BEAT * (beat % 2));
         assert!(irregular.phi(later + BEAT * 2) < regular.phi(at + BEAT * 2));
+    }
+
+    #[test]
+    fn who_was_busy_and_is_now_idle_has_until_the_next_heartbeat_is_due() {
+        let (detector, now) = after(1_000, |_| BEAT.mul_f64(0.55));
+        assert!(detector.phi(now + BEAT.mul_f64(1.5)) < 8.0, "its heartbeat may be on its way");
     }
 
     #[test]

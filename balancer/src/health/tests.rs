@@ -47,6 +47,15 @@ impl Ward {
 }
 
 #[test]
+fn switched_off_it_ejects_nobody_and_doubts_nothing() {
+    let mut ward = Ward::new(3, HealthConfig { ejects: false, ..HealthConfig::default() });
+    assert_eq!(ward.fail(0, 100), None);
+    assert_eq!(ward.review(&[(1, FAST * 100)]), []);
+    assert_eq!(ward.health.eligible(), [0, 1, 2]);
+    assert!(!ward.health.is_panicking());
+}
+
+#[test]
 fn failures_in_a_row_eject_and_a_good_answer_in_between_does_not() {
     let mut ward = Ward::new(3, HealthConfig::default());
     assert_eq!(ward.fail(0, 4), None);

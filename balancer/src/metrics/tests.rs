@@ -72,7 +72,13 @@ fn cores_are_summed_and_nothing_is_lost_by_leaving_and_coming_back() {
     let standings = |name: &str| MetricsSnapshot::of(&shared).endpoint(name).map(|it| it.standings);
     let expected = Standings { live: 1, draining: 1, ..Standings::default() };
     assert_eq!(standings("a:1"), Some(expected), "its last call is under way");
+    // Back before that: two slots of one name.
+    cores[1].set_members(&members(&["a:1"]), at(42));
+    cores[1].tick(at(45), rng);
+    assert_eq!(standings("a:1").map(|it| (it.draining, it.slow_start)), Some((0, 1)));
     cores[1].end(under_way, &Outcome::Answered(None), at(50), rng);
+    assert_eq!(standings("a:1").map(|it| (it.live, it.slow_start)), Some((1, 1)));
+    cores[1].set_members(&members(&["b:1"]), at(55));
     assert_eq!(standings("a:1"), Some(Standings { live: 1, ..Standings::default() }));
     cores[1].set_members(&members(&["a:1", "b:1"]), at(60));
     cores[1].tick(at(80), rng);

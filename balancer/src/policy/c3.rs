@@ -50,6 +50,10 @@ struct Server {
     rate: Rate,
 }
 
+/// Memory of one server.
+#[cfg(test)]
+pub(crate) const SERVER_BYTES: usize = size_of::<Server>();
+
 #[derive(Clone, Copy, Debug)]
 struct Averages {
     response: f64,
@@ -178,8 +182,7 @@ impl Policy for C3 {
         let response = cost.as_nanos() as f64;
         let (service, queue) = match outcome {
             Outcome::Answered(Some(load)) => {
-                // The request that was answered is in flight no more.
-                let queue = f64::from(load.in_flight.saturating_sub(1));
+                let queue = f64::from(load.others_in_flight());
                 (load.service_time.as_nanos() as f64, queue)
             }
             _ => (response, 0.0),

@@ -16,7 +16,8 @@ const KNOWN: &str = "random, rr, wrr, ll[:D], ewma[:D], c3, prequal, prequal-pig
 
 /// The policy called so: `random`, `rr` (round robin), `wrr` (weighted), `ll` (least loaded), `ewma` (peak
 /// EWMA), `c3`, `prequal`, `prequal-piggyback` (answers are its probes), `hist` (ours). `:D` says how many
-/// candidates are compared: 2 unless said otherwise, 3 with `hist`, which compares all of eight or fewer.
+/// candidates are drawn to be compared: 2 unless said otherwise. `hist` compares all of eight or fewer, and
+/// others than those drawn too.
 ///
 /// # Errors
 /// There is none of that name, or it does not compare so many.

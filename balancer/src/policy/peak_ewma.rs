@@ -71,8 +71,8 @@ impl Policy for PeakEwma {
         why.cheapest(Verdict::Cheapest)
     }
 
-    fn calls_before(&self, signal: &Signal, _now: Instant) -> Option<u32> {
-        Some(signal.in_flight)
+    fn calls_before(&self, signal: &Signal, _now: Instant) -> Option<f32> {
+        Some(signal.in_flight as f32)
     }
 
     #[inline]

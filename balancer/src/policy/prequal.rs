@@ -179,15 +179,15 @@ impl Policy for Prequal {
     ) -> Slot {
         let slots = candidates.slots();
         let age_max = self.config.age_max;
-        let is_of_use = |entry: &Entry| {
-            now.since(entry.at) <= age_max && slots.binary_search(&entry.slot).is_ok()
-        };
-        self.pool.retain(is_of_use);
+        self.pool.retain(|entry| now.since(entry.at) <= age_max);
         self.probes_due += self.config.probes;
-        if self.pool.len() < 2.min(slots.len()) {
+        // A probe of a server to which this call must not go is of use to another call.
+        let is_candidate = |entry: &Entry| slots.binary_search(&entry.slot).is_ok();
+        let usable = self.pool.iter().filter(|entry| is_candidate(entry)).count();
+        if usable < 2.min(slots.len()) {
             return slots[rng.below(slots.len() as u64) as usize];
         }
-        for entry in &self.pool {
+        for entry in self.pool.iter().filter(|entry| is_candidate(entry)) {
             let is_hot = self.is_hot(entry);
             let cost = match is_hot {
                 true => 1e18 * (1.0 + entry.in_flight as f32),
@@ -195,7 +195,8 @@ impl Policy for Prequal {
             };
             why.consider(entry.slot, cost);
         }
-        let best = (0..self.pool.len()).min_by_key(|&index| self.badness(&self.pool[index]));
+        let indices = (0..self.pool.len()).filter(|&index| is_candidate(&self.pool[index]));
+        let best = indices.min_by_key(|&index| self.badness(&self.pool[index]));
         let best = best.expect("the pool holds two at least");
         why.verdict = if self.is_hot(&self.pool[best]) { Verdict::AllHot } else { Verdict::Cold };
         let entry = &mut self.pool[best];
@@ -213,7 +214,8 @@ impl Policy for Prequal {
         if let Outcome::Answered(Some(load)) = outcome
             && self.config.piggyback
         {
-            self.add(slot, load, now, u32::MAX);
+            let load = ServerLoad { in_flight: load.others_in_flight(), ..*load };
+            self.add(slot, &load, now, u32::MAX);
         }
     }
 

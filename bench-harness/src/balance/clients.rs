@@ -4,12 +4,13 @@ use super::contender::Contender;
 use super::events::Id;
 use super::record::{AttemptEnd, End};
 use super::scenario::Scenario;
+use super::servers::Done;
 use super::world::{Event, World};
 use catena_balancer::balancer::{Balancer, Member, Ticket};
 use catena_balancer::endpoint::{Outcome, ServerLoad, Slot};
 use catena_balancer::evidence::SharedEvidence;
 use catena_engine::rng::Rng;
-use catena_engine::time::{Duration, Instant};
+use catena_engine::time::Instant;
 
 /// Attempts that one call may consist of, hedges included: as many as other clients make at most.
 const ATTEMPTS_MAX: usize = 4;
@@ -44,8 +45,8 @@ pub struct Attempt {
     pub(super) server: u32,
     /// While the client waits for it.
     ticket: Option<Ticket>,
-    /// How long it waited in the server and was worked on, once it has been.
-    pub(super) work: Option<(Duration, Duration)>,
+    /// How its work went, once it is done.
+    pub(super) work: Option<Done>,
     /// What its answer tells; `None`: it has failed.
     pub(super) load: Option<ServerLoad>,
 }
@@ -62,7 +63,7 @@ impl Client {
     /// A client that knows all servers, and nothing about them.
     pub fn new(scenario: &Scenario, contender: &Contender, rng: Rng) -> Self {
         let shared = SharedEvidence::new(1);
-        let policy = contender.policy(scenario.clients);
+        let policy = contender.policy(scenario);
         let mut balancer = Balancer::new(contender.config(), policy, shared, 0, Instant::ZERO);
         let weights = scenario
             .servers

@@ -1,8 +1,10 @@
 //! A policy and what is put around it, as the command line names it: `ll`, `ewma:3`, `hist+hedge`.
 
+use super::scenario::Scenario;
 use catena_balancer::balancer::BalancerConfig;
 use catena_balancer::health::HealthConfig;
 use catena_balancer::policy::c3::{C3, C3Config};
+use catena_balancer::policy::prequal::{Prequal, PrequalConfig};
 use catena_balancer::policy::{Policy, by_name};
 use std::fmt;
 use std::str::FromStr;
@@ -28,18 +30,29 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// The policy, new, for one of so many clients.
-    pub fn policy(&self, clients: u32) -> Box<dyn Policy> {
-        if self.policy == "c3" {
+    /// The policy, new, for one of the clients of a scenario.
+    pub fn policy(&self, scenario: &Scenario) -> Box<dyn Policy> {
+        let prequal = |config: PrequalConfig| {
+            // Where a call has but a few replicas, a pool of 16 random servers would seldom hold two of
+            // them: the pool has room for all then.
+            let all = scenario.replicas.map_or(0, |_| scenario.server_count() as usize);
+            let pool_max = config.pool_max.max(all);
+            Box::new(Prequal::new(PrequalConfig { pool_max, ..config }))
+        };
+        match self.policy.as_str() {
             // Its rule has the number of clients in it.
-            return Box::new(C3::new(C3Config { clients, ..C3Config::default() }));
+            "c3" => {
+                Box::new(C3::new(C3Config { clients: scenario.clients, ..C3Config::default() }))
+            }
+            "prequal" => prequal(PrequalConfig::default()),
+            "prequal-piggyback" => prequal(PrequalConfig::piggybacked()),
+            other => by_name(other).expect("it was tried when the name was read"),
         }
-        by_name(&self.policy).expect("it was tried when the name was read")
     }
 
     /// How a balancer behaves with it.
     pub fn config(&self) -> BalancerConfig {
-        let health = if self.health { HealthConfig::default() } else { no_health() };
+        let health = HealthConfig { ejects: self.health, ..HealthConfig::default() };
         BalancerConfig { health, ..BalancerConfig::default() }
     }
 }
@@ -91,18 +104,6 @@ impl FromStr for Contender {
     }
 }
 
-/// Nobody is ejected, whatever happens.
-fn no_health() -> HealthConfig {
-    HealthConfig {
-        failures_in_row: u32::MAX,
-        failure_share_above_peers: f64::INFINITY,
-        evidence_min: u64::MAX,
-        slow_in_row: u32::MAX,
-        heartbeat_interval: None,
-        ..HealthConfig::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +127,14 @@ mod tests {
             (rr.health, rr.hedge, rr.retry, rr.to_string().as_str()),
             (false, false, true, "rr+retry")
         );
+    }
+
+    #[test]
+    fn all_are_configurations_that_clients_take() {
+        for text in ["rr", "hist", "ll+health+hedge+retry"] {
+            let contender: Contender = text.parse().expect(text);
+            contender.config().validate().expect(text);
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Condition {
     pub fail: Option<Duration>,
     /// Calls are refused.
     pub down: bool,
+    /// It takes nothing new, and ends.
+    pub drain: bool,
     /// Since when it has been running cold.
     pub cold: Option<(Cold, Instant)>,
 }
@@ -32,6 +34,7 @@ impl Condition {
         add: Duration::ZERO,
         fail: None,
         down: false,
+        drain: false,
         cold: None,
     };
 
@@ -154,6 +157,7 @@ impl Case {
             Effect::Pause => condition.speed = 0.0,
             Effect::Fail(after) => condition.fail = Some(*after),
             Effect::Down => condition.down = true,
+            Effect::Drain => condition.drain = true,
             Effect::Cold(cold) => condition.cold = Some((*cold, self.since)),
             Effect::Speeds(_) => condition.speed *= self.drawn,
             Effect::Capacity(..) => condition.capacity *= self.drawn,

@@ -96,6 +96,8 @@ pub struct Record {
     pub retries: u64,
     /// Second copies.
     pub hedges: u64,
+    /// Questions for a server's load.
+    pub probes: u64,
     line_of: Vec<usize>,
 }
 
@@ -117,6 +119,7 @@ impl Record {
             ejections: vec![0; line_of.len()],
             retries: 0,
             hedges: 0,
+            probes: 0,
             line_of,
         }
     }
@@ -136,13 +139,7 @@ impl Record {
         let step = self.steps_at.partition_point(|at| *at <= arrived).max(1) - 1;
         let interval = self.interval_of(arrived);
         for calls in [&mut self.by_step[step], &mut self.by_interval[interval]] {
-            calls.count += 1;
-            calls.successes += u64::from(is_success);
-            calls.failed += u64::from(end == End::Failed);
-            calls.timed_out += u64::from(end == End::TimedOut);
-            if end != End::Failed {
-                calls.latencies.push(latency.as_secs_f32());
-            }
+            calls.add(latency, end, is_success);
         }
     }
 
@@ -192,6 +189,17 @@ impl Record {
 }
 
 impl Calls {
+    /// One more has ended.
+    pub fn add(&mut self, latency: Duration, end: End, is_success: bool) {
+        self.count += 1;
+        self.successes += u64::from(is_success);
+        self.failed += u64::from(end == End::Failed);
+        self.timed_out += u64::from(end == End::TimedOut);
+        if end != End::Failed {
+            self.latencies.push(latency.as_secs_f32());
+        }
+    }
+
     /// The share of successes; 1 if there were no calls.
     pub fn success_share(&self) -> f64 {
         if self.count == 0 { 1.0 } else { self.successes as f64 / self.count as f64 }

@@ -95,6 +95,8 @@ pub struct PolicyReport {
     pub retries: u64,
     /// Second copies.
     pub hedges: u64,
+    /// Questions for a server's load, besides those that calls are.
+    pub probes: u64,
     /// Times that some client ejected a server.
     pub ejections: u64,
     /// By step of the load.
@@ -212,6 +214,7 @@ impl PolicyReport {
             total: CallsReport::of(&record.calls()),
             retries: record.retries,
             hedges: record.hedges,
+            probes: record.probes,
             ejections: record.ejections.iter().sum(),
             steps: steps
                 .map(|((at, rate), calls)| StepReport {
@@ -255,7 +258,8 @@ impl LineInterval {
 }
 
 impl CallsReport {
-    fn of(calls: &Calls) -> Self {
+    /// Of these.
+    pub fn of(calls: &Calls) -> Self {
         CallsReport {
             calls: calls.count,
             success: calls.success_share(),
@@ -289,10 +293,13 @@ impl SimReport {
     /// For people; with the tables over time, if these are wanted.
     pub fn text(&self, with_time: bool) -> String {
         let seconds = self.duration_secs;
-        let mut text = wrapped(&format!(
-            "{}: {} Simulated, {seconds} s, seed {}.",
-            self.scenario, self.about, self.seed
-        ));
+        let how = format!("Simulated, {seconds} s, seed {}.", self.seed);
+        wrapped(&format!("{}: {} {how}", self.scenario, self.about)) + &self.tables(with_time)
+    }
+
+    /// All that follows the first paragraph.
+    pub fn tables(&self, with_time: bool) -> String {
+        let mut text = String::new();
         text.push_str("\nLatencies in ms, of what was answered or timed out.\n\n");
         text.push_str(&self.totals());
         for policy in self.policies.iter().filter(|policy| policy.steps.len() > 1) {
@@ -328,6 +335,7 @@ impl SimReport {
             "p99.9",
             "failed",
             "timed out",
+            "probes",
             "retries",
             "hedges",
             "ejected",
@@ -336,6 +344,10 @@ impl SimReport {
             let extra = |count: u64| percent(share(count, policy.total.calls));
             let mut row = vec![policy.policy.clone()];
             row.extend(policy.total.cells());
+            row.push(match policy.probes {
+                0 => "-".to_owned(),
+                probes => format!("{:.2}", probes as f64 / policy.total.calls as f64),
+            });
             row.push(if policy.retry { extra(policy.retries) } else { "-".to_owned() });
             row.push(if policy.hedge { extra(policy.hedges) } else { "-".to_owned() });
             row.push(if policy.health { count(policy.ejections as f64) } else { "-".to_owned() });
@@ -440,12 +452,13 @@ impl CallsReport {
     }
 }
 
-fn percent(share: f64) -> String {
+/// A share for people.
+pub fn percent(share: f64) -> String {
     format!("{:.3} %", share * 100.0)
 }
 
 /// Microseconds as milliseconds, with as many digits as mean something.
-fn ms(us: f64) -> String {
+pub fn ms(us: f64) -> String {
     match us / 1e3 {
         0.0 => "-".to_owned(),
         ms if ms < 10.0 => format!("{ms:.3}"),

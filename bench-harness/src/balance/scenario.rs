@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::fmt::Display;
 
 /// The scenarios that are built in, in the order of their telling.
-pub const BUILT_IN: [(&str, &str); 11] = [
+pub const BUILT_IN: [(&str, &str); 14] = [
     ("supermarket", include_str!("../../scenarios/supermarket.toml")),
     ("beyond-round-robin", include_str!("../../scenarios/beyond-round-robin.toml")),
     ("slow-replicas", include_str!("../../scenarios/slow-replicas.toml")),
@@ -21,6 +21,9 @@ pub const BUILT_IN: [(&str, &str); 11] = [
     ("slow-core", include_str!("../../scenarios/slow-core.toml")),
     ("gc-pauses", include_str!("../../scenarios/gc-pauses.toml")),
     ("global-slowdown", include_str!("../../scenarios/global-slowdown.toml")),
+    ("pause-one", include_str!("../../scenarios/pause-one.toml")),
+    ("kill-one", include_str!("../../scenarios/kill-one.toml")),
+    ("rolling-restart", include_str!("../../scenarios/rolling-restart.toml")),
 ];
 
 /// Most servers: a table of 10,000 is as much as one looks at.
@@ -56,6 +59,9 @@ pub struct Scenario {
     /// The same in steps.
     #[serde(default)]
     load: Vec<Step>,
+    /// In place of a rate: that share of what the servers can do at most, which is measured first.
+    /// Live only.
+    of_saturation: Option<f64>,
     /// From one step to the next the rate changes evenly, instead of at once.
     #[serde(default)]
     ramp: bool,
@@ -154,6 +160,7 @@ pub struct Fault {
     pause: Option<bool>,
     fail: Option<Span>,
     down: Option<bool>,
+    drain: Option<bool>,
     cold: Option<Cold>,
     speeds: Option<Vec<f64>>,
     capacity: Option<[f64; 2]>,
@@ -184,6 +191,8 @@ pub enum Effect {
     Fail(Duration),
     /// Calls are refused; what was under way is lost.
     Down,
+    /// It is told to end, and ends when it has answered what was under way. Live only.
+    Drain,
     /// It begins slowly.
     Cold(Cold),
     /// The speed is one of these, drawn anew in each period.
@@ -311,6 +320,42 @@ impl Scenario {
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = Some(Rate(rate));
         self.load.clear();
+        self.of_saturation = None;
+    }
+
+    /// That share of what the servers can do at most, in place of what the scenario says.
+    pub fn set_of_saturation(&mut self, share: f64) {
+        self.rate = None;
+        self.load.clear();
+        self.of_saturation = Some(share);
+    }
+
+    /// Set if the rate is still to be found: it is that share of what the servers can do at most.
+    pub fn of_saturation(&self) -> Option<f64> {
+        self.of_saturation
+    }
+
+    /// So many servers, in place of what the scenario says.
+    pub fn set_server_count(&mut self, count: u32) -> Result<(), String> {
+        let [group] = self.servers.as_mut_slice() else {
+            return Err("the scenario has several groups of servers; of which one?".to_owned());
+        };
+        group.count = count;
+        self.check()
+    }
+
+    /// What cannot be simulated is refused.
+    pub fn check_simulated(&self) -> Result<(), String> {
+        if self.of_saturation.is_some() {
+            let hint = "is measured on real servers: say --live, or --rate with calls a second";
+            return Err(format!("of_saturation: {hint}"));
+        }
+        match self.faults.iter().position(|fault| fault.drain.is_some()) {
+            Some(index) => {
+                Err(format!("faults[{index}].drain: shows with real servers only: --live"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Calls come for so long, in place of what the scenario says.
@@ -363,6 +408,13 @@ impl Scenario {
     }
 
     fn check_load(&self) -> Result<(), String> {
+        if let Some(share) = self.of_saturation {
+            return match (self.rate, self.load.as_slice()) {
+                (None, []) if share > 0.0 && share <= 1.0 => Ok(()),
+                (None, []) => Err("of_saturation: must be above 0, and 1 at most".to_owned()),
+                _ => Err("of_saturation: there is a rate or load, too; say one of them".to_owned()),
+            };
+        }
         match (self.rate, self.load.as_slice()) {
             (Some(_), []) => Ok(()),
             (Some(_), _) => Err("rate: there is a load, too; say one of the two".to_owned()),
@@ -446,12 +498,13 @@ impl Fault {
             on("pause", self.pause, Effect::Pause)?,
             self.fail.map(|span| Effect::Fail(span.0)),
             on("down", self.down, Effect::Down)?,
+            on("drain", self.drain, Effect::Drain)?,
             self.cold.map(Effect::Cold),
             self.speeds.clone().map(Effect::Speeds),
             self.capacity.map(|[low, high]| Effect::Capacity(low, high)),
         ];
         let mut said = said.into_iter().flatten();
-        let all = "latency, slow, add, pause, fail, down, cold, speeds, capacity";
+        let all = "latency, slow, add, pause, fail, down, drain, cold, speeds, capacity";
         let effect =
             said.next().ok_or_else(|| format!("servers: what is with them? One of {all}"))?;
         match (&effect, said.next()) {
@@ -529,6 +582,7 @@ impl Effect {
             Effect::Pause => "pauses".to_owned(),
             Effect::Fail(_) => "fails".to_owned(),
             Effect::Down => "down".to_owned(),
+            Effect::Drain => "drains".to_owned(),
             Effect::Cold(_) => "cold".to_owned(),
             Effect::Speeds(_) => "speed flips".to_owned(),
             Effect::Capacity(..) => "capacity varies".to_owned(),

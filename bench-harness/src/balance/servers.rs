@@ -52,6 +52,8 @@ pub struct Server {
 struct Waiting {
     attempt: Id,
     arrived: Instant,
+    /// Calls that were in flight when it came, without itself.
+    met: u32,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ struct Running {
     attempt: Id,
     arrived: Instant,
     began: Instant,
+    met: u32,
 }
 
 /// A call whose work is done.
@@ -73,6 +76,8 @@ pub struct Done {
     pub queue_delay: Duration,
     /// See above.
     pub service_time: Duration,
+    /// Calls that were in flight when it came.
+    pub met: u32,
 }
 
 impl Server {
@@ -116,15 +121,17 @@ impl Server {
         self.in_flight += 1;
     }
 
-    /// The answer to a call leaves. Returns the load that it tells.
-    pub fn leave(&mut self, queue_delay: Duration, service_time: Duration) -> ServerLoad {
-        self.in_flight -= 1;
+    /// The answer to a call leaves. Returns the load that it tells: the call itself is still in flight, as
+    /// it is where a Catena server writes the header of its answer.
+    pub fn leave(&mut self, done: &Done) -> ServerLoad {
+        let Done { queue_delay, service_time, met, .. } = *done;
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        // How many were in flight when it came is close to how many are when it leaves.
-        self.recent.push_back((self.in_flight, queue_delay + service_time));
-        ServerLoad { in_flight: self.in_flight, queue_delay, service_time }
+        self.recent.push_back((met, queue_delay + service_time));
+        let load = ServerLoad { in_flight: self.in_flight, queue_delay, service_time };
+        self.in_flight -= 1;
+        load
     }
 
     /// The load as a probe is told it: calls in flight, and how long calls took lately that met about as
@@ -150,7 +157,7 @@ impl Server {
     /// There is work to do for a call.
     pub fn work(&mut self, attempt: Id, now: Instant) {
         self.advance(now);
-        let waiting = Waiting { attempt, arrived: now };
+        let waiting = Waiting { attempt, arrived: now, met: self.in_flight.saturating_sub(1) };
         if self.running.len() < self.running_max {
             self.begin(waiting, now);
         } else {
@@ -163,9 +170,10 @@ impl Server {
         self.advance(now);
         let reached = self.clock + CLOCK_TOLERANCE;
         while self.running.peek().is_some_and(|first| first.end <= reached) {
-            let Some(Running { attempt, arrived, began, .. }) = self.running.pop() else { break };
+            let Some(running) = self.running.pop() else { break };
+            let Running { attempt, arrived, began, met, .. } = running;
             let (queue_delay, service_time) = (began.since(arrived), now.since(began));
-            done.push(Done { attempt, queue_delay, service_time });
+            done.push(Done { attempt, queue_delay, service_time, met });
         }
         self.fill(now);
     }
@@ -227,10 +235,10 @@ impl Server {
             Some(latency) => latency.as_nanos() as f64,
             None => drawn * self.condition.cold_factor(now),
         };
-        let Waiting { attempt, arrived } = waiting;
+        let Waiting { attempt, arrived, met } = waiting;
         let (end, sequence) = (self.clock + work, self.sequence);
         self.sequence += 1;
-        self.running.push(Running { end, sequence, attempt, arrived, began: now });
+        self.running.push(Running { end, sequence, attempt, arrived, began: now, met });
     }
 
     /// How fast work gets done.

@@ -99,6 +99,92 @@ fn beyond_round_robin_is_reproduced() {
     }
 }
 
+/// The first so many milliseconds of a scenario.
+fn run_for(name: &str, list: &str, seed: u64, millis: u64) -> SimReport {
+    let mut scenario = Scenario::load(name).expect("it is built in");
+    scenario.set_duration(Duration::from_millis(millis)).expect("it is long enough");
+    simulate(name, &scenario, &contenders(list), seed)
+}
+
+#[test]
+fn ours_is_beyond_round_robin() {
+    let report = run("beyond-round-robin", "hist,hist+hedge", 1);
+    for (name, asked) in [("hist", 0.9995), ("hist+hedge", 0.9999)] {
+        let total = policy(&report, name).total;
+        assert!(total.success >= asked, "{name}: {}", total.success);
+    }
+}
+
+#[test]
+fn two_slow_replicas_of_four_are_no_harm_to_who_compares_all() {
+    let report = run("slow-replicas", "hist,ll:2", 1);
+    let mut healthy = Scenario::load("slow-replicas").expect("it is built in");
+    healthy.faults.clear();
+    let healthy = simulate("healthy", &healthy, &contenders("hist"), 1);
+    let bound = healthy.policies[0].total.latency.p99 * 1.3;
+    let p99 = |name: &str| policy(&report, name).total.latency.p99;
+    assert!(p99("hist") <= bound, "{} above {bound}", p99("hist"));
+    assert!(p99("ll:2") > bound, "two drawn ones are both slow in one of six cases");
+}
+
+#[test]
+fn when_rates_flip_ours_has_the_better_tail() {
+    for seed in [1, 2] {
+        let report = run_for("rate-flips", "hist,c3,prequal", seed, 2_000);
+        let p99 = |name: &str| policy(&report, name).total.latency.p99;
+        for rival in ["c3", "prequal"] {
+            assert!(p99("hist") <= p99(rival), "{rival}: {} above {}", p99("hist"), p99(rival));
+        }
+    }
+}
+
+/// The load ramp with a third of the servers, a third of the clients, and steps of 5 s.
+#[test]
+fn up_the_load_ramp_ours_misses_no_deadline_and_has_the_better_tail() {
+    let capacity = 33.0 * 4.0 / 0.0502;
+    let steps: Vec<String> = (0..3)
+        .zip([0.75, 1.27, 1.74])
+        .map(|(n, load)| format!("[[load]]\nat = '{}s'\nrate = {}\n", n * 5, load * capacity))
+        .collect();
+    let text = format!(
+        "about = ''\nduration = '15s'\nclients = 33\nnetwork = '100us'\ntimeout = '5s'\n{}\
+         [[servers]]\ncount = 33\nmodel = 'sharing'\ncapacity = 4\ntime = 'normal:39ms,39ms'\n\
+         [[faults]]\nservers = 'all'\ncapacity = [0.8, 3.4]\nevery = '10s'\n",
+        steps.concat()
+    );
+    let scenario = Scenario::parse(&text).expect("it is well-formed");
+    for seed in [1, 2] {
+        let report = simulate("ramp", &scenario, &contenders("hist,prequal"), seed);
+        let [ours, prequal] = [0, 1].map(|n: usize| &report.policies[n]);
+        assert_eq!((ours.total.timed_out, ours.probes), (0, 0));
+        for (ours, prequal) in ours.steps.iter().zip(&prequal.steps) {
+            let (ours, prequal) = (ours.total.latency, prequal.total.latency);
+            assert!(ours.p99 <= prequal.p99 && ours.p999 <= prequal.p999, "{ours:?} {prequal:?}");
+        }
+    }
+}
+
+#[test]
+fn ours_is_never_the_worst() {
+    let rivals = ["rr", "ll", "ewma", "c3", "prequal"];
+    for (name, secs) in [
+        ("fast-failing", 14),
+        ("flapping", 12),
+        ("cold-start", 14),
+        ("slow-core", 14),
+        ("gc-pauses", 11),
+        ("global-slowdown", 20),
+    ] {
+        let report = run_for(name, &format!("hist,{}", rivals.join(",")), 1, secs * 1_000);
+        let of = |name: &str| policy(&report, name).total;
+        let worst_p99 = rivals.map(|rival| of(rival).latency.p99).into_iter().fold(0.0, f64::max);
+        let worst_success = rivals.map(|rival| of(rival).success).into_iter().fold(1.0, f64::min);
+        let ours = of("hist");
+        assert!(ours.latency.p99 < worst_p99, "{name}: {} of {worst_p99}", ours.latency.p99);
+        assert!(ours.success >= worst_success, "{name}: {} of {worst_success}", ours.success);
+    }
+}
+
 #[test]
 fn a_seed_is_a_run() {
     let json = |seed| {
@@ -189,6 +275,9 @@ fn a_scenario_that_is_wrong_says_where() {
         ("duration = '10s'", "duration = '10s'\nwarmup = '10s'", "warmup"),
         ("duration = '10s'", "duration = '10s'\ninterval = '1ms'", "interval"),
         ("rate = 100", "rate = 0", "rate"),
+        ("rate = 100", "rate = 100\nof_saturation = 0.5", "of_saturation"),
+        ("rate = 100", "of_saturation = 1.5", "of_saturation"),
+        ("slow = 10", "drain = false", "faults[0].drain"),
         ("rate = 100\n", "", "rate"),
         ("rate = 100", "rate = 100\nload = [{ at = '0s', rate = 1 }]", "rate"),
         ("rate = 100", "load = [{ at = '1s', rate = 1 }]", "load[0].at"),

@@ -5,6 +5,7 @@ use catena_engine::rng::Rng;
 use catena_engine::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use std::f64::consts::TAU;
+use std::fmt;
 use std::str::FromStr;
 
 /// A span of time: `"250us"`, `"4ms"`, `"15s"`.
@@ -75,6 +76,25 @@ impl Distribution {
             Distribution::Uniform(low, high) => {
                 nanos(low) + (nanos(high) - nanos(low)) * rng.unit()
             }
+        }
+    }
+}
+
+impl fmt::Display for Distribution {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let us = |time: Duration| format!("{}us", time.as_nanos() as f64 / 1e3);
+        match *self {
+            Distribution::Const(time) => write!(f, "const:{}", us(time)),
+            Distribution::Exp(mean) => write!(f, "exp:{}", us(mean)),
+            Distribution::Normal(mean, by) => write!(f, "normal:{},{}", us(mean), us(by)),
+            Distribution::LogNormal(median, sigma) => {
+                write!(f, "lognormal:{},{sigma}", us(median))
+            }
+            Distribution::Bimodal(one, other, share) => {
+                write!(f, "bimodal:{},{},{share}", us(one), us(other))
+            }
+            Distribution::Uniform(low, high) => write!(f, "uniform:{},{}", us(low), us(high)),
         }
     }
 }
@@ -216,6 +236,7 @@ mod tests {
             ("uniform:2ms,4ms", 3.0),
         ] {
             let distribution: Distribution = text.parse().expect(text);
+            assert_eq!(distribution.to_string().parse(), Ok(distribution), "{text}");
             let count = 100_000;
             let sum: f64 = (0..count).map(|_| distribution.draw(&mut rng)).sum();
             let drawn = sum / f64::from(count) / 1e6;

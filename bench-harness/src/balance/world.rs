@@ -247,11 +247,11 @@ impl World {
         server.finish(self.now, &mut done);
         let add = server.condition().add;
         self.rearrange(index);
-        for Done { attempt: id, queue_delay, service_time } in done.drain(..) {
-            if let Some(attempt) = self.attempts.get_mut(id) {
-                attempt.work = Some((queue_delay, service_time + add));
+        for done in done.drain(..) {
+            if let Some(attempt) = self.attempts.get_mut(done.attempt) {
+                attempt.work = Some(Done { service_time: done.service_time + add, ..done });
             }
-            self.leave_later(id, add);
+            self.leave_later(done.attempt, add);
         }
         self.done = done;
     }
@@ -267,10 +267,8 @@ impl World {
     fn on_leave(&mut self, id: Id) {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         let server = &mut self.servers[attempt.server as usize];
-        match attempt.work {
-            Some((queue_delay, service_time)) => {
-                attempt.load = Some(server.leave(queue_delay, service_time));
-            }
+        match &attempt.work {
+            Some(done) => attempt.load = Some(server.leave(done)),
             None => server.drop_one(),
         }
         self.send(Event::Reply(id));
@@ -312,6 +310,9 @@ impl World {
     pub(super) fn send_probes(&mut self, client: u32) {
         let Client { balancer, rng, .. } = &mut self.clients[client as usize];
         let wanted: Vec<Slot> = balancer.wanted_probes(self.now, rng).to_vec();
+        if self.record.counts(self.now) {
+            self.record.probes += wanted.len() as u64;
+        }
         for server in wanted {
             let probe = self.probes.insert(Probe { client, server, load: None });
             self.send(Event::Probe(probe));

@@ -3,6 +3,7 @@
 //! No verdict hangs on how fast this machine is: only on what the methods guarantee (a sleep is not
 //! shorter than asked) and on counts that must add up.
 
+mod balance;
 mod endings;
 
 use serde_json::Value;
