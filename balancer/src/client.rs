@@ -303,7 +303,7 @@ fn is_worth_another(error: &CallError) -> bool {
     match error {
         CallError::Status { status, .. } => {
             matches!(*status, Status::SHED | Status::DRAINING | Status::EXPIRED_IN_QUEUE)
-                || *status == Status::INTERNAL
+                || matches!(*status, Status::INTERNAL | Status::UNAVAILABLE | Status::UPSTREAM_LOST)
         }
         CallError::ConnectionLost | CallError::Unreachable { .. } | CallError::TooManyWaiting => {
             true

@@ -3,7 +3,10 @@
 use crate::scene::{Scene, client, each_world, told};
 use catena_balancer::proxy::ProxyConfig;
 use catena_engine::relay::RelayConfig;
-use catena_engine::sim::{Crash, Engine, Fault};
+use catena_engine::rpc::admission::AdmissionConfig;
+use catena_engine::shard::Shard;
+use catena_engine::shard_index::ShardIndex;
+use catena_engine::sim::{Crash, Engine, EngineConfig, Fault, World};
 use catena_engine::time::Duration;
 use catena_engine::{Answer, CallError, Client, MethodId, Router, Status};
 use std::cell::Cell;
@@ -282,11 +285,58 @@ fn a_proxy_that_drains_loses_nothing() {
         let load = load(scene, &[&one, &other], &book, Duration::from_secs(6));
         scene.world.run_for(Duration::from_secs(3));
         one.drain();
-        let ended = |world: &_| !catena_engine::sim::World::is_running(world, one.host());
+        let ended = |world: &_| !World::is_running(world, one.host());
         assert!(scene.world.run_until(Duration::from_secs(20), ended), "it does not end");
         scene.wait(load);
         audit(&book);
         assert_eq!(book.lock().expect("one thread").failed, []);
+    });
+}
+
+/// A caller that asks for much and reads nothing: the proxy holds so much for it and no more, and the
+/// others do not notice.
+#[test]
+fn a_caller_that_does_not_read_costs_a_bounded_memory() {
+    const HELD_MAX: usize = 2 << 20;
+    each_world(3, |scene| {
+        let answer = bytes::Bytes::from(vec![9; 200_000]);
+        let server = scene.server(move |_| {
+            let answer = answer.clone();
+            Router::new()
+                .method("large", move |_, reply| reply.ok(answer.clone()))
+                .fallback(|_, reply| reply.ok(b"small"))
+        });
+        let admission =
+            AdmissionConfig { connection_bytes_max: HELD_MAX, ..AdmissionConfig::default() };
+        let engine = EngineConfig { admission, ..EngineConfig::default() };
+        let proxy = scene.proxy_on(engine, &[&server], ProxyConfig::default());
+        scene.world.run_for(Duration::from_millis(50));
+        let address = proxy.address().expect("it listens");
+        let greedy = scene.world.start_engine(EngineConfig::default());
+        let _asking = scene.start_on(&greedy, move |local| async move {
+            let client = client(&local, address);
+            for _ in 0..500 {
+                let call = client.call(MethodId::of("large"), &b""[..]);
+                local.spawn(async move { drop(call.await) }).detach();
+            }
+        });
+        // Its requests have left, and no answer is there yet.
+        let asked = |_: &World| proxy.inspect(ShardIndex(0), Shard::in_flight).unwrap_or(0) > 0;
+        assert!(scene.world.run_until(Duration::from_secs(1), asked), "nothing is asked for");
+        let host = greedy.host();
+        scene.world.inject(Fault::Pause { host, lasts: Duration::from_secs(5) });
+        let mut most = 0;
+        let until = scene.world.now() + Duration::from_millis(100);
+        while scene.world.now() < until && scene.world.step() {
+            let held = proxy.inspect(ShardIndex(0), Shard::connection_memory_bytes);
+            most = most.max(held.expect("it runs"));
+        }
+        let answer = scene.run(move |local| async move {
+            told(client(&local, address).call(WORK, &b""[..]).await)
+        });
+        assert_eq!(answer.expect("answered"), (Status::OK, (&b"small"[..]).into()));
+        assert!(most < 3 * HELD_MAX, "{most} bytes held");
+        assert!(most > HELD_MAX / 4, "nothing was held, so nothing was seen: {most} bytes");
     });
 }
 

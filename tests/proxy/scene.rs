@@ -67,17 +67,26 @@ impl Scene<'_> {
         connection: ConnectionConfig,
         config: ProxyConfig,
     ) -> Engine {
+        self.proxy_on(EngineConfig { connection, ..EngineConfig::default() }, servers, config)
+    }
+
+    /// A proxy before `servers` on an engine that is configured so.
+    pub fn proxy_on(
+        &mut self,
+        engine: EngineConfig,
+        servers: &[&Engine],
+        config: ProxyConfig,
+    ) -> Engine {
         self.world.run_for(Duration::from_millis(1));
         let addresses = servers.iter().map(|server| server.address().expect("it listens"));
         let endpoints = Endpoints::fixed(addresses.map(Resolved::from)).expect("there are some");
         self.world.start_engine(EngineConfig {
             port: Some(PORT),
-            connection,
             service: Rc::new(move |local, _| {
                 let shared = Shared::new(endpoints.clone(), 1);
                 router(local, config.clone(), by_name("hist").expect("known"), shared)
             }),
-            ..EngineConfig::default()
+            ..engine
         })
     }
 
@@ -89,7 +98,20 @@ impl Scene<'_> {
     where
         W: FnOnce(Local) -> F + Send + 'static,
     {
-        let handle = self.caller.handle();
+        let caller = self.caller.clone();
+        self.start_on(&caller, work)
+    }
+
+    /// As [`Scene::start`], on another host.
+    pub fn start_on<T: Send + 'static, F: Future<Output = T> + 'static, W>(
+        &mut self,
+        caller: &Engine,
+        work: W,
+    ) -> impl Future<Output = T> + use<T, F, W>
+    where
+        W: FnOnce(Local) -> F + Send + 'static,
+    {
+        let handle = caller.handle();
         let mut work = Box::pin(async move {
             handle.run(ShardIndex(0), work).await.expect("the callers' shard lives")
         });

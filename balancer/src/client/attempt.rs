@@ -181,9 +181,12 @@ impl Attempt {
             Ok(answer) => Outcome::Answered(ServerLoad::of(&answer.head)),
             Err(CallError::Status { status, .. }) => match *status {
                 // Not able to, as opposed to not willing to do this.
-                Status::SHED | Status::DRAINING | Status::EXPIRED_IN_QUEUE | Status::INTERNAL => {
-                    failed
-                }
+                Status::SHED
+                | Status::DRAINING
+                | Status::EXPIRED_IN_QUEUE
+                | Status::INTERNAL
+                | Status::UNAVAILABLE
+                | Status::UPSTREAM_LOST => failed,
                 _ => Outcome::Answered(None),
             },
             Err(CallError::DeadlinePassed) => Outcome::TimedOut,
