@@ -43,7 +43,8 @@ pub struct HealthConfig {
     pub failure_share_calls_min: u32,
     /// How often shares of failures are looked at. Default 1 s.
     pub review_interval: Duration,
-    /// Calls in a row, each slower than [`HealthConfig::slow_factor`] × the peers' p99, that eject.
+    /// Calls in a row, each slower than [`HealthConfig::slow_factor`] × the peers' p99, or given up (a
+    /// hedge was faster) later than the peers' p95, that eject.
     /// Default 5. With healthy peers one call in 100 is slower than even 1 × p99.
     pub slow_in_row: u32,
     /// How much slower than its peers is too slow: against their p99 for single calls, against their
@@ -198,6 +199,7 @@ struct Member {
 #[derive(Clone, Copy, Debug, Default)]
 struct Peers {
     p50: Duration,
+    p95: Duration,
     p99: Duration,
     /// How many these are; 0: nothing is known.
     count: usize,
@@ -343,8 +345,16 @@ impl Health {
             return self.end_trial(slot, observed, is_slow, now, rng);
         }
         // In a panic those that are out are called too; their way back is a trial all the same.
-        if member.is_out() || (observed.abandoned && !is_slow) {
+        if member.is_out() {
             return None;
+        }
+        if observed.abandoned && !is_slow {
+            // Of a hedge that lost it is only known that it took as long as this. Later than most of the
+            // peers' calls end, several times in a row and without any answer in between, is too slow.
+            let is_late = self.peers.count >= 2 && observed.latency > self.peers.p95;
+            member.slow_in_row += u32::from(is_late);
+            let is_too_slow = member.slow_in_row >= self.config.slow_in_row;
+            return is_too_slow.then(|| self.eject(slot, Cause::Slow, now, rng))?;
         }
         member.calls += 1;
         if observed.failed {
@@ -452,15 +462,19 @@ impl Health {
     /// Medians over the endpoints of which enough is known.
     fn compare(&self, digests: impl Iterator<Item = (Slot, Digest)>) -> Peers {
         let known = digests.filter(|(_, digest)| digest.count >= self.config.evidence_min);
-        let (mut p50s, mut p99s): (Vec<Duration>, Vec<Duration>) =
-            known.map(|(_, digest)| (digest.p50, digest.p99)).unzip();
-        p50s.sort_unstable();
-        p99s.sort_unstable();
+        let known: Vec<Digest> = known.map(|(_, digest)| digest).collect();
         // The lower median: two slow ones of four are measured by the two that are not.
-        let median = |values: &[Duration]| {
+        let median = |quantile: fn(&Digest) -> Duration| {
+            let mut values: Vec<Duration> = known.iter().map(quantile).collect();
+            values.sort_unstable();
             values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
         };
-        Peers { p50: median(&p50s), p99: median(&p99s), count: p50s.len() }
+        Peers {
+            p50: median(|digest| digest.p50),
+            p95: median(|digest| digest.p95),
+            p99: median(|digest| digest.p99),
+            count: known.len(),
+        }
     }
 
     fn review_failures(&mut self, now: Instant, rng: &mut Rng) -> Vec<Change> {

@@ -22,8 +22,8 @@ impl Balancer {
     }
 
     /// Who is to be asked for a sign of life, after a [`Balancer::tick`]: those that have given none for a
-    /// [heartbeat interval](crate::health::HealthConfig::heartbeat_interval), the ejected ones too, each once an interval
-    /// and no more than 64 at a time. What comes of it is told to [`Balancer::probed`], or to
+    /// heartbeat interval ([`HealthConfig`](crate::health::HealthConfig)), the ejected ones too, each once
+    /// an interval and no more than 64 at a time. What comes of it is told to [`Balancer::probed`], or to
     /// [`Balancer::heard`] where no load came along.
     pub fn wanted_heartbeats(&mut self, now: Instant) -> &[Slot] {
         self.wanted.clear();

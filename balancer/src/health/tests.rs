@@ -47,6 +47,24 @@ impl Ward {
 }
 
 #[test]
+fn hedges_that_always_win_eject_and_an_answer_in_between_does_not() {
+    let mut ward = Ward::new(3, HealthConfig::default());
+    let give_up = |ward: &mut Ward, latency| {
+        let observed = Observed { failed: false, latency, abandoned: true, trial: false };
+        ward.health.ended(0, &observed, ward.now, &mut ward.rng)
+    };
+    // The peers' p95 is 2 ms, three times their p99 is 9.
+    let (late, early) = (FAST * 4, FAST);
+    for round in 0..10 {
+        assert_eq!((0..4).find_map(|_| give_up(&mut ward, late)), None, "round {round}");
+        assert_eq!(ward.end(0, false, FAST, false), None);
+        assert_eq!((0..20).find_map(|_| give_up(&mut ward, early)), None, "round {round}");
+    }
+    let ejected = (0..5).find_map(|_| give_up(&mut ward, late));
+    assert_eq!(ejected, Some(Change::Ejected(0, Cause::Slow)));
+}
+
+#[test]
 fn switched_off_it_ejects_nobody_and_doubts_nothing() {
     let mut ward = Ward::new(3, HealthConfig { ejects: false, ..HealthConfig::default() });
     assert_eq!(ward.fail(0, 100), None);

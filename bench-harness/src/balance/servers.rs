@@ -134,8 +134,8 @@ impl Server {
         load
     }
 
-    /// The load as a probe is told it: requests in flight, itself among them, and how long calls took lately that met about as
-    /// many. Prequal's rule is the median of these.
+    /// The load as a probe is told it: requests in flight, itself among them, and how long calls took
+    /// lately that met about as many. Prequal's rule is the median of these.
     pub fn probed(&self) -> ServerLoad {
         let mut near = [(0, Duration::ZERO); RECENT_MAX];
         let near = &mut near[..self.recent.len()];
