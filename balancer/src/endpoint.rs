@@ -149,6 +149,12 @@ impl Signal {
         (self.recent > 0.0 && age < 1.0).then_some(self.recent + (self.p50 - self.recent) * age)
     }
 
+    /// True until the first latency comes in.
+    #[inline]
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.recent == 0.0
+    }
+
     /// `median`, or the average of the last few latencies if that is beyond the window's p95; it fades
     /// into the median within a second: what was slow may have recovered, and only calls can tell.
     #[inline]
