@@ -87,8 +87,8 @@ pub struct Signal {
     told_at: Instant,
     /// When the unfinished calls were started, summed up, in nanoseconds; wraps.
     started_sum: u64,
-    /// When the last latency came in.
-    recent_at: Instant,
+    /// When the last call counted, answered or not; the time of arrival until then.
+    pub recent_at: Instant,
     /// When the last answer came in; the time of arrival until then.
     pub heard_at: Instant,
     /// An average of the last few latencies: quick to notice where the median is sure. 0: none yet.

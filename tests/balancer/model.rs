@@ -71,7 +71,7 @@ impl Model {
         let health = HealthConfig { heartbeat_interval, ..HealthConfig::default() };
         let config = BalancerConfig { health, ..BalancerConfig::default() };
         let now = Instant::from_nanos(1);
-        let explores = ["random", "rr"].contains(&policy);
+        let explores = ["random", "rr", "hist"].contains(&policy);
         let policy = by_name(policy).expect("there is such a policy");
         let mut model = Model {
             balancer: Balancer::new(config, policy, SharedEvidence::new(1), 0, now),

@@ -17,8 +17,8 @@
 //! **Of more than eight** endpoints two are drawn, and the four that answered last are compared with them:
 //! of those the load is known best, and an endpoint that answers is one that works. No load is asked for.
 //!
-//! One call in a hundred goes to an endpoint that has been silent for longer than a second: what was slow
-//! may have recovered, and nobody would know.
+//! One call in a hundred goes to an endpoint of which nothing new is known for longer than a second: what
+//! was slow may have recovered, and nobody would know.
 
 use super::{COMPARE_ALL_MAX, Candidates, Policy, Sample, Verdict, Why};
 use crate::config::believe;
@@ -189,14 +189,15 @@ impl Histogram {
         }
     }
 
-    /// Of some, the one that has been silent for longest, if it is worth a look.
+    /// Of some, the one of which nothing new is known for longest, if it is worth a look. A failure is news:
+    /// or the one that fails would be explored for ever, and no other.
     #[cold]
     fn to_explore(&self, candidates: &Candidates<'_>, now: Instant, rng: &mut Rng) -> Option<Slot> {
         let drawn = candidates.sample(Sample::of(COMPARE_ALL_MAX), rng);
-        let heard = |slot: &Slot| candidates.signal(*slot).heard_at;
-        let oldest = drawn.slots().iter().copied().min_by_key(heard)?;
+        let known_at = |slot: &Slot| candidates.signal(*slot).recent_at;
+        let oldest = drawn.slots().iter().copied().min_by_key(known_at)?;
         let signal = candidates.signal(oldest);
-        let is_old = now.since(signal.heard_at) > self.config.explore_age;
+        let is_old = now.since(signal.recent_at) > self.config.explore_age;
         (is_old && signal.in_flight == 0).then_some(oldest)
     }
 }
