@@ -6,6 +6,9 @@
 #   SIZE=1024 benches/proxy.sh 5 1 --copy-max 0
 set -eu
 bin=$(dirname "$0")/../target/release
+for program in catena catena-bench; do
+    [ -x "$bin/$program" ] || { echo "$0: $bin/$program is missing; cargo build --release" >&2; exit 1; }
+done
 rounds=${1:-5}; servers=${2:-1}
 [ $# -ge 2 ] && shift 2 || shift $#
 dir=$(mktemp -d); pids=

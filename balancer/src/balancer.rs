@@ -121,11 +121,11 @@ pub enum Event {
     /// The slot stands for this endpoint from now on.
     Joined(Slot, Arc<str>),
     /// The endpoint gets no more calls; those under way end in their own time.
-    Draining(Slot),
+    Draining(Slot, Arc<str>),
     /// Its last call has ended; the slot is free.
     Left(Slot),
-    /// Its health has changed.
-    Health(Change),
+    /// The health of the endpoint of this name has changed.
+    Health(Change, Arc<str>),
 }
 
 /// See the module page.
@@ -303,6 +303,7 @@ impl Balancer {
 
     /// Refreshes digests, rotates windows, reviews health. Returns when it wants to be called again.
     pub fn tick(&mut self, now: Instant, rng: &mut Rng) -> Instant {
+        self.budget.advance(now);
         for _ in 0..self.endpoints.len().min(REFRESHES_PER_TICK_MAX) {
             let slot = self.refresh_next % self.endpoints.len();
             self.refresh_next = slot + 1;
@@ -413,6 +414,11 @@ impl Balancer {
         !ticket.is_trial && matches!(self.standing(ticket.slot), Some(Standing::Ejected { .. }))
     }
 
+    /// True if a call may go to another than `avoid`.
+    pub fn can_start(&mut self, avoid: &[Slot]) -> bool {
+        self.health.eligible().iter().any(|slot| !avoid.contains(slot))
+    }
+
     /// After how long a second copy of a call should be sent: when it has taken longer than 95 of 100
     /// calls to the endpoint that holds it. `None`: too little is known of that endpoint.
     pub fn hedge_delay(&self, ticket: &Ticket) -> Option<Duration> {
@@ -425,11 +431,6 @@ impl Balancer {
 /// For those whose endpoints are not always able to take a call: they avoid the ones that are not.
 #[cfg(feature = "tower")]
 impl Balancer {
-    /// True if a call may go to another than `avoid`.
-    pub(crate) fn can_start(&mut self, avoid: &[Slot]) -> bool {
-        self.health.eligible().iter().any(|slot| !avoid.contains(slot))
-    }
-
     /// The call that tries whether an ejected endpoint has recovered, if one is due. That it is one of
     /// `avoid` when its time has come is an answer too.
     pub(crate) fn start_trial(
@@ -520,7 +521,8 @@ impl Balancer {
         if let Change::Ejected(slot, cause) = change {
             self.tallies[slot as usize].count_ejection(cause);
         }
-        self.events.push(Event::Health(change));
+        let name = self.endpoint_of(change.slot()).name.clone();
+        self.events.push(Event::Health(change, name));
     }
 
     fn endpoint_of(&self, slot: Slot) -> &Endpoint {
@@ -561,7 +563,7 @@ impl Balancer {
         self.by_name.remove(&name);
         self.health.left(slot);
         self.rotations[slot as usize].is_draining = true;
-        self.events.push(Event::Draining(slot));
+        self.events.push(Event::Draining(slot, name));
         self.leave_if_done(slot);
     }
 

@@ -64,13 +64,13 @@ impl Budget {
 
     /// Takes one retry out; false: there is none left.
     pub fn take_retry(&mut self, now: Instant) -> bool {
-        self.accrue(now);
+        self.advance(now);
         self.take()
     }
 
     /// Takes one hedge out; false: there is none left.
     pub fn take_hedge(&mut self, now: Instant) -> bool {
-        self.accrue(now);
+        self.advance(now);
         if self.hedges < 1.0 || !self.take() {
             return false;
         }
@@ -88,8 +88,9 @@ impl Budget {
     }
 
     /// Forgets what is old and adds what the reserve gains. What a second brings to a steady client is
-    /// kept for [`BudgetConfig::memory`] on average, which is what an exponential decay does.
-    fn accrue(&mut self, now: Instant) {
+    /// kept for [`BudgetConfig::memory`] on average, which is what an exponential decay does. To be called
+    /// now and then while calls begin, too: what they pay in is taken to be as old as the last time.
+    pub fn advance(&mut self, now: Instant) {
         let passed = now.since(self.at).as_secs_f64();
         self.at = self.at.max(now);
         let kept = (-passed / self.config.memory.as_secs_f64()).exp();
@@ -163,6 +164,22 @@ mod tests {
             retries += u32::from(budget.take_retry(now));
         }
         assert!((1_990..=2_000).contains(&retries), "{retries}");
+    }
+
+    #[test]
+    fn a_client_that_was_well_for_long_may_retry_what_ten_seconds_brought() {
+        let config = BudgetConfig { reserve_per_second: 0.0, ..BudgetConfig::default() };
+        let mut now = Instant::ZERO;
+        let mut budget = Budget::new(config, now);
+        for millis in 0..60_000 {
+            budget.first_call();
+            now += Duration::from_millis(1);
+            if millis % 20 == 0 {
+                budget.advance(now);
+            }
+        }
+        let retries = (0..10_000).filter(|_| budget.take_retry(now)).count();
+        assert!((1_950..2_000).contains(&retries), "a fifth of 10,000: {retries}");
     }
 
     #[test]

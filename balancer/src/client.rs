@@ -22,6 +22,7 @@ use crate::evidence::SharedEvidence;
 use crate::health::HealthConfig;
 use crate::metrics::Tally;
 use crate::policy::Policy;
+use crate::tending::{HEARTBEAT_INTERVAL, Probes};
 use catena_engine::client::{Answer, CallError, Client, ClientConfig};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant, earliest};
@@ -55,7 +56,7 @@ pub struct BalancedConfig {
 
 impl Default for BalancedConfig {
     fn default() -> Self {
-        let heartbeat_interval = Some(Duration::from_millis(500));
+        let heartbeat_interval = Some(HEARTBEAT_INTERVAL);
         let health = HealthConfig { heartbeat_interval, ..HealthConfig::default() };
         BalancedConfig {
             balancer: BalancerConfig { health, ..BalancerConfig::default() },
@@ -83,16 +84,16 @@ struct State {
     version: u64,
     /// By slot.
     clients: Vec<Option<Client>>,
-    /// Slots whose server is being probed.
-    probed: Vec<Slot>,
+    probes: Probes,
 }
 
 impl Balanced {
-    /// A client of `endpoints` on this shard, which is core number `core` of those that share
-    /// `evidence`.
+    /// A client of `endpoints` on this shard. Those of other shards share what they know through
+    /// `evidence`, which is made once for all of them: `SharedEvidence::new(shard_count)`.
     ///
     /// # Panics
-    /// If a value of `config` is out of bounds, which [`BalancedConfig::validate`] tells beforehand.
+    /// If a value of `config` is out of bounds, which [`BalancedConfig::validate`] tells beforehand, or if
+    /// `evidence` was made for fewer shards than this one's number asks for.
     pub fn new(
         local: &Local,
         config: BalancedConfig,
@@ -106,8 +107,14 @@ impl Balanced {
         let config = BalancedConfig { client, ..config };
         let balancer = Balancer::new(config.balancer, policy, evidence, core, local.now());
         let rng = Rng::from_seed(local.random());
-        let state =
-            State { balancer, rng, endpoints, version: 0, clients: Vec::new(), probed: Vec::new() };
+        let state = State {
+            balancer,
+            rng,
+            endpoints,
+            version: 0,
+            clients: Vec::new(),
+            probes: Probes::default(),
+        };
         let shared = Rc::new(Shared { local: local.clone(), config, state: RefCell::new(state) });
         shared.follow_members();
         local.spawn(tend::tend(Rc::downgrade(&shared), local.clone())).detach();
@@ -269,11 +276,14 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
     let mut tried = Tried::default();
     let mut attempts = 0;
     let mut is_not_executed = true;
+    let mut last_error = None;
     loop {
-        let attempt = match shared.attempt(&request, tried.slots()) {
-            Some(attempt) => attempt,
-            // All were tried: then one of them again.
-            None => shared.attempt(&request, &[]).ok_or(BalancedError::NoEndpoint)?,
+        // If all were tried, then one of them again.
+        let attempt =
+            shared.attempt(&request, tried.slots()).or_else(|| shared.attempt(&request, &[]));
+        let Some(attempt) = attempt else {
+            let call = |error| BalancedError::Call { error, attempts, is_not_executed };
+            return Err(last_error.map_or(BalancedError::NoEndpoint, call));
         };
         let slot = attempt.slot;
         shared.tally(slot, |tally| tally.retries += u64::from(attempts > 0));
@@ -295,6 +305,7 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
             shared.tally(slot, |tally| tally.retries_refused += u64::from(may_be_sent_again));
             return Err(BalancedError::Call { error, attempts, is_not_executed });
         }
+        last_error = Some(error);
     }
 }
 

@@ -14,6 +14,8 @@ use crate::policy::c3::C3Config;
 use crate::policy::histogram::HistogramConfig;
 use crate::policy::peak_ewma::PeakEwmaConfig;
 use crate::policy::prequal::PrequalConfig;
+use crate::proxy::ProxyConfig;
+use catena_engine::relay::TRIES_MAX;
 use catena_engine::time::Duration;
 use std::fmt;
 
@@ -84,17 +86,38 @@ impl BalancedConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let BalancedConfig { balancer, client, attempts_max, timeout } = self;
         balancer.validate().map_err(|error| error.within("balancer"))?;
-        client.validate().map_err(|error| ConfigError {
-            field: match error.name.strip_prefix("client.") {
-                Some(_) => error.name.to_owned(),
-                None => format!("client.connection.{}", error.name),
-            },
-            value: error.value.to_string(),
-            bounds: format!("between {} and {}", error.low, error.high),
-        })?;
+        client.validate().map_err(of_client)?;
         between("attempts_max", *attempts_max, 1, ATTEMPTS_MAX)?;
         between("timeout", *timeout, MILLI, DAY)
     }
+}
+
+impl ProxyConfig {
+    /// Checks every value against its bounds, those of the parts included.
+    ///
+    /// # Errors
+    /// The first value that is out of bounds, with the bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let ProxyConfig { balancer, client, relay, attempts_max, patience } = self;
+        balancer.validate().map_err(|error| error.within("balancer"))?;
+        client.validate().map_err(of_client)?;
+        relay.validate().map_err(|error| of_engine(&error, error.name.to_owned()))?;
+        between("attempts_max", *attempts_max, 1, TRIES_MAX)?;
+        between("patience", *patience, MILLI, DAY)
+    }
+}
+
+fn of_client(error: catena_engine::config::ConfigError) -> ConfigError {
+    let field = match error.name.strip_prefix("client.") {
+        Some(_) => error.name.to_owned(),
+        None => format!("client.connection.{}", error.name),
+    };
+    of_engine(&error, field)
+}
+
+fn of_engine(error: &catena_engine::config::ConfigError, field: String) -> ConfigError {
+    let bounds = format!("between {} and {}", error.low, error.high);
+    ConfigError { field, value: error.value.to_string(), bounds }
 }
 
 impl BalancerConfig {

@@ -2,6 +2,7 @@
 
 use crate::evidence::{Digest, Evidence};
 use crate::histogram::Recorder;
+use catena_engine::Status;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::frame::{PongHead, ResponseHead};
 use std::sync::Arc;
@@ -68,6 +69,22 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What a response of this status says of its server, which told `load` along with it. `patience` is
+    /// how long the caller would have waited at most.
+    pub fn of_status(status: Status, load: Option<ServerLoad>, patience: Duration) -> Outcome {
+        match status {
+            // Not able to, as opposed to not willing to do this.
+            Status::SHED
+            | Status::DRAINING
+            | Status::EXPIRED_IN_QUEUE
+            | Status::INTERNAL
+            | Status::UNAVAILABLE
+            | Status::UPSTREAM_LOST => Outcome::Failed { timeout: patience },
+            Status::DEADLINE_PASSED => Outcome::TimedOut,
+            _ => Outcome::Answered(load),
+        }
+    }
+
     /// True for failures and for calls that took too long.
     pub fn is_failure(&self) -> bool {
         matches!(self, Outcome::Failed { .. } | Outcome::TimedOut)

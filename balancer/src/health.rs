@@ -143,6 +143,15 @@ pub enum Change {
     Returned(Slot),
 }
 
+impl Change {
+    /// Whose health it is.
+    pub fn slot(&self) -> Slot {
+        match *self {
+            Change::Ejected(slot, _) | Change::Returned(slot) => slot,
+        }
+    }
+}
+
 /// How a call went, as far as health is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Observed {
@@ -436,11 +445,11 @@ impl Health {
         if self.trial_at.is_none_or(|at| now < at) {
             return None;
         }
-        let due = |(slot, member): &(usize, &Option<Member>)| {
-            let pause_ends = member.as_ref().and_then(Member::trial_at);
-            pause_ends.is_some_and(|at| at <= now) && !avoid.contains(&(*slot as Slot))
-        };
-        let slot = self.members.iter().enumerate().find(due).map(|(slot, _)| slot as Slot)?;
+        let pauses = self.members.iter().enumerate().filter_map(|(slot, member)| {
+            let ends = member.as_ref().and_then(Member::trial_at)?;
+            (ends <= now && !avoid.contains(&(slot as Slot))).then_some((ends, slot as Slot))
+        });
+        let (_, slot) = pauses.min()?;
         self.member(slot).standing = Standing::Trial;
         self.note_pauses();
         Some(slot)
@@ -510,6 +519,13 @@ impl Health {
         rng: &mut Rng,
     ) -> Option<Change> {
         if self.standing(slot) != Some(Standing::Trial) {
+            return None;
+        }
+        if observed.abandoned && observed.latency <= self.peers.p95 {
+            // Given up before it could show anything: another one soon, and no longer pause for this.
+            let until = now + rng.between(self.config.pause_min / 2, self.config.pause_min);
+            self.member(slot).standing = Standing::Ejected { until, cause: Cause::TrialFailed };
+            self.note_pauses();
             return None;
         }
         if observed.failed || observed.abandoned || is_slow {

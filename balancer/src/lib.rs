@@ -16,5 +16,6 @@ pub mod histogram;
 pub mod metrics;
 pub mod policy;
 pub mod proxy;
+mod tending;
 #[cfg(feature = "tower")]
 pub mod tower;

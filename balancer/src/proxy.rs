@@ -17,34 +17,40 @@ mod metrics;
 
 pub use metrics::ProxyMetrics;
 
-use crate::balancer::{Balancer, BalancerConfig, Event, Member, Ticket};
+use crate::balancer::{Balancer, BalancerConfig, Event, Ticket};
+use crate::config::believe;
 use crate::discovery::Endpoints;
 use crate::endpoint::{Outcome, ServerLoad, Slot};
 use crate::evidence::SharedEvidence;
-use crate::health::Change;
+use crate::health::HealthConfig;
 use crate::policy::Policy;
+use crate::tending::{HEARTBEAT_INTERVAL, Prober, Probes, changed_members, log_change};
 use catena_engine::client::{Client, ClientConfig, Reach};
 use catena_engine::relay::{
     Attempt, Chosen, Destination, End, Next, Relay, RelayConfig, TRIES_MAX,
 };
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
+use catena_engine::wire::frame::PongHead;
 use catena_engine::{Local, Router, Status};
 use metrics::Counters;
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 /// How a proxy behaves.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
-    /// Ejection and the budget of retries. Hedges are not made.
+    /// Ejection and the budget of retries. Hedges are not made. A silent server is asked for a sign of life
+    /// as often as [`HealthConfig::heartbeat_interval`] says; default 500 ms.
     pub balancer: BalancerConfig,
     /// The connections to the servers.
     pub client: ClientConfig,
     /// How frames are passed on, and the deadline of requests that have none.
     pub relay: RelayConfig,
-    /// How often a request is sent at most. Default 3.
+    /// From so many attempts on, those that could not be sent counted, a server's refusal is told to the
+    /// caller instead of being tried elsewhere. Default 3.
     pub attempts_max: usize,
     /// What the failure of a request without a deadline costs its server in the balancer's eyes, at
     /// least. Default 5 s.
@@ -53,8 +59,10 @@ pub struct ProxyConfig {
 
 impl Default for ProxyConfig {
     fn default() -> Self {
+        let heartbeat_interval = Some(HEARTBEAT_INTERVAL);
+        let health = HealthConfig { heartbeat_interval, ..HealthConfig::default() };
         ProxyConfig {
-            balancer: BalancerConfig::default(),
+            balancer: BalancerConfig { health, ..BalancerConfig::default() },
             client: ClientConfig::default(),
             relay: RelayConfig::default(),
             attempts_max: 3,
@@ -86,17 +94,20 @@ impl Shared {
 /// A router that passes every request on to one of the servers.
 ///
 /// # Panics
-/// If a value of `config` is out of bounds.
+/// If a value of `config` is out of bounds, which [`ProxyConfig::validate`] tells beforehand.
 pub fn router(
     local: &Local,
     config: ProxyConfig,
     policy: Box<dyn Policy>,
     shared: Shared,
 ) -> Router {
+    believe("a proxy", config.validate());
     let relay_config = config.relay;
     let core = usize::from(local.shard().0);
     let Shared { endpoints, evidence, metrics } = shared;
     let proxy = Proxy {
+        this: Weak::new(),
+        probes: Probes::default(),
         balancer: Balancer::new(config.balancer, policy, evidence, core, local.now()),
         rng: Rng::from_seed(local.random()),
         local: local.clone(),
@@ -108,6 +119,7 @@ pub fn router(
         core,
     };
     let proxy = Rc::new(RefCell::new(proxy));
+    proxy.borrow_mut().this = Rc::downgrade(&proxy);
     proxy.borrow_mut().follow_members();
     local.spawn(tend(Rc::downgrade(&proxy), local.clone())).detach();
     Router::new().relay(Handle(proxy), relay_config)
@@ -115,6 +127,9 @@ pub fn router(
 
 /// The balancer of one shard, and its connections.
 struct Proxy {
+    /// Itself, for the probes that it sends.
+    this: Weak<RefCell<Proxy>>,
+    probes: Probes,
     local: Local,
     config: ProxyConfig,
     balancer: Balancer,
@@ -167,20 +182,21 @@ impl Proxy {
             None => {
                 let ticket = self.balancer.start(&[], now, &mut self.rng)?;
                 if self.reach(&ticket) == Reach::Unreachable {
-                    self.give_up(ticket, Reach::Unreachable, now);
+                    self.give_up(ticket, now);
                     return None;
                 }
                 ticket
             }
         };
+        self.probe_wanted(now);
         let server = self.servers[ticket.slot() as usize].as_ref();
         let server = server.expect("an endpoint has a connection");
         let token = ticket.into_token() | (tries as u64) << TRIES_SHIFT;
         Some(Destination::new(&server.client, token))
     }
 
-    /// The ticket, or, where its server is not connected, one of another server, if there is any. So
-    /// nothing waits for a connection while others are there.
+    /// The ticket, or, where its server is not connected, one of another server that is. So nothing waits
+    /// for a connection while another server is connected, as far as eight looks show one.
     #[inline]
     fn connected_first(
         &mut self,
@@ -189,17 +205,44 @@ impl Proxy {
         tries: usize,
         now: Instant,
     ) -> Ticket {
-        let reach = self.reach(&ticket);
-        if reach == Reach::Connected {
-            return ticket;
-        }
-        avoid[tries] = ticket.slot();
-        match self.balancer.start(&avoid[..=tries], now, &mut self.rng) {
-            Some(other) => {
-                self.give_up(ticket, reach, now);
-                other
+        let mut looked_at = ticket;
+        // The best of those that are not connected.
+        let mut held = None;
+        for place in tries..avoid.len() {
+            if self.reach(&looked_at) == Reach::Connected {
+                break;
             }
-            None => ticket,
+            avoid[place] = looked_at.slot();
+            let other = self.balancer.start(&avoid[..=place], now, &mut self.rng);
+            let Some(other) = other else { break };
+            // Who may yet be connected is better than who cannot be reached.
+            let is_held_better = self.rank(held.as_ref()) <= self.rank(Some(&looked_at));
+            let worse = if is_held_better { Some(looked_at) } else { held.replace(looked_at) };
+            if let Some(worse) = worse {
+                self.give_up(worse, now);
+            }
+            looked_at = other;
+        }
+        match held {
+            None => looked_at,
+            Some(held) if self.rank(Some(&held)) <= self.rank(Some(&looked_at)) => {
+                self.give_up(looked_at, now);
+                held
+            }
+            Some(held) => {
+                self.give_up(held, now);
+                looked_at
+            }
+        }
+    }
+
+    /// Less is better: whether a request would be sent, would wait, or would fail.
+    fn rank(&self, ticket: Option<&Ticket>) -> u8 {
+        match ticket.map(|ticket| self.reach(ticket)) {
+            Some(Reach::Connected) => 0,
+            Some(Reach::NotYet) => 1,
+            Some(Reach::Unreachable) => 2,
+            None => 3,
         }
     }
 
@@ -210,9 +253,9 @@ impl Proxy {
     }
 
     /// A server was chosen and gets nothing, for it is not connected.
-    fn give_up(&mut self, ticket: Ticket, reach: Reach, now: Instant) {
+    fn give_up(&mut self, ticket: Ticket, now: Instant) {
         let timeout = self.config.patience;
-        let outcome = match reach {
+        let outcome = match self.reach(&ticket) {
             Reach::Unreachable => Outcome::Failed { timeout },
             Reach::NotYet | Reach::Connected => Outcome::Abandoned,
         };
@@ -243,24 +286,45 @@ impl Proxy {
         if again { Next::TryAgain } else { Next::Tell }
     }
 
+    /// Asks those for their load of whom the policy wants to know it.
+    #[inline]
+    fn probe_wanted(&mut self, now: Instant) {
+        let Proxy { balancer, rng, servers, probes, this, local, config, .. } = self;
+        let interval = config.balancer.health.heartbeat_interval;
+        for &slot in balancer.wanted_probes(now, rng) {
+            if let Some(Some(Server { client, .. })) = servers.get(slot as usize) {
+                probes.send((slot, client), interval, this, local);
+            }
+        }
+    }
+
+    /// Asks those for a sign of life that have given none for long.
+    fn send_heartbeats(&mut self) {
+        let Proxy { balancer, servers, probes, this, local, config, .. } = self;
+        let interval = config.balancer.health.heartbeat_interval;
+        for &slot in balancer.wanted_heartbeats(local.now()) {
+            if let Some(Some(Server { client, .. })) = servers.get(slot as usize) {
+                probes.send((slot, client), interval, this, local);
+            }
+        }
+    }
+
     /// Takes over a changed list of endpoints, and what that means for connections.
     fn follow_members(&mut self) {
-        let version = self.endpoints.version();
-        if version != self.version {
-            self.version = version;
-            let member = |found: &crate::discovery::Resolved| Member {
-                name: found.address.to_string().into(),
-                weight: found.weight,
-            };
-            let members: Vec<Member> = self.endpoints.list().iter().map(member).collect();
+        if let Some(members) = changed_members(&self.endpoints, &mut self.version) {
             self.balancer.set_members(&members, self.local.now());
         }
         for event in self.balancer.take_events() {
             match event {
                 Event::Joined(slot, name) => self.join(slot, &name),
                 Event::Left(slot) => self.servers[slot as usize] = None,
-                Event::Draining(slot) => self.log_draining(slot),
-                Event::Health(change) => self.log_health(change),
+                Event::Draining(_, name) => {
+                    tracing::info!(
+                        endpoint = &*name,
+                        "endpoint leaves; it gets no further request"
+                    );
+                }
+                Event::Health(change, name) => log_change(change, &name),
             }
         }
     }
@@ -273,22 +337,7 @@ impl Proxy {
         let slot = slot as usize;
         self.servers.resize_with(self.servers.len().max(slot + 1), || None);
         self.servers[slot] = Some(Server { client, counters });
-        tracing::info!(server = &**name, "server joins");
-    }
-
-    fn log_draining(&self, slot: Slot) {
-        let name = self.balancer.endpoint(slot).map(|endpoint| &*endpoint.name);
-        tracing::info!(server = name, "server leaves; it gets no further request");
-    }
-
-    fn log_health(&self, change: Change) {
-        let name = |slot| self.balancer.endpoint(slot).map(|endpoint| &*endpoint.name);
-        match change {
-            Change::Ejected(slot, cause) => {
-                tracing::warn!(server = name(slot), ?cause, "server ejected");
-            }
-            Change::Returned(slot) => tracing::info!(server = name(slot), "server is back"),
-        }
+        tracing::info!(endpoint = &**name, "endpoint joins");
     }
 
     /// What is not counted one by one.
@@ -310,18 +359,7 @@ impl Proxy {
 /// What the end of an attempt says of its server.
 fn outcome_of(end: &End, timeout: Duration) -> Outcome {
     match end {
-        End::Answered(head) => match head.status {
-            Status::OK => Outcome::Answered(ServerLoad::of(head)),
-            // Not able to, as opposed to not willing to do this.
-            Status::SHED
-            | Status::DRAINING
-            | Status::EXPIRED_IN_QUEUE
-            | Status::INTERNAL
-            | Status::UNAVAILABLE
-            | Status::UPSTREAM_LOST => Outcome::Failed { timeout },
-            Status::DEADLINE_PASSED => Outcome::TimedOut,
-            _ => Outcome::Answered(None),
-        },
+        End::Answered(head) => Outcome::of_status(head.status, ServerLoad::of(head), timeout),
         End::Unreachable | End::TooManyWaiting | End::NeverSent | End::Lost => {
             Outcome::Failed { timeout }
         }
@@ -336,6 +374,16 @@ fn is_worth_another(status: Status) -> bool {
     matches!(status, Status::SHED | Status::DRAINING | Status::UNAVAILABLE)
 }
 
+impl Prober for RefCell<Proxy> {
+    fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>) {
+        let mut proxy = self.borrow_mut();
+        let Proxy { balancer, rng, servers, probes, local, .. } = &mut *proxy;
+        let server = servers.get(slot as usize).and_then(Option::as_ref);
+        let client = server.map(|server| &server.client);
+        probes.ended((slot, address), answer, client, balancer, local.now(), rng);
+    }
+}
+
 /// Keeps the view of the servers fresh for as long as the proxy is there.
 async fn tend(proxy: Weak<RefCell<Proxy>>, local: Local) {
     loop {
@@ -345,6 +393,7 @@ async fn tend(proxy: Weak<RefCell<Proxy>>, local: Local) {
             let Proxy { balancer, rng, .. } = &mut *proxy;
             let next = balancer.tick(local.now(), rng);
             proxy.follow_members();
+            proxy.send_heartbeats();
             proxy.publish();
             next
         };

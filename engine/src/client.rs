@@ -521,6 +521,8 @@ pub(crate) struct ClientState {
     pub(crate) waiting_in_vain: usize,
     /// Requests of others that wait likewise, by token; some may have ended in the meantime.
     pub(crate) relays: VecDeque<u64>,
+    /// How many of these have ended while they waited.
+    pub(crate) relays_in_vain: usize,
     /// It connects without being called.
     pub(crate) is_kept_connected: bool,
     /// There is no connection, and the last attempt to make one showed that there is no server. One that
@@ -555,6 +557,7 @@ impl ClientState {
             waiting: VecDeque::new(),
             waiting_in_vain: 0,
             relays: VecDeque::new(),
+            relays_in_vain: 0,
             is_kept_connected: false,
             is_unreachable: false,
             failures: 0,

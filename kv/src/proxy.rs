@@ -4,6 +4,7 @@ use crate::Failure;
 use crate::cli::ProxyArgs;
 use crate::metrics::{self, Page};
 use crate::{signals, upstream};
+use catena_balancer::discovery::Endpoints;
 use catena_balancer::policy;
 use catena_balancer::proxy::{ProxyConfig, ProxyMetrics, Shared, router};
 use catena_engine::client::ClientConfig;
@@ -14,6 +15,7 @@ use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::server::{Cores, Server};
 use catena_engine::time::Duration;
 use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
@@ -22,6 +24,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     let (end, ended) = channel();
     signals::end_on_signal(end.clone())?;
     let endpoints = upstream::find(&args.upstream)?;
+    refuse_itself(args.listen, &endpoints)?;
     let page = args.metrics.map(metrics::listen).transpose()?;
     let cores = match args.shards {
         Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
@@ -90,6 +93,20 @@ fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failu
         })
         .start();
     server.map_err(|error| format!("--listen {}: {error}", args.listen).into())
+}
+
+/// A proxy that passes requests on to itself passes each on for ever.
+fn refuse_itself(listen: SocketAddr, endpoints: &Endpoints) -> Result<(), Failure> {
+    let is_here = |ip: IpAddr| {
+        ip == listen.ip()
+            || (listen.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+    };
+    let list = endpoints.list();
+    let own = list.iter().find(|it| it.address.port() == listen.port() && is_here(it.address.ip()));
+    own.map_or(Ok(()), |own| {
+        let address = own.address;
+        Err(format!("--upstream {address}: that is --listen {listen}, this proxy itself; name the servers behind it").into())
+    })
 }
 
 /// No fewer than there will be shards.

@@ -2,6 +2,7 @@
 //! network, the clock and the faults simulated.
 
 mod endings;
+mod health;
 mod passing;
 mod retries;
 mod scene;

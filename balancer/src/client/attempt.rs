@@ -3,7 +3,6 @@
 use super::{BalancedRequest, Shared, State};
 use crate::balancer::Ticket;
 use crate::endpoint::{Outcome, ServerLoad, Slot};
-use catena_engine::Status;
 use catena_engine::client::{Answer, Call, CallBuilder, CallError};
 use catena_engine::time::{Duration, Instant};
 use futures_util::future::{Either, select};
@@ -102,10 +101,11 @@ impl Shared {
         loop {
             let wait = attempt.hedge_wait();
             let is_due = wait.is_zero();
-            if is_due && self.state.borrow_mut().balancer.take_hedge(self.local.now()) {
+            let can_go = is_due && self.state.borrow_mut().balancer.can_start(tried.slots());
+            if can_go && self.state.borrow_mut().balancer.take_hedge(self.local.now()) {
                 break;
             }
-            if is_due && !std::mem::replace(&mut is_counted, true) {
+            if can_go && !std::mem::replace(&mut is_counted, true) {
                 self.tally(attempt.slot, |tally| tally.hedges_refused += 1);
             }
             // Refused now is not refused for ever: the budget grows with the calls that are answered.
@@ -176,23 +176,13 @@ impl Attempt {
         let patience = self
             .deadline
             .map_or(self.shared.config.timeout, |deadline| deadline.since(ticket.started()));
-        let failed = Outcome::Failed { timeout: patience };
         match result {
             Ok(answer) => Outcome::Answered(ServerLoad::of(&answer.head)),
-            Err(CallError::Status { status, .. }) => match *status {
-                // Not able to, as opposed to not willing to do this.
-                Status::SHED
-                | Status::DRAINING
-                | Status::EXPIRED_IN_QUEUE
-                | Status::INTERNAL
-                | Status::UNAVAILABLE
-                | Status::UPSTREAM_LOST => failed,
-                _ => Outcome::Answered(None),
-            },
+            Err(CallError::Status { status, .. }) => Outcome::of_status(*status, None, patience),
             Err(CallError::DeadlinePassed) => Outcome::TimedOut,
             // These speak of this side.
             Err(CallError::ExpiredUnsent | CallError::TooLarge { .. }) => Outcome::Abandoned,
-            Err(_) => failed,
+            Err(_) => Outcome::Failed { timeout: patience },
         }
     }
 }

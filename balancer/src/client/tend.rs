@@ -1,17 +1,15 @@
 //! What is done beside the calls: following the list of endpoints, digests and health, probes.
 
 use super::{Shared, State};
-use crate::balancer::{Balancer, Event, Member};
-use crate::discovery::Resolved;
-use crate::endpoint::{ServerLoad, Slot};
-use crate::health::Change;
+use crate::balancer::Event;
+use crate::endpoint::Slot;
+use crate::tending::{Prober, changed_members, log_change};
 use catena_engine::Local;
 use catena_engine::client::Client;
 use catena_engine::time::Duration;
+use catena_engine::wire::frame::PongHead;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
-
-/// How long an answer to a probe is waited for where no heartbeats say how often one is to come.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Keeps a client's view of its endpoints fresh for as long as the client is there.
 pub(super) async fn tend(shared: Weak<Shared>, local: Local) {
@@ -36,15 +34,7 @@ impl Shared {
     pub(super) fn follow_members(&self) {
         let mut state = self.state.borrow_mut();
         let State { balancer, endpoints, version, clients, .. } = &mut *state;
-        let current = endpoints.version();
-        if current != *version {
-            *version = current;
-            let list = endpoints.list();
-            let member = |found: &Resolved| Member {
-                name: found.address.to_string().into(),
-                weight: found.weight,
-            };
-            let members: Vec<Member> = list.iter().map(member).collect();
+        if let Some(members) = changed_members(endpoints, version) {
             balancer.set_members(&members, self.local.now());
         }
         for event in balancer.take_events() {
@@ -58,8 +48,8 @@ impl Shared {
                     tracing::debug!(endpoint = &*name, "endpoint joins");
                 }
                 Event::Left(slot) => clients[slot as usize] = None,
-                Event::Draining(_) => {}
-                Event::Health(change) => log_change(balancer, change),
+                Event::Draining(_, name) => tracing::debug!(endpoint = &*name, "endpoint leaves"),
+                Event::Health(change, name) => log_change(change, &name),
             }
         }
     }
@@ -68,57 +58,37 @@ impl Shared {
     /// not wait for that.
     pub(super) fn probe_wanted(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
-        let State { balancer, rng, clients, probed, .. } = &mut *state;
+        let State { balancer, rng, clients, probes, .. } = &mut *state;
+        let (prober, interval) = (Rc::downgrade(self), self.heartbeat_interval());
         for &slot in balancer.wanted_probes(self.local.now(), rng) {
-            self.probe(slot, clients, probed);
+            if let Some(Some(client)) = clients.get(slot as usize) {
+                probes.send((slot, client), interval, &prober, &self.local);
+            }
         }
     }
 
     /// Asks those for a sign of life that have given none for long.
     fn send_heartbeats(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
-        let State { balancer, clients, probed, .. } = &mut *state;
+        let State { balancer, clients, probes, .. } = &mut *state;
+        let (prober, interval) = (Rc::downgrade(self), self.heartbeat_interval());
         for &slot in balancer.wanted_heartbeats(self.local.now()) {
-            self.probe(slot, clients, probed);
+            if let Some(Some(client)) = clients.get(slot as usize) {
+                probes.send((slot, client), interval, &prober, &self.local);
+            }
         }
     }
 
-    /// Probes an endpoint, unless that is under way.
-    fn probe(self: &Rc<Self>, slot: Slot, clients: &[Option<Client>], probed: &mut Vec<Slot>) {
-        let Some(Some(client)) = clients.get(slot as usize) else { return };
-        if probed.contains(&slot) {
-            return;
-        }
-        probed.push(slot);
-        let interval = self.config.balancer.health.heartbeat_interval;
-        let probe = client.probe(interval.unwrap_or(PROBE_TIMEOUT));
-        let (shared, address) = (Rc::downgrade(self), client.address());
-        let told = async move {
-            let result = probe.await;
-            let Some(shared) = shared.upgrade() else { return };
-            let now = shared.local.now();
-            let mut state = shared.state.borrow_mut();
-            let State { balancer, rng, clients, probed, .. } = &mut *state;
-            probed.retain(|other| *other != slot);
-            // The slot may stand for another endpoint by now.
-            let is_same = matches!(&clients[slot as usize], Some(it) if it.address() == address);
-            // No answer is no news: silence speaks for itself.
-            let Some(head) = result.ok().filter(|_| is_same) else { return };
-            match ServerLoad::of_pong(&head) {
-                Some(load) => balancer.probed(slot, &load, now, rng),
-                None => balancer.heard(slot, now),
-            }
-        };
-        self.local.spawn(told).detach();
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        self.config.balancer.health.heartbeat_interval
     }
 }
 
-fn log_change(balancer: &Balancer, change: Change) {
-    let name = |slot| balancer.endpoint(slot).map(|endpoint| &*endpoint.name);
-    match change {
-        Change::Ejected(slot, cause) => {
-            tracing::warn!(endpoint = name(slot), ?cause, "endpoint ejected");
-        }
-        Change::Returned(slot) => tracing::info!(endpoint = name(slot), "endpoint is back"),
+impl Prober for Shared {
+    fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>) {
+        let mut state = self.state.borrow_mut();
+        let State { balancer, rng, clients, probes, .. } = &mut *state;
+        let client = clients.get(slot as usize).and_then(Option::as_ref);
+        probes.ended((slot, address), answer, client, balancer, self.local.now(), rng);
     }
 }

@@ -65,6 +65,24 @@ fn hedges_that_always_win_eject_and_an_answer_in_between_does_not() {
 }
 
 #[test]
+fn a_trial_that_was_given_up_at_once_says_nothing_and_another_follows_soon() {
+    let mut ward = Ward::new(3, HealthConfig::default());
+    assert_eq!(ward.fail(0, 5), Some(Change::Ejected(0, Cause::FailuresInRow)));
+    for _ in 0..10 {
+        // No pause doubles: there is a trial each second.
+        ward.wait(Duration::from_secs(1));
+        assert_eq!(ward.health.begin_trial(ward.now), Some(0));
+        let latency = Duration::ZERO;
+        let observed = Observed { failed: false, latency, abandoned: true, trial: true };
+        assert_eq!(ward.health.ended(0, &observed, ward.now, &mut ward.rng), None);
+        assert_eq!(ward.health.eligible(), [1, 2], "it is still out");
+    }
+    ward.wait(Duration::from_secs(1));
+    assert_eq!(ward.health.begin_trial(ward.now), Some(0));
+    assert_eq!(ward.end(0, false, FAST, true), Some(Change::Returned(0)));
+}
+
+#[test]
 fn switched_off_it_ejects_nobody_and_doubts_nothing() {
     let mut ward = Ward::new(3, HealthConfig { ejects: false, ..HealthConfig::default() });
     assert_eq!(ward.fail(0, 100), None);

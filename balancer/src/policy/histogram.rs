@@ -22,7 +22,7 @@
 
 use super::{COMPARE_ALL_MAX, Candidates, Policy, Sample, Verdict, Why};
 use crate::config::believe;
-use crate::endpoint::{Outcome, ServerLoad, Signal, Slot};
+use crate::endpoint::{Outcome, Signal, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
@@ -90,6 +90,8 @@ struct Usual {
     crowd: f32,
     /// The weight of the next answer.
     weight: f32,
+    /// The weight of the next one that tells a load.
+    told_weight: f32,
 }
 
 /// The weight of an answer among those that say what is usual; the first few weigh more.
@@ -98,15 +100,21 @@ const USUAL_WEIGHT: f32 = 0.01;
 const CROWD_MAX: f32 = 1e5;
 
 impl Usual {
-    const UNKNOWN: Usual = Usual { latency: 0.0, told: 0.0, own: 0.0, crowd: 1.0, weight: 1.0 };
+    const UNKNOWN: Usual =
+        Usual { latency: 0.0, told: 0.0, own: 0.0, crowd: 1.0, weight: 1.0, told_weight: 1.0 };
 
     #[inline]
-    fn answered(&mut self, latency: f32, told: f32, own: f32) {
+    fn answered(&mut self, latency: f32) {
         self.latency += (latency - self.latency) * self.weight;
-        self.told += (told - self.told) * self.weight;
-        self.own += (own - self.own) * self.weight;
-        self.crowd = (self.told / self.own.max(f32::MIN_POSITIVE)).clamp(1.0, CROWD_MAX);
         self.weight = (self.weight * 0.9).max(USUAL_WEIGHT);
+    }
+
+    #[inline]
+    fn told(&mut self, told: f32, own: f32) {
+        self.told += (told - self.told) * self.told_weight;
+        self.own += (own - self.own) * self.told_weight;
+        self.crowd = (self.told / self.own.max(f32::MIN_POSITIVE)).clamp(1.0, CROWD_MAX);
+        self.told_weight = (self.told_weight * 0.9).max(USUAL_WEIGHT);
     }
 }
 
@@ -239,9 +247,12 @@ impl Policy for Histogram {
     fn ended(&mut self, slot: Slot, outcome: &Outcome, cost: Option<Duration>, _now: Instant) {
         self.in_flight -= 1;
         let (Outcome::Answered(load), Some(cost)) = (outcome, cost) else { return };
-        let told = load.as_ref().map_or(0, ServerLoad::others_in_flight);
-        let own = self.in_flight as f32 * self.per_endpoint;
-        self.usual.answered(nanos(cost), told as f32, own);
+        self.usual.answered(nanos(cost));
+        // Who tells nothing does not tell that nothing is in flight.
+        if let Some(load) = load {
+            let own = self.in_flight as f32 * self.per_endpoint;
+            self.usual.told(load.others_in_flight() as f32, own);
+        }
         if !self.answered.contains(&slot) {
             self.answered[self.answered_next] = slot;
             self.answered_next = (self.answered_next + 1) % ANSWERED;
@@ -259,6 +270,7 @@ fn nanos(duration: Duration) -> f32 {
 mod tests {
     use super::*;
     use crate::balancer::{Balancer, BalancerConfig, Member};
+    use crate::endpoint::ServerLoad;
     use crate::evidence::SharedEvidence;
 
     fn at(micros: u64) -> Instant {
@@ -287,11 +299,11 @@ mod tests {
     fn the_crowd_is_measured() {
         let mut usual = Usual::UNKNOWN;
         for _ in 0..500 {
-            usual.answered(1e6, 10.0, 0.1);
+            usual.told(10.0, 0.1);
         }
         assert!((usual.crowd - 100.0).abs() < 1.0, "{usual:?}");
         for _ in 0..2_000 {
-            usual.answered(1e6, 0.0, 0.1);
+            usual.told(0.0, 0.1);
         }
         assert_eq!(usual.crowd, 1.0, "a call of ours stands for itself at least");
     }

@@ -7,9 +7,9 @@ use crate::config::{ConfigError, believe, between};
 use crate::endpoint::Slot;
 use crate::evidence::SharedEvidence;
 use crate::explain::PickTable;
-use crate::health::Change as HealthChange;
 use crate::metrics::MetricsSnapshot;
 use crate::policy::Policy;
+use crate::tending::log_change;
 use ::tower::discover::{Change, Discover};
 use ::tower::{BoxError, Service};
 use catena_engine::time::Duration;
@@ -253,8 +253,8 @@ impl<D: Discover, C> Balance<D, C> {
                     self.services.resize_with(self.services.len().max(slot as usize + 1), || None);
                     self.slots.insert(name, slot);
                 }
-                Event::Health(change) => log_change(&core.balancer, change),
-                Event::Draining(_) | Event::Left(_) => {}
+                Event::Health(change, name) => log_change(change, &name),
+                Event::Draining(..) | Event::Left(_) => {}
             }
         }
         drop(core);
@@ -299,18 +299,8 @@ impl<D: Discover, C> Balance<D, C> {
 
 fn log(balancer: &mut Balancer) {
     for event in balancer.take_events() {
-        if let Event::Health(change) = event {
-            log_change(balancer, change);
+        if let Event::Health(change, name) = event {
+            log_change(change, &name);
         }
-    }
-}
-
-fn log_change(balancer: &Balancer, change: HealthChange) {
-    let name = |slot| balancer.endpoint(slot).map(|endpoint| &*endpoint.name);
-    match change {
-        HealthChange::Ejected(slot, cause) => {
-            tracing::warn!(endpoint = name(slot), ?cause, "endpoint ejected");
-        }
-        HealthChange::Returned(slot) => tracing::info!(endpoint = name(slot), "endpoint is back"),
     }
 }

@@ -31,7 +31,9 @@ impl RetryBudget {
 
 impl ::tower::retry::budget::Budget for RetryBudget {
     fn deposit(&self) {
-        self.lock().first_call();
+        let mut budget = self.lock();
+        budget.advance(now());
+        budget.first_call();
     }
 
     fn withdraw(&self) -> bool {

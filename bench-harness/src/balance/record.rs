@@ -163,7 +163,7 @@ impl Record {
 
     /// Something has happened to a client's set of servers.
     pub fn event(&mut self, event: &Event) {
-        if let Event::Health(Change::Ejected(slot, _)) = event {
+        if let Event::Health(Change::Ejected(slot, _), _) = event {
             self.ejections[*slot as usize] += 1;
         }
     }

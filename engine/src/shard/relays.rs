@@ -113,8 +113,30 @@ impl Relays {
                     // Its caller's connection is about to say so.
                     Err(StartError::DeadlinePassed) => {}
                 }
+            } else {
+                client.relays_in_vain = client.relays_in_vain.saturating_sub(1);
             }
             client.relays.pop_front();
+        }
+    }
+
+    /// A request has ended while it waited for a server. Its place in the queue is given up with those
+    /// of others, when they are the greater part: so each costs a look or two, however long the queue is.
+    fn leave_queue(&mut self, client_key: ClientKey, local: &Local) {
+        let mut clients = local.state().clients.borrow_mut();
+        let Some(client) = clients.get_mut(client_key) else { return };
+        client.relays_in_vain += 1;
+        if client.relays_in_vain > client.relays.len() / 2 {
+            let waits = |token: u64| {
+                self.requests
+                    .get_mut(token)
+                    .is_some_and(|it| it.stage == Stage::Waiting(client_key))
+            };
+            client.relays.retain({
+                let mut waits = waits;
+                move |token| waits(*token)
+            });
+            client.relays_in_vain = 0;
         }
     }
 
@@ -147,8 +169,11 @@ impl Relays {
             DropCause::DeadlinePassed => End::DeadlinePassed,
             DropCause::Cancelled | DropCause::ConnectionEnded => End::Dropped,
         };
-        let (attempt, bytes) = (relayed.attempt, relayed.content_bytes);
+        let (attempt, bytes, stage) = (relayed.attempt, relayed.content_bytes, relayed.stage);
         self.requests.free(token);
+        if let Stage::Waiting(client_key) = stage {
+            self.leave_queue(client_key, local);
+        }
         self.relay.ended(attempt, &end, local.now());
         Some(bytes)
     }
@@ -315,7 +340,7 @@ fn start(
     } else if client.link == Link::Down {
         local.push(Command::Connect(client_key));
     }
-    if client.relays.len() >= config.waiting_max {
+    if client.relays.len() - client.relays_in_vain >= config.waiting_max {
         return Err(End::TooManyWaiting);
     }
     client.relays.push_back(token);
@@ -331,6 +356,7 @@ fn link_is_down(client: &mut ClientState, client_key: ClientKey, local: &Local) 
 
 /// No connection was made: whoever waits for one is told.
 pub(super) fn unreachable(client: &mut ClientState, local: &Local) {
+    client.relays_in_vain = 0;
     for token in client.relays.drain(..) {
         local.push(Command::RelayEnded { token, end: End::Unreachable });
     }

@@ -1,0 +1,94 @@
+//! What is done beside the calls, by clients and by the proxy alike: following the list of endpoints,
+//! asking for signs of life, saying what has changed.
+
+use crate::balancer::{Balancer, Member};
+use crate::discovery::{Endpoints, Resolved};
+use crate::endpoint::{ServerLoad, Slot};
+use crate::health::Change;
+use catena_engine::Local;
+use catena_engine::client::Client;
+use catena_engine::rng::Rng;
+use catena_engine::time::{Duration, Instant};
+use catena_engine::wire::frame::PongHead;
+use std::net::SocketAddr;
+use std::rc::Weak;
+
+/// How often a silent endpoint is asked for a sign of life unless told otherwise: one that stands still is
+/// out after three times this.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long an answer to a probe is waited for where no heartbeats say how often one is to come.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The members of a list of endpoints, if it has changed since `version`.
+pub(crate) fn changed_members(endpoints: &Endpoints, version: &mut u64) -> Option<Vec<Member>> {
+    let current = endpoints.version();
+    if std::mem::replace(version, current) == current {
+        return None;
+    }
+    let member =
+        |found: &Resolved| Member { name: found.address.to_string().into(), weight: found.weight };
+    Some(endpoints.list().iter().map(member).collect())
+}
+
+/// Says what has changed in the health of the endpoint `name`.
+pub(crate) fn log_change(change: Change, name: &str) {
+    match change {
+        Change::Ejected(_, cause) => tracing::warn!(endpoint = name, ?cause, "endpoint ejected"),
+        Change::Returned(_) => tracing::info!(endpoint = name, "endpoint is back"),
+    }
+}
+
+/// Whoever sends probes.
+pub(crate) trait Prober: 'static {
+    /// A probe of the endpoint that stood at `slot`, at `address`, has ended; without an answer: `None`.
+    fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>);
+}
+
+/// The probes under way of one prober: one an endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Probes(Vec<Slot>);
+
+impl Probes {
+    /// Asks `client`, which is the endpoint at `slot`, unless that is under way.
+    pub(crate) fn send<P: Prober>(
+        &mut self,
+        (slot, client): (Slot, &Client),
+        heartbeat_interval: Option<Duration>,
+        prober: &Weak<P>,
+        local: &Local,
+    ) {
+        if self.0.contains(&slot) {
+            return;
+        }
+        self.0.push(slot);
+        let probe = client.probe(heartbeat_interval.unwrap_or(PROBE_TIMEOUT));
+        let (prober, address) = (prober.clone(), client.address());
+        let told = async move {
+            let answer = probe.await.ok();
+            if let Some(prober) = prober.upgrade() {
+                prober.probe_ended(slot, address, answer);
+            }
+        };
+        local.spawn(told).detach();
+    }
+
+    /// One has ended. `client` is whoever stands at `slot` now; what another one answered says nothing of
+    /// it. No answer is no news either: silence speaks for itself.
+    pub(crate) fn ended(
+        &mut self,
+        (slot, address): (Slot, SocketAddr),
+        answer: Option<PongHead>,
+        client: Option<&Client>,
+        balancer: &mut Balancer,
+        now: Instant,
+        rng: &mut Rng,
+    ) {
+        self.0.retain(|other| *other != slot);
+        let is_same = client.is_some_and(|client| client.address() == address);
+        let Some(head) = answer.filter(|_| is_same) else { return };
+        match ServerLoad::of_pong(&head) {
+            Some(load) => balancer.probed(slot, &load, now, rng),
+            None => balancer.heard(slot, now),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Servers that stand still, servers that are not connected, and the queues before them.
+
+use crate::scene::{Scene, client, each_world, told};
+use catena_balancer::proxy::ProxyConfig;
+use catena_engine::config::ConnectionConfig;
+use catena_engine::relay::RelayConfig;
+use catena_engine::sim::{Engine, Fault};
+use catena_engine::time::Duration;
+use catena_engine::{CallError, MethodId, Router, Status};
+use std::cell::Cell;
+use std::rc::Rc;
+
+const HOLD: MethodId = MethodId::of("hold");
+const WORK: MethodId = MethodId::of("work");
+
+/// A server that counts what it answers.
+fn worker(scene: &mut Scene<'_>) -> (Engine, Rc<Cell<u32>>) {
+    let count = Rc::<Cell<u32>>::default();
+    let answered = count.clone();
+    let server = scene.server(move |_| {
+        let answered = answered.clone();
+        Router::new().method("work", move |_, reply| {
+            answered.set(answered.get() + 1);
+            reply.ok(&b"done"[..])
+        })
+    });
+    (server, count)
+}
+
+#[test]
+fn a_server_that_stands_still_is_left_out_though_nobody_called_it_and_comes_back() {
+    each_world(4, |scene| {
+        let ((a, of_a), (b, of_b)) = (worker(scene), worker(scene));
+        let proxy = scene.proxy(&[&a, &b], ProxyConfig::default());
+        let address = proxy.address().expect("it listens");
+        scene.world.inject(Fault::Pause { host: a.host(), lasts: Duration::from_secs(5) });
+        // Three heartbeats of 500 ms, and what the last tick is old.
+        scene.world.run_for(Duration::from_secs(2));
+        let calls = move |count: u32| {
+            move |local: catena_engine::Local| async move {
+                let client = client(&local, address);
+                for _ in 0..count {
+                    let call = client.call(WORK, &b""[..]).timeout(Duration::from_millis(300));
+                    assert_eq!(told(call.await).map(|it| it.0), Ok(Status::OK));
+                    local.sleep(Duration::from_millis(10)).await;
+                }
+            }
+        };
+        scene.run(calls(100));
+        assert_eq!((of_a.get(), of_b.get()), (0, 100));
+        scene.world.run_for(Duration::from_secs(10));
+        scene.run(calls(1_000));
+        // How many depends on whose way is shorter: they are called one at a time.
+        assert!(of_a.get() > 0, "it is called again");
+    });
+}
+
+#[test]
+fn who_waits_no_more_keeps_no_place_in_the_queue() {
+    each_world(4, |scene| {
+        let window = ConnectionConfig { in_flight_max: 4, ..ConnectionConfig::default() };
+        let server = scene.server_with(window, |_| {
+            Router::new().method_async("hold", |_| async {
+                std::future::pending::<()>().await;
+                Ok(&b""[..])
+            })
+        });
+        let relay = RelayConfig { waiting_max: 10, ..RelayConfig::default() };
+        let proxy = scene.proxy(&[&server], ProxyConfig { relay, ..ProxyConfig::default() });
+        let address = proxy.address().expect("it listens");
+        let ends = scene.run(move |local| async move {
+            let client = client(&local, address);
+            let stuck = || {
+                let call = client.call(HOLD, &b""[..]);
+                local.spawn(async move { drop(call.await) })
+            };
+            let _stuck: Vec<_> = (0..4).map(|_| stuck()).collect();
+            local.sleep(Duration::from_millis(100)).await;
+            let mut ends = Vec::new();
+            for _ in 0..20 {
+                let round: Vec<_> = (0..5)
+                    .map(|_| {
+                        let call = client.call(HOLD, &b""[..]).timeout(Duration::from_millis(20));
+                        local.spawn(async move { call.await.map(|_| ()) })
+                    })
+                    .collect();
+                for call in round {
+                    ends.push(call.await);
+                }
+            }
+            ends
+        });
+        assert_eq!(ends.len(), 100);
+        for end in ends {
+            assert!(matches!(end, Err(CallError::DeadlinePassed)), "{end:?}");
+        }
+    });
+}
+
+#[test]
+fn of_three_servers_the_one_that_is_connected_gets_the_request() {
+    each_world(4, |scene| {
+        let (a, of_a) = worker(scene);
+        let (b, c) = (worker(scene).0, worker(scene).0);
+        // Connections to these are begun, and nothing comes of them for long.
+        for silent in [&b, &c] {
+            let host = silent.host();
+            scene.world.inject(Fault::Pause { host, lasts: Duration::from_secs(30) });
+        }
+        let proxy = scene.proxy(&[&b, &c, &a], ProxyConfig::default());
+        let address = proxy.address().expect("it listens");
+        scene.run(move |local| async move {
+            let client = client(&local, address);
+            for _ in 0..50 {
+                let call = client.call(WORK, &b""[..]).timeout(Duration::from_millis(300));
+                assert_eq!(told(call.await).map(|it| it.0), Ok(Status::OK));
+            }
+        });
+        assert_eq!(of_a.get(), 50);
+    });
+}
