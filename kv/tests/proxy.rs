@@ -297,6 +297,7 @@ fn what_is_wrong_ends_in_one_line_that_names_it() {
     for (args, code, named) in [
         (&["--upstream", "127.0.0.1:1", "--listen", &taken][..], 1, "--listen"),
         (&["--upstream", "host.invalid:1"], 1, "--upstream host.invalid:1"),
+        (&["--upstream", "127.0.0.1:7", "--listen", "0.0.0.0:7"], 1, "this proxy itself"),
         (&["--upstream", "file:/nowhere/servers"], 1, "/nowhere/servers"),
         (&["--upstream", "127.0.0.1:1", "--cpus", "4095"], 1, "core 4095"),
         (&["--upstream", "127.0.0.1:1", "--frame-max", "1"], 1, "frame_bytes_max"),
