@@ -104,6 +104,10 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balancer::{Balancer, BalancerConfig};
+    use crate::evidence::SharedEvidence;
+    use crate::policy::random::Random;
+    use catena_engine::rng::Rng;
     use proptest::prelude::*;
 
     #[derive(Clone, Copy, Debug)]
@@ -168,17 +172,19 @@ mod tests {
 
     #[test]
     fn a_client_that_was_well_for_long_may_retry_what_ten_seconds_brought() {
-        let config = BudgetConfig { reserve_per_second: 0.0, ..BudgetConfig::default() };
-        let mut now = Instant::ZERO;
-        let mut budget = Budget::new(config, now);
+        let mut rng = Rng::from_seed(1);
+        let budget = BudgetConfig { reserve_per_second: 0.0, ..BudgetConfig::default() };
+        let config = BalancerConfig { budget, ..BalancerConfig::default() };
+        let (mut now, evidence) = (Instant::ZERO, SharedEvidence::new(1));
+        let mut balancer = Balancer::new(config, Box::new(Random), evidence, 0, now);
         for millis in 0..60_000 {
-            budget.first_call();
+            balancer.count_first_call();
             now += Duration::from_millis(1);
             if millis % 20 == 0 {
-                budget.advance(now);
+                balancer.tick(now, &mut rng);
             }
         }
-        let retries = (0..10_000).filter(|_| budget.take_retry(now)).count();
+        let retries = (0..10_000).filter(|_| balancer.take_retry(now)).count();
         assert!((1_950..2_000).contains(&retries), "a fifth of 10,000: {retries}");
     }
 
