@@ -79,6 +79,7 @@ impl Outcome {
             | Status::EXPIRED_IN_QUEUE
             | Status::INTERNAL
             | Status::UNAVAILABLE
+            | Status::TOO_MANY_HOPS
             | Status::UPSTREAM_LOST => Outcome::Failed { timeout: patience },
             Status::DEADLINE_PASSED => Outcome::TimedOut,
             _ => Outcome::Answered(load),

@@ -48,6 +48,10 @@ pub const COPY_BYTES_MAX: usize = 4 * 1_024;
 /// below 100 µs.
 pub const IN_FLIGHT_CEILING: u32 = 65_536;
 
+/// The most proxies that may pass one request on: what three bits of its header hold. Nobody needs more
+/// than two or three in a row; where proxies pass requests around in a circle, this ends it.
+pub const HOPS_MAX: u8 = 7;
+
 /// The most shards that one server may have: its map of them, 2 bytes a port, then fits into a hello
 /// of [`FRAME_BYTES_FLOOR`]. The largest machines sold have 768 hardware threads.
 pub const SHARDS_MAX: usize = 1_024;

@@ -95,7 +95,7 @@ fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failu
     server.map_err(|error| format!("--listen {}: {error}", args.listen).into())
 }
 
-/// A proxy that passes requests on to itself passes each on for ever.
+/// A proxy that passes requests on to itself passes each around until it has made too many hops.
 fn refuse_itself(listen: SocketAddr, endpoints: &Endpoints) -> Result<(), Failure> {
     let is_here = |ip: IpAddr| {
         ip == listen.ip()

@@ -193,6 +193,7 @@ fn requests() -> Vec<u8> {
             time_left_us: 1_000_000,
             route: Route::ANY,
             repeat: false,
+            hops: 0,
         };
         Framer::default().push(&mut output, head.header(), &[], Payload::Copied(&PAYLOAD));
     }

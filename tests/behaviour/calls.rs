@@ -249,6 +249,7 @@ pub fn a_damaged_body_is_noticed<L: Lab>(lab: &mut L) {
         time_left_us: 0,
         route: Route::ANY,
         repeat: false,
+        hops: 0,
     };
     let mut output = Output::default();
     Framer::new(true).push(&mut output, head.header(), &[], Payload::Copied(b"intact"));

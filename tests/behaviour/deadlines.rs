@@ -114,6 +114,7 @@ pub fn what_expires_in_a_mailbox_is_not_executed<L: Lab>(lab: &mut L) {
         time_left_us: SHORT.as_micros() as u32,
         route: Route(2),
         repeat: false,
+        hops: 0,
     };
     peer.send(lab, &crate::peer::frame(head.header(), b""));
     let (head, _) = peer.response(lab);

@@ -169,6 +169,7 @@ pub fn request(slot: u32, method: MethodId, time_left: Duration, payload: &[u8])
         time_left_us: u32::try_from(time_left.as_micros()).expect("short"),
         route: Route::ANY,
         repeat: false,
+        hops: 0,
     };
     frame(head.header(), payload)
 }

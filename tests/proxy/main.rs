@@ -1,6 +1,7 @@
 //! A proxy between callers and servers, in the simulator: engine, relay and balancer unchanged, the
 //! network, the clock and the faults simulated.
 
+mod circles;
 mod endings;
 mod health;
 mod passing;

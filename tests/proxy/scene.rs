@@ -78,8 +78,17 @@ impl Scene<'_> {
         config: ProxyConfig,
     ) -> Engine {
         self.world.run_for(Duration::from_millis(1));
-        let addresses = servers.iter().map(|server| server.address().expect("it listens"));
-        let endpoints = Endpoints::fixed(addresses.map(Resolved::from)).expect("there are some");
+        let endpoints = Endpoints::fixed(of(servers)).expect("there are some");
+        self.proxy_over(engine, endpoints, config)
+    }
+
+    /// A proxy before whatever `endpoints` are.
+    pub fn proxy_over(
+        &mut self,
+        engine: EngineConfig,
+        endpoints: Endpoints,
+        config: ProxyConfig,
+    ) -> Engine {
         self.world.start_engine(EngineConfig {
             port: Some(PORT),
             service: Rc::new(move |local, _| {
@@ -143,6 +152,11 @@ impl Scene<'_> {
         let work = self.start(work);
         self.wait(work)
     }
+}
+
+/// Where they listen.
+pub fn of(servers: &[&Engine]) -> impl Iterator<Item = Resolved> {
+    servers.iter().map(|server| server.address().expect("it listens").into())
 }
 
 pub fn client(local: &Local, address: SocketAddr) -> Client {

@@ -73,6 +73,7 @@ fn request_head(slot: u32, generation: u32) -> RequestHead {
         time_left_us: 0,
         route: Route::ANY,
         repeat: false,
+        hops: 0,
     }
 }
 
@@ -136,11 +137,13 @@ fn requests() -> Vec<Meaning> {
         repeat: true,
         ..request_head(2, 7)
     };
+    let passed_on = RequestHead { hops: 3, repeat: true, ..request_head(0, 4) };
     let background = RequestHead { priority: Priority::BACKGROUND, ..request_head(0, 3) };
     vec![
         plain("request", request_head(0, 1).header(), b"hello"),
         plain("request-empty", request_head(1, 1).header(), b""),
         plain("request-deadline", urgent.header(), b"x"),
+        plain("request-hops", passed_on.header(), b"x"),
         Meaning {
             metadata: all.as_metadata().as_bytes().to_vec(),
             ..plain("request-metadata", request_head(3, 1).header(), b"hello")

@@ -364,6 +364,7 @@ impl Connection {
             time_left_us,
             route: request.route,
             repeat: request.repeat,
+            hops: 0,
         };
         self.framer.push(&mut self.output, head.header(), request.metadata, request.payload);
         Ok(call)

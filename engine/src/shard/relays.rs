@@ -16,7 +16,7 @@ use super::peers::Peers;
 use super::serve::Serving;
 use crate::client::{ClientKey, ClientState, Link};
 use crate::driver::SocketId;
-use crate::limits::PARTIAL_KEEP_BYTES;
+use crate::limits::{HOPS_MAX, PARTIAL_KEEP_BYTES};
 use crate::local::{Command, Local};
 use crate::metrics::ShardMetrics;
 use crate::relay::{Attempt, Chosen, Destination, End, Next, Relay, RelayConfig, TRIES_MAX};
@@ -201,6 +201,7 @@ pub(super) fn forward(
     serving.metrics.requests.increment();
     let bytes = body.content().len();
     let refusal = serving.refusal(head, deadline, arrived, bytes, now);
+    let refusal = refusal.or_else(|| (head.hops >= HOPS_MAX).then_some(GOES_IN_CIRCLES));
     let refusal = refusal.or_else(|| {
         let Serving { relays, local, metrics, admission, .. } = serving;
         let relays = relays.as_mut().expect("whoever forwards has a relay");
@@ -362,6 +363,10 @@ pub(super) fn unreachable(client: &mut ClientState, local: &Local) {
     }
 }
 
+/// What the caller is told of a request that came here too late in its way.
+const GOES_IN_CIRCLES: (Status, &str) =
+    (Status::TOO_MANY_HOPS, "passed on by too many proxies; is each the upstream of another?");
+
 /// What the caller of a request is told that was not answered.
 fn refusal_of(refused: Refused) -> (Status, &'static str) {
     match refused {
@@ -520,6 +525,7 @@ impl Relayed {
             time_left_us: 0,
             route: Route::ANY,
             repeat: false,
+            hops: 0,
         };
         Relayed {
             caller: SocketId { slot: 0, generation: 0 },

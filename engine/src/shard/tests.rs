@@ -110,6 +110,7 @@ fn requests(who: u8, count: usize, bytes: usize, time_left_us: u32) -> Vec<u8> {
             time_left_us,
             route: Route::ANY,
             repeat: false,
+            hops: 0,
         };
         Framer::default().push(&mut output, head.header(), &[], Payload::Copied(&vec![who; bytes]));
     }

@@ -92,16 +92,19 @@ pub struct RequestHead {
     pub route: Route,
     /// True if the request may have been sent before.
     pub repeat: bool,
+    /// By how many proxies it was passed on: 0 to [`HOPS_MAX`](crate::limits::HOPS_MAX).
+    pub hops: u8,
 }
 
 impl RequestHead {
     /// The header on the wire; its length, and the flags that tell about the body, are the framer's
     /// to set.
     pub fn header(&self) -> Header {
+        let flags = if self.repeat { Flags::REPEAT } else { Flags::NONE };
         Header {
             frame_bytes: 0,
             kind: Kind::Request,
-            flags: if self.repeat { Flags::REPEAT } else { Flags::NONE },
+            flags: flags.with_hops(self.hops),
             code: self.priority.0,
             call: self.call.0,
             first: self.method.0,
@@ -119,6 +122,7 @@ impl RequestHead {
             time_left_us: header.second,
             route: Route(header.third),
             repeat: header.flags.has(Flags::REPEAT),
+            hops: header.flags.hops(),
         }
     }
 

@@ -19,7 +19,7 @@
 //! arrived: a flipped bit there would otherwise make the receiver wait for bytes that never come.
 //! The body's checksum, where negotiated, is a trailer (see [`Flags::PAYLOAD_CRC`]).
 
-use crate::limits::FRAME_BYTES_FLOOR;
+use crate::limits::{FRAME_BYTES_FLOOR, HOPS_MAX};
 use crate::sys::checksum::crc32c_of_header;
 use std::fmt;
 
@@ -83,7 +83,7 @@ impl Kind {
     }
 }
 
-/// One bit each; a bit that is not defined for the kind of frame must be zero.
+/// One bit each, and a number of three; a bit that is not defined for the kind of frame must be zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Flags(u8);
 
@@ -97,10 +97,16 @@ impl Flags {
     /// This request may have been sent before: a retry, a hedge, a repeat after a lost connection.
     pub const REPEAT: Flags = Flags(4);
 
+    /// Where a request says by how many proxies it was passed on.
+    const HOPS_SHIFT: u32 = 3;
+    const HOPS: Flags = Flags(HOPS_MAX << Self::HOPS_SHIFT);
+
     /// True if each of these flags means something on a frame of `kind`.
     pub const fn are_defined_for(self, kind: Kind) -> bool {
         let defined = match kind {
-            Kind::Request => Flags::METADATA.0 | Flags::PAYLOAD_CRC.0 | Flags::REPEAT.0,
+            Kind::Request => {
+                Flags::METADATA.0 | Flags::PAYLOAD_CRC.0 | Flags::REPEAT.0 | Flags::HOPS.0
+            }
             Kind::Response | Kind::StreamItem | Kind::StreamEnd => {
                 Flags::METADATA.0 | Flags::PAYLOAD_CRC.0
             }
@@ -124,6 +130,19 @@ impl Flags {
     pub const fn with(self, flags: Flags) -> Flags {
         Flags(self.0 | flags.0)
     }
+
+    /// By how many proxies a request was passed on: 0 to [`HOPS_MAX`].
+    #[inline]
+    pub const fn hops(self) -> u8 {
+        (self.0 & Flags::HOPS.0) >> Self::HOPS_SHIFT
+    }
+
+    /// These flags with another number of hops; of one above [`HOPS_MAX`], that.
+    #[inline]
+    pub const fn with_hops(self, hops: u8) -> Flags {
+        let hops = if hops < HOPS_MAX { hops } else { HOPS_MAX };
+        Flags(self.0 & !Flags::HOPS.0 | hops << Self::HOPS_SHIFT)
+    }
 }
 
 impl fmt::Debug for Flags {
@@ -134,7 +153,8 @@ impl fmt::Debug for Flags {
             (Flags::REPEAT, "REPEAT"),
         ];
         let set = names.iter().filter(|(flag, _)| self.has(*flag)).map(|(_, name)| name);
-        f.debug_set().entries(set).finish()
+        let hops = (self.hops() > 0).then(|| format!("HOPS={}", self.hops()));
+        f.debug_set().entries(set).entries(hops).finish()
     }
 }
 

@@ -72,6 +72,9 @@ statuses! {
     /// The request is longer than the server behind a proxy accepts. Sending the same bytes again will
     /// not help.
     REQUEST_TOO_LARGE = 109, "request too large";
+    /// The request was passed on by [`HOPS_MAX`](crate::limits::HOPS_MAX) proxies, and the next one
+    /// refuses to: they seem to pass it around in a circle.
+    TOO_MANY_HOPS = 110, "too many hops";
     /// The caller cancelled while the handler ran.
     CANCELLED = 200, "cancelled";
     /// The deadline passed while the handler ran.

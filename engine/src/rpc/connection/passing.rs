@@ -23,7 +23,8 @@ pub struct PassedCall<'a> {
 
 impl Connection {
     /// Client: passes a request on; its answer or failure will carry `token`. The server is told the
-    /// time that is left; here the owner alone looks after the deadline, and cancels.
+    /// time that is left; here the owner alone looks after the deadline, and cancels. The request is one
+    /// hop further than `call` says; its owner has refused those that may not be.
     ///
     /// # Errors
     /// Why nothing was sent.
@@ -51,7 +52,7 @@ impl Connection {
         }
         let window = self.peer.in_flight_max.min(IN_FLIGHT_CEILING);
         let call = self.calls.start(window, None, token).ok_or(StartError::WindowFull)?;
-        let head = RequestHead { call, time_left_us, ..head };
+        let head = RequestHead { call, time_left_us, hops: head.hops + 1, ..head };
         self.framer.push_passed(&mut self.output, head.header(), body);
         Ok(call)
     }

@@ -34,6 +34,7 @@ fn everything_that_a_request_says_arrives() {
         time_left_us: 250_000,
         route: Route(77),
         repeat: true,
+        hops: 0,
     };
     let request = Seen::Request {
         head,

@@ -201,7 +201,7 @@ fn request(call: CallId) -> Vec<u8> {
 
 fn request_header(call: CallId) -> Header {
     let (method, priority, route) = (LATER, Priority::NORMAL, Route::ANY);
-    RequestHead { call, method, priority, time_left_us: 0, route, repeat: false }.header()
+    RequestHead { call, method, priority, time_left_us: 0, route, repeat: false, hops: 0 }.header()
 }
 
 /// A request with a checksum, agreed or not.
