@@ -45,7 +45,7 @@ fn the_page_is_as_it_was_promised() {
         balancer.tally(ticket.slot()).count_end(&end);
         balancer.end(ticket, &outcome, at(2), rng);
     }
-    balancer.start(&[], at(3), rng).expect("there are two");
+    let _under_way = balancer.start(&[], at(3), rng).expect("there are two");
     balancer.tick(at(20), rng);
     let (page, promised) = (page(&metrics), include_str!("page.txt"));
     for (number, (line, promised)) in page.lines().zip(promised.lines()).enumerate() {
