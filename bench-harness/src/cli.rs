@@ -460,6 +460,7 @@ fn parse_host(text: &str) -> Result<IpAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use catena_cli::docs::disagreements;
     use clap::CommandFactory;
 
     fn run_args(line: &str) -> Result<RunArgs, clap::Error> {
@@ -473,6 +474,14 @@ mod tests {
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_docs_know_every_flag_of_balance_and_no_other() {
+        let command = Cli::command();
+        let balance = command.find_subcommand("balance").expect("it is a verb");
+        let found = disagreements(balance, include_str!("../../docs/balancing-lab.md"));
+        assert!(found.is_empty(), "docs/balancing-lab.md: {found:#?}");
     }
 
     #[test]

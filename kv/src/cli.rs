@@ -126,6 +126,8 @@ fn parse_policy(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use catena_cli::docs::disagreements;
+    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<ProxyArgs, String> {
         let words = ["catena", "proxy"].into_iter().chain(line.split_whitespace());
@@ -147,6 +149,29 @@ mod tests {
             args.copy_max as usize,
             catena_engine::relay::RelayConfig::default().copy_bytes_max
         );
+    }
+
+    #[test]
+    fn the_docs_know_every_flag_and_no_other() {
+        let command = Cli::command();
+        let proxy = command.find_subcommand("proxy").expect("it is a verb");
+        let found = disagreements(proxy, include_str!("../../docs/proxy.md"));
+        assert!(found.is_empty(), "docs/proxy.md: {found:#?}");
+    }
+
+    #[test]
+    fn the_help_and_the_docs_name_every_policy() {
+        let none = policy::by_name("best").expect_err("there is none").to_string();
+        let (_, known) = none.split_once("known are ").expect("it says what there is");
+        let mut command = Cli::command();
+        let proxy = command.find_subcommand_mut("proxy").expect("it is a verb");
+        let help = proxy.render_long_help().to_string();
+        let help: Vec<&str> = help.split([' ', ',', ';', '\n']).collect();
+        for name in known.split(", ") {
+            assert!(help.contains(&name), "{name} in {help:?}");
+            let docs = include_str!("../../docs/proxy.md");
+            assert!(docs.contains(&format!("`{name}`")), "{name} in docs/proxy.md");
+        }
     }
 
     #[test]
