@@ -1,4 +1,5 @@
 use super::*;
+use crate::evidence::Digest;
 use catena_engine::rng::Rng;
 use proptest::prelude::*;
 
