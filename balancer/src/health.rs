@@ -183,6 +183,7 @@ pub struct Health {
     trial_at: Option<Instant>,
     peers: Peers,
     reviewed_at: Instant,
+    scratch: review::Scratch,
 }
 
 #[derive(Debug)]
@@ -237,6 +238,7 @@ impl Health {
             trial_at: None,
             peers: Peers::default(),
             reviewed_at: now,
+            scratch: review::Scratch::default(),
         }
     }
 

@@ -7,6 +7,14 @@ use crate::evidence::Digest;
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
+/// What a review sorts; kept for its memory, so that a review allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    quantiles: Vec<Duration>,
+    /// Of failures, and whose.
+    shares: Vec<(f64, Slot)>,
+}
+
 impl Health {
     /// Looks at what no single call shows: medians against the peers', shares of failures, silence.
     /// `digests` are those of all members, by slot.
@@ -42,7 +50,7 @@ impl Health {
         }
         if now.since(self.reviewed_at) >= self.config.review_interval {
             self.reviewed_at = now;
-            changes.extend(self.review_failures(now, rng));
+            self.review_failures(now, rng, &mut changes);
         }
         changes
     }
@@ -50,26 +58,29 @@ impl Health {
 
 impl Health {
     /// Medians over the endpoints of which enough is known.
-    fn compare(&self, digests: impl Iterator<Item = (Slot, Digest)>) -> Peers {
-        let known = digests.filter(|(_, digest)| digest.count >= self.config.evidence_min);
-        let known: Vec<Digest> = known.map(|(_, digest)| digest).collect();
-        // The lower median: two slow ones of four are measured by the two that are not.
-        let median = |quantile: fn(&Digest) -> Duration| {
-            let mut values: Vec<Duration> = known.iter().map(quantile).collect();
-            values.sort_unstable();
-            values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+    fn compare(&mut self, digests: impl Iterator<Item = (Slot, Digest)> + Clone) -> Peers {
+        let min = self.config.evidence_min;
+        let quantiles = &mut self.scratch.quantiles;
+        let mut median = |quantile: fn(&Digest) -> Duration| {
+            quantiles.clear();
+            let known = digests.clone().filter(|(_, digest)| digest.count >= min);
+            quantiles.extend(known.map(|(_, digest)| quantile(&digest)));
+            // The lower median: two slow ones of four are measured by the two that are not.
+            let middle = quantiles.len().checked_sub(1)? / 2;
+            Some(*quantiles.select_nth_unstable(middle).1)
         };
         Peers {
-            p50: median(|digest| digest.p50),
-            p95: median(|digest| digest.p95),
-            p99: median(|digest| digest.p99),
-            count: known.len(),
+            p50: median(|digest| digest.p50).unwrap_or_default(),
+            p95: median(|digest| digest.p95).unwrap_or_default(),
+            p99: median(|digest| digest.p99).unwrap_or_default(),
+            count: quantiles.len(),
         }
     }
 
-    fn review_failures(&mut self, now: Instant, rng: &mut Rng) -> Vec<Change> {
+    fn review_failures(&mut self, now: Instant, rng: &mut Rng, changes: &mut Vec<Change>) {
         let min = self.config.failure_share_calls_min;
-        let mut shares: Vec<(f64, Slot)> = Vec::new();
+        let mut shares = std::mem::take(&mut self.scratch.shares);
+        shares.clear();
         for (slot, member) in self.members.iter_mut().enumerate() {
             let Some(member) = member else { continue };
             if member.calls >= min {
@@ -79,15 +90,14 @@ impl Health {
             }
         }
         shares.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let Some(&(median, _)) = shares.get(shares.len().saturating_sub(1) / 2) else {
-            return Vec::new();
-        };
-        let bound = median + self.config.failure_share_above_peers;
-        let above = shares.into_iter().filter(|(share, _)| *share > bound);
-        above
-            .filter_map(|(_, slot)| {
-                self.is_in_use(slot).then(|| self.eject(slot, Cause::FailureShare, now, rng))?
-            })
-            .collect()
+        if let Some(&(median, _)) = shares.get(shares.len().saturating_sub(1) / 2) {
+            let bound = median + self.config.failure_share_above_peers;
+            for &(_, slot) in shares.iter().filter(|(share, _)| *share > bound) {
+                if self.is_in_use(slot) {
+                    changes.extend(self.eject(slot, Cause::FailureShare, now, rng));
+                }
+            }
+        }
+        self.scratch.shares = shares;
     }
 }
