@@ -203,7 +203,7 @@ impl Balancer {
         let cost = cost_of(outcome, latency, signal, now);
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
         if let Some(cost) = cost {
-            endpoint.recorder.record(cost);
+            endpoint.record(cost);
             signal.record(cost.as_nanos() as u64 as f32, now);
         }
         if let Outcome::Answered(load) = outcome {
@@ -214,11 +214,9 @@ impl Balancer {
             }
             self.health.heard(slot, now);
         }
-        let rotation = &mut self.rotations[slot as usize];
-        rotation.recorded += u64::from(cost.is_some());
-        rotation.has_news |= cost.is_some();
+        let is_draining = endpoint.is_draining();
         match outcome {
-            Outcome::Answered(_) => rotation.answers += 1,
+            Outcome::Answered(_) => endpoint.answers += 1,
             _ => self.tallies[slot as usize].count_unanswered(outcome),
         }
         self.policy.ended(slot, outcome, cost, now);
@@ -231,7 +229,7 @@ impl Balancer {
         if let Some(change) = self.health.ended(slot, &observed, now, rng) {
             self.note(change);
         }
-        if self.rotations[slot as usize].is_draining {
+        if is_draining {
             self.leave_if_done(slot);
         }
     }

@@ -186,23 +186,26 @@ pub struct Health {
     scratch: review::Scratch,
 }
 
+/// What the end of a call touches comes first, in one cache line: up to where the heartbeats note that one
+/// was heard.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Member {
     standing: Standing,
-    /// It would be out if not too many were; until it does well again.
-    is_suspect: bool,
-    /// Times it was ejected without a good while in between.
-    times: u32,
-    returned_at: Instant,
     failures_in_row: u32,
     slow_in_row: u32,
     /// Since the last review.
     calls: u32,
     failures: u32,
-    heartbeats: Option<PhiAccrual>,
+    /// It would be out if not too many were; until it does well again.
+    is_suspect: bool,
     /// While it is out: nothing speaks against a trial. Where heartbeats are sent, one must have been
     /// answered.
     shows_life: bool,
+    /// Times it was ejected without a good while in between.
+    times: u32,
+    heartbeats: Option<PhiAccrual>,
+    returned_at: Instant,
 }
 
 /// What is usual among the endpoints of which enough is known.
@@ -211,13 +214,16 @@ struct Peers {
     p50: Duration,
     p95: Duration,
     p99: Duration,
+    /// A call that takes longer is slow: their p99 × [`HealthConfig::slow_factor`].
+    slow: Duration,
     /// How many these are; 0: nothing is known.
     count: usize,
 }
 
-/// Memory of one endpoint here: its record, and its place among those that calls may go to.
+/// Memory of one endpoint here: its record, its places among those that calls may go to and in a review.
 #[cfg(test)]
-pub(crate) const MEMBER_BYTES: usize = size_of::<Option<Member>>() + size_of::<Slot>();
+pub(crate) const MEMBER_BYTES: usize =
+    size_of::<Option<Member>>() + size_of::<Slot>() + review::SCRATCH_BYTES;
 
 impl Health {
     /// The health of nobody yet.
@@ -428,7 +434,7 @@ impl Health {
 
     #[inline]
     fn is_slow(&self, latency: Duration) -> bool {
-        self.knows_peers() && latency > self.peers.p99.mul_f64(self.config.slow_factor)
+        self.knows_peers() && latency > self.peers.slow
     }
 
     fn end_trial(

@@ -83,10 +83,11 @@ impl Balancer {
     }
 
     fn drain(&mut self, slot: Slot) {
-        let name = self.endpoint_of(slot).name.clone();
+        let endpoint = self.endpoints[slot as usize].as_mut().expect("a slot of an endpoint");
+        endpoint.writer.retire();
+        let name = endpoint.name.clone();
         self.by_name.remove(&name);
         self.health.left(slot);
-        self.rotations[slot as usize].is_draining = true;
         self.events.push(Event::Draining(slot, name));
         self.leave_if_done(slot);
     }
@@ -102,5 +103,67 @@ impl Balancer {
             self.endpoints[slot as usize] = None;
             self.events.push(Event::Left(slot));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::{BalancerConfig, Ticket};
+    use crate::endpoint::Outcome;
+    use crate::evidence::SharedEvidence;
+    use crate::metrics::MetricsSnapshot;
+    use crate::policy::by_name;
+    use catena_engine::rng::Rng;
+    use catena_engine::time::Duration;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// One that drains, with a call under way, and the one of the same name that came after it.
+    #[test]
+    fn of_one_that_comes_back_while_it_drains_nothing_doubles_or_is_lost() {
+        let (mut now, mut rng) = (Instant::from_nanos(1 << 40), Rng::from_seed(1));
+        let (policy, shared) =
+            (by_name("rr").expect("there is round robin"), SharedEvidence::new(1));
+        let config = BalancerConfig::default();
+        let mut balancer = Balancer::new(config, policy, shared.clone(), 0, now);
+        let members = [Member { name: "a:1".into(), weight: 1 }];
+        let call = |balancer: &mut Balancer, now, rng: &mut Rng| -> Ticket {
+            balancer.start(&[], now, rng).expect("there is an endpoint")
+        };
+        let answered = Outcome::Answered(None);
+
+        balancer.set_members(&members, now);
+        let mut old: Vec<Ticket> = (0..3).map(|_| call(&mut balancer, now, &mut rng)).collect();
+        balancer.end(old.remove(0), &answered, now + MILLI, &mut rng);
+        balancer.set_members(&[], now);
+        balancer.set_members(&members, now);
+        for _ in 0..10 {
+            let ticket = call(&mut balancer, now, &mut rng);
+            assert_ne!(ticket.slot(), old[0].slot());
+            balancer.end(ticket, &answered, now + MILLI * 2, &mut rng);
+        }
+        balancer.end(old.remove(0), &answered, now + MILLI * 50, &mut rng);
+        let known = |balancer: &mut Balancer, now, rng: &mut Rng| {
+            balancer.tick(now, rng);
+            shared.of(&members[0].name).digest().count
+        };
+        assert_eq!(known(&mut balancer, now + MILLI * 60, &mut rng), 12);
+
+        // Half a window lasts 5 s where calls are few, and slides once, though two look after it.
+        now += MILLI * 5_001;
+        assert_eq!(known(&mut balancer, now, &mut rng), 12);
+        balancer.end(old.remove(0), &answered, now + MILLI * 70, &mut rng);
+        assert_eq!(balancer.endpoints().count(), 1, "its last call has ended");
+        let ticket = call(&mut balancer, now, &mut rng);
+        balancer.end(ticket, &answered, now + MILLI, &mut rng);
+        assert_eq!(known(&mut balancer, now + MILLI * 20, &mut rng), 14);
+        now += MILLI * 5_001;
+        assert_eq!(known(&mut balancer, now, &mut rng), 2, "what came after the first slide");
+        now += MILLI * 5_001;
+        assert_eq!(known(&mut balancer, now, &mut rng), 0);
+
+        let tally = MetricsSnapshot::of(&shared).endpoints[0].tally;
+        assert_eq!((tally.picks, tally.answers), (14, 14));
     }
 }

@@ -23,18 +23,13 @@ const HALF_WINDOW_COUNT: u64 = 500;
 const HALF_WINDOW_MIN: Duration = Duration::from_millis(50);
 const HALF_WINDOW_MAX: Duration = Duration::from_secs(5);
 
-/// How far an endpoint's window is, on this core.
+/// When what was done last to an endpoint, on this core; what the end of a call has no use for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rotation {
+    /// When the newer half of its window began.
     began: Instant,
-    pub(super) recorded: u64,
-    /// Calls answered since metrics were published; here because an answer touches this anyway.
-    pub(super) answers: u64,
     /// Calls in flight when metrics were published.
     in_flight: u32,
-    /// Something was recorded, or forgotten, since this core merged last.
-    pub(super) has_news: bool,
-    pub(super) is_draining: bool,
     /// When it was last asked for a sign of life.
     pub(super) asked_at: Instant,
     /// When it gave one that was no answer.
@@ -87,18 +82,20 @@ impl Balancer {
         let Some(endpoint) = &mut self.endpoints[slot] else { return };
         let rotation = &mut self.rotations[slot];
         let age = now.since(rotation.began);
-        let is_full = rotation.recorded >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
+        let is_full = u64::from(endpoint.recorded) >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
         if is_full || age >= HALF_WINDOW_MAX {
-            endpoint.recorder.rotate();
-            *rotation = Rotation { began: now, recorded: 0, has_news: true, ..*rotation };
+            endpoint.writer.rotate();
+            (rotation.began, endpoint.recorded) = (now, 0);
         }
-        if rotation.has_news && endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
-            rotation.has_news = false;
+        let has_news = endpoint.writer.has_news();
+        if has_news && endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
+            endpoint.writer.clear_news();
             self.counts.clear();
             endpoint.evidence.read(&mut self.counts);
             endpoint.evidence.publish(&Digest::of(&self.counts));
-            endpoint.take_digest(&mut self.signals[slot]);
-        } else if self.shared.cores() > 1 {
+        }
+        // Who has no news, and shares with nobody, has nothing to take over.
+        if has_news || self.shared.cores() > 1 {
             endpoint.take_digest(&mut self.signals[slot]);
         }
         self.publish(slot);
@@ -106,16 +103,16 @@ impl Balancer {
 
     /// Puts what was counted of an endpoint where others can read it.
     pub(super) fn publish(&mut self, slot: usize) {
-        let Some(endpoint) = &self.endpoints[slot] else { return };
+        let Some(endpoint) = &mut self.endpoints[slot] else { return };
         let (rotation, tally) = (&mut self.rotations[slot], &mut self.tallies[slot]);
         let in_flight = self.signals[slot].in_flight;
-        tally.answers += std::mem::take(&mut rotation.answers);
+        tally.answers += u64::from(std::mem::take(&mut endpoint.answers));
         // Nothing is counted when a call begins: it has ended since, or is in flight.
         tally.picks += tally.ended() + u64::from(in_flight) - u64::from(rotation.in_flight);
         rotation.in_flight = in_flight;
         let metrics = endpoint.evidence.metrics(self.core);
         metrics.add(&std::mem::take(tally));
-        let is_another = rotation.is_draining && self.by_name.contains_key(&endpoint.name);
+        let is_another = endpoint.is_draining() && self.by_name.contains_key(&endpoint.name);
         if !is_another {
             metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
         }

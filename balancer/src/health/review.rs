@@ -15,6 +15,10 @@ pub(super) struct Scratch {
     shares: Vec<(f64, Slot)>,
 }
 
+/// Its memory of one endpoint.
+#[cfg(test)]
+pub(super) const SCRATCH_BYTES: usize = size_of::<Duration>() + size_of::<(f64, Slot)>();
+
 impl Health {
     /// Looks at what no single call shows: medians against the peers', shares of failures, silence.
     /// `digests` are those of all members, by slot.
@@ -69,12 +73,11 @@ impl Health {
             let middle = quantiles.len().checked_sub(1)? / 2;
             Some(*quantiles.select_nth_unstable(middle).1)
         };
-        Peers {
-            p50: median(|digest| digest.p50).unwrap_or_default(),
-            p95: median(|digest| digest.p95).unwrap_or_default(),
-            p99: median(|digest| digest.p99).unwrap_or_default(),
-            count: quantiles.len(),
-        }
+        let p50 = median(|digest| digest.p50).unwrap_or_default();
+        let p95 = median(|digest| digest.p95).unwrap_or_default();
+        let p99 = median(|digest| digest.p99).unwrap_or_default();
+        let slow = p99.mul_f64(self.config.slow_factor);
+        Peers { p50, p95, p99, slow, count: quantiles.len() }
     }
 
     fn review_failures(&mut self, now: Instant, rng: &mut Rng, changes: &mut Vec<Change>) {

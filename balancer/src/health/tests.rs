@@ -48,6 +48,14 @@ impl Ward {
 }
 
 #[test]
+fn the_end_of_a_call_looks_at_one_cache_line_of_its_endpoints_health() {
+    // The tag of the option, when one was heard last, how often one is due.
+    let of_heartbeats = 3 * size_of::<u64>();
+    assert!(std::mem::offset_of!(Member, heartbeats) + of_heartbeats <= 64);
+    assert_eq!(size_of::<Option<Member>>(), 128);
+}
+
+#[test]
 fn hedges_that_always_win_eject_and_an_answer_in_between_does_not() {
     let mut ward = Ward::new(3, HealthConfig::default());
     let give_up = |ward: &mut Ward, latency| {
