@@ -1,4 +1,4 @@
-//! What a pick and an outcome cost, for each policy and for 3, 100 and 1,000 endpoints.
+//! What a pick, an outcome and a tick cost, for each policy and for 3, 100 and 1,000 endpoints.
 
 use catena_balancer::balancer::{Balancer, BalancerConfig, Member};
 use catena_balancer::endpoint::{Outcome, ServerLoad};
@@ -114,5 +114,27 @@ fn outcomes(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, picks, outcomes);
+/// A tick after 20 ms in which so many calls were made: a round of all endpoints takes several ticks.
+fn ticks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tick");
+    for (endpoints, calls) in [(3, 2_000), (100, 2_000), (1_000, 0), (1_000, 2_000)] {
+        let mut bed = Bed::new("hist", endpoints);
+        group.bench_function(format!("{endpoints} endpoints, {calls} calls"), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let mut spent = std::time::Duration::ZERO;
+                for _ in 0..iterations {
+                    (0..calls).for_each(|_| bed.call());
+                    bed.now += Duration::from_millis(20);
+                    let began = std::time::Instant::now();
+                    black_box(bed.balancer.tick(bed.now, &mut bed.rng));
+                    spent += began.elapsed();
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, picks, outcomes, ticks);
 criterion_main!(benches);

@@ -10,12 +10,16 @@
 //! calls (the client, the proxy, the tower layer, the simulator) tells it of their starts and ends, and
 //! calls [`Balancer::tick`] when that asks for it.
 
+mod members;
 mod probes;
+mod refresh;
+
+pub use members::{Event, Member};
 
 use crate::budget::{Budget, BudgetConfig};
 use crate::config::believe;
 use crate::endpoint::{Endpoint, Outcome, Signal, Slot};
-use crate::evidence::{Digest, SharedEvidence};
+use crate::evidence::SharedEvidence;
 use crate::explain::{Candidate, Explanation, PickTable};
 use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
@@ -23,20 +27,9 @@ use crate::metrics::Tally;
 use crate::policy::{Candidates, Policy, Verdict, Why};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
-use std::collections::{BTreeMap, BTreeSet};
+use refresh::Rotation;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// How often digests are refreshed: half the 10 to 100 ms within which decisions should see what was.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
-/// Endpoints whose digests one tick refreshes: some 100 µs of work. Of more, each waits its turn.
-const REFRESHES_PER_TICK_MAX: usize = 64;
-/// No merge sooner after the last one than this, whichever core made it.
-const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
-/// Half a window lasts until so many latencies are in it …
-const HALF_WINDOW_COUNT: u64 = 500;
-/// … but no shorter and no longer than this. A window of 1,000 calls, as far as these allow.
-const HALF_WINDOW_MIN: Duration = Duration::from_millis(50);
-const HALF_WINDOW_MAX: Duration = Duration::from_secs(5);
 
 /// How a balancer behaves.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -64,15 +57,6 @@ impl Default for HedgeConfig {
     fn default() -> Self {
         HedgeConfig { delay_min: Duration::from_millis(1), evidence_min: 30 }
     }
-}
-
-/// One endpoint to balance over.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its name, which is its identity: `host:port`, say.
-    pub name: Arc<str>,
-    /// Its share relative to the others' under equal conditions, at least 1.
-    pub weight: u32,
 }
 
 /// A call under way, as the balancer knows it. Hand it back with [`Balancer::end`].
@@ -115,19 +99,6 @@ impl Ticket {
     }
 }
 
-/// What happened to the set of endpoints.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// The slot stands for this endpoint from now on.
-    Joined(Slot, Arc<str>),
-    /// The endpoint gets no more calls; those under way end in their own time.
-    Draining(Slot, Arc<str>),
-    /// Its last call has ended; the slot is free.
-    Left(Slot),
-    /// The health of the endpoint of this name has changed.
-    Health(Change, Arc<str>),
-}
-
 /// See the module page.
 #[derive(Debug)]
 pub struct Balancer {
@@ -153,24 +124,6 @@ pub struct Balancer {
     /// The slot at which the next refresh goes on.
     refresh_next: usize,
     events: Vec<Event>,
-}
-
-/// How far an endpoint's window is, on this core.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rotation {
-    began: Instant,
-    recorded: u64,
-    /// Calls answered since metrics were published; here because an answer touches this anyway.
-    answers: u64,
-    /// Calls in flight when metrics were published.
-    in_flight: u32,
-    /// Something was recorded, or forgotten, since this core merged last.
-    has_news: bool,
-    is_draining: bool,
-    /// When it was last asked for a sign of life.
-    asked_at: Instant,
-    /// When it gave one that was no answer.
-    sign_at: Instant,
 }
 
 impl Balancer {
@@ -207,24 +160,6 @@ impl Balancer {
             counts: Counts::default(),
             refresh_next: 0,
             events: Vec::new(),
-        }
-    }
-
-    /// The endpoints from now on. Those that are not among them any more get no further call.
-    pub fn set_members(&mut self, members: &[Member], now: Instant) {
-        let is_first = self.by_name.is_empty();
-        let staying: BTreeSet<&str> = members.iter().map(|member| &*member.name).collect();
-        let leaves = |name: &Arc<str>| !staying.contains(&**name);
-        let leaving = self.by_name.iter().filter(|(name, _)| leaves(name)).map(|(_, slot)| *slot);
-        let leaving: Vec<Slot> = leaving.collect();
-        for slot in leaving {
-            self.drain(slot);
-        }
-        for member in members {
-            match self.by_name.get(&member.name) {
-                Some(&slot) => self.signals[slot as usize].weight = member.weight.max(1) as f32,
-                None => self.join(member, is_first, now),
-            }
         }
     }
 
@@ -268,7 +203,7 @@ impl Balancer {
         let cost = cost_of(outcome, latency, signal, now);
         let endpoint = self.endpoints[slot as usize].as_mut().expect("it has a call in flight");
         if let Some(cost) = cost {
-            endpoint.recorder.record(cost);
+            endpoint.record(cost);
             signal.record(cost.as_nanos() as u64 as f32, now);
         }
         if let Outcome::Answered(load) = outcome {
@@ -279,11 +214,9 @@ impl Balancer {
             }
             self.health.heard(slot, now);
         }
-        let rotation = &mut self.rotations[slot as usize];
-        rotation.recorded += u64::from(cost.is_some());
-        rotation.has_news |= cost.is_some();
+        let is_draining = endpoint.is_draining();
         match outcome {
-            Outcome::Answered(_) => rotation.answers += 1,
+            Outcome::Answered(_) => endpoint.answers += 1,
             _ => self.tallies[slot as usize].count_unanswered(outcome),
         }
         self.policy.ended(slot, outcome, cost, now);
@@ -296,25 +229,9 @@ impl Balancer {
         if let Some(change) = self.health.ended(slot, &observed, now, rng) {
             self.note(change);
         }
-        if self.rotations[slot as usize].is_draining {
+        if is_draining {
             self.leave_if_done(slot);
         }
-    }
-
-    /// Refreshes digests, rotates windows, reviews health. Returns when it wants to be called again.
-    pub fn tick(&mut self, now: Instant, rng: &mut Rng) -> Instant {
-        self.budget.advance(now);
-        for _ in 0..self.endpoints.len().min(REFRESHES_PER_TICK_MAX) {
-            let slot = self.refresh_next % self.endpoints.len();
-            self.refresh_next = slot + 1;
-            self.refresh(slot, now);
-        }
-        let endpoints = self.endpoints.iter().enumerate();
-        let digests = endpoints
-            .filter_map(|(slot, endpoint)| Some((slot as Slot, endpoint.as_ref()?.digest)));
-        let changes = self.health.review(digests, now, rng);
-        changes.into_iter().for_each(|change| self.note(change));
-        now + REFRESH_INTERVAL
     }
 
     /// Takes out what happened to the set of endpoints since it was last asked.
@@ -527,98 +444,6 @@ impl Balancer {
 
     fn endpoint_of(&self, slot: Slot) -> &Endpoint {
         self.endpoints[slot as usize].as_ref().expect("a slot of an endpoint")
-    }
-
-    fn join(&mut self, member: &Member, is_first: bool, now: Instant) {
-        let vacant = self.endpoints.iter().position(Option::is_none);
-        let index = vacant.unwrap_or(self.endpoints.len());
-        let slot = index as Slot;
-        let evidence = self.shared.of(&member.name);
-        let name = member.name.clone();
-        let (endpoint, signal) =
-            Endpoint::new(name.clone(), member.weight, evidence, self.core, now);
-        let rotation = Rotation { began: now, asked_at: now, ..Rotation::default() };
-        if index == self.endpoints.len() {
-            self.endpoints.push(Some(endpoint));
-            self.signals.push(signal);
-            self.rotations.push(rotation);
-            self.tallies.push(Tally::default());
-        } else {
-            self.endpoints[index] = Some(endpoint);
-            self.signals[index] = signal;
-            self.rotations[index] = rotation;
-            self.tallies[index] = Tally::default();
-        }
-        self.by_name.insert(name.clone(), slot);
-        if let Some(picks) = &mut self.picks {
-            picks.joined(slot, &name);
-        }
-        self.policy.joined(slot, now);
-        self.health.joined(slot, is_first, now);
-        self.events.push(Event::Joined(slot, name));
-    }
-
-    fn drain(&mut self, slot: Slot) {
-        let name = self.endpoint_of(slot).name.clone();
-        self.by_name.remove(&name);
-        self.health.left(slot);
-        self.rotations[slot as usize].is_draining = true;
-        self.events.push(Event::Draining(slot, name));
-        self.leave_if_done(slot);
-    }
-
-    fn leave_if_done(&mut self, slot: Slot) {
-        if self.signals[slot as usize].in_flight == 0 {
-            self.publish(slot as usize);
-            let endpoint = self.endpoint_of(slot);
-            // It may have come back in the meantime, in another slot.
-            if !self.by_name.contains_key(&endpoint.name) {
-                endpoint.evidence.metrics(self.core).publish_gone();
-            }
-            self.endpoints[slot as usize] = None;
-            self.events.push(Event::Left(slot));
-        }
-    }
-
-    /// Rotates this core's part of an endpoint's window when it is full or old. Merges all parts if
-    /// this one has changed and nobody has merged of late; the others take what one has merged. So
-    /// endpoints that nobody calls cost next to nothing, however many they are.
-    fn refresh(&mut self, slot: usize, now: Instant) {
-        let Some(endpoint) = &mut self.endpoints[slot] else { return };
-        let rotation = &mut self.rotations[slot];
-        let age = now.since(rotation.began);
-        let is_full = rotation.recorded >= HALF_WINDOW_COUNT && age >= HALF_WINDOW_MIN;
-        if is_full || age >= HALF_WINDOW_MAX {
-            endpoint.recorder.rotate();
-            *rotation = Rotation { began: now, recorded: 0, has_news: true, ..*rotation };
-        }
-        if rotation.has_news && endpoint.evidence.claims_merge(now, MERGE_INTERVAL_MIN) {
-            rotation.has_news = false;
-            self.counts.clear();
-            endpoint.evidence.read(&mut self.counts);
-            endpoint.evidence.publish(&Digest::of(&self.counts));
-            endpoint.take_digest(&mut self.signals[slot]);
-        } else if self.shared.cores() > 1 {
-            endpoint.take_digest(&mut self.signals[slot]);
-        }
-        self.publish(slot);
-    }
-
-    /// Puts what was counted of an endpoint where others can read it.
-    fn publish(&mut self, slot: usize) {
-        let Some(endpoint) = &self.endpoints[slot] else { return };
-        let (rotation, tally) = (&mut self.rotations[slot], &mut self.tallies[slot]);
-        let in_flight = self.signals[slot].in_flight;
-        tally.answers += std::mem::take(&mut rotation.answers);
-        // Nothing is counted when a call begins: it has ended since, or is in flight.
-        tally.picks += tally.ended() + u64::from(in_flight) - u64::from(rotation.in_flight);
-        rotation.in_flight = in_flight;
-        let metrics = endpoint.evidence.metrics(self.core);
-        metrics.add(&std::mem::take(tally));
-        let is_another = rotation.is_draining && self.by_name.contains_key(&endpoint.name);
-        if !is_another {
-            metrics.publish_state(self.health.standing(slot as Slot), endpoint.reported.as_ref());
-        }
     }
 }
 

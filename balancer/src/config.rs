@@ -11,7 +11,7 @@ use crate::health::HealthConfig;
 use crate::histogram::LATENCY_MAX;
 use crate::policy::COMPARE_ALL_MAX;
 use crate::policy::c3::C3Config;
-use crate::policy::histogram::HistogramConfig;
+use crate::policy::hist::HistConfig;
 use crate::policy::peak_ewma::PeakEwmaConfig;
 use crate::policy::prequal::PrequalConfig;
 use crate::proxy::ProxyConfig;
@@ -204,13 +204,13 @@ impl HealthConfig {
     }
 }
 
-impl HistogramConfig {
+impl HistConfig {
     /// Checks every value against its bounds.
     ///
     /// # Errors
     /// The first value that is out of bounds, with the bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let HistogramConfig { choices, explore_share, explore_age, told_fade } = *self;
+        let HistConfig { choices, explore_share, explore_age, told_fade } = *self;
         between("choices", choices, 1, COMPARE_ALL_MAX)?;
         between("explore_share", explore_share, 0.0, 1.0)?;
         between("explore_age", explore_age, Duration::ZERO, DAY)?;

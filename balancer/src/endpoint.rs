@@ -1,7 +1,7 @@
 //! The record of one endpoint on one core, from which every decision is made.
 
 use crate::evidence::{Digest, Evidence};
-use crate::histogram::Recorder;
+use crate::histogram::Writer;
 use catena_engine::Status;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::frame::{PongHead, ResponseHead};
@@ -239,14 +239,20 @@ fn nanos_since(earlier: Instant, now: Instant) -> f32 {
 
 /// The rest of what one core knows of an endpoint.
 ///
-/// What every outcome touches comes first, in one cache line.
+/// The end of a call touches four cache lines of its endpoint: the [`Signal`], the first line of this, the
+/// first line of its health, and the bucket that counts, which alone has to wait for another one.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Endpoint {
-    /// This core's part of the evidence.
-    pub(crate) recorder: Arc<Recorder>,
+    /// Writes this core's part of the evidence; retired when the endpoint drains.
+    pub(crate) writer: Writer,
+    /// Latencies in the newer half of the window.
+    pub(crate) recorded: u32,
+    /// Calls answered since metrics were published.
+    pub(crate) answers: u32,
     /// The load that it told last.
     pub reported: Option<ServerLoad>,
+    // What follows is for ticks and for those who ask.
     /// Its name, which is its identity.
     pub name: Arc<str>,
     /// Merged from all cores, refreshed now and then.
@@ -264,11 +270,29 @@ impl Endpoint {
         now: Instant,
     ) -> (Self, Signal) {
         let mut signal = Signal::new(weight.max(1), now);
-        let digest = Digest::default();
-        let recorder = evidence.recorder(core).clone();
-        let mut endpoint = Endpoint { recorder, name, digest, reported: None, evidence };
+        let mut endpoint = Endpoint {
+            writer: Writer::new(evidence.recorder(core).clone()),
+            recorded: 0,
+            answers: 0,
+            reported: None,
+            name,
+            digest: Digest::default(),
+            evidence,
+        };
         endpoint.take_digest(&mut signal);
         (endpoint, signal)
+    }
+
+    #[inline]
+    pub(crate) fn record(&mut self, cost: Duration) {
+        self.writer.record(cost);
+        self.recorded += 1;
+    }
+
+    /// True if it gets no further call.
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.writer.is_retired()
     }
 
     /// Takes over what was merged.
@@ -292,6 +316,11 @@ mod tests {
     #[test]
     fn a_pick_looks_at_one_cache_line_an_endpoint() {
         assert_eq!(size_of::<Signal>(), 64);
+    }
+
+    #[test]
+    fn the_end_of_a_call_looks_at_one_more_of_its_record() {
+        assert_eq!(std::mem::offset_of!(Endpoint, name), 64);
     }
 
     #[test]

@@ -20,12 +20,12 @@
 //! - Pure: time and randomness are arguments.
 
 mod phi;
+mod review;
 
 pub use phi::PhiAccrual;
 
 use crate::config::believe;
 use crate::endpoint::Slot;
-use crate::evidence::Digest;
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
@@ -183,25 +183,29 @@ pub struct Health {
     trial_at: Option<Instant>,
     peers: Peers,
     reviewed_at: Instant,
+    scratch: review::Scratch,
 }
 
+/// What the end of a call touches comes first, in one cache line: up to where the heartbeats note that one
+/// was heard.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Member {
     standing: Standing,
-    /// It would be out if not too many were; until it does well again.
-    is_suspect: bool,
-    /// Times it was ejected without a good while in between.
-    times: u32,
-    returned_at: Instant,
     failures_in_row: u32,
     slow_in_row: u32,
     /// Since the last review.
     calls: u32,
     failures: u32,
-    heartbeats: Option<PhiAccrual>,
+    /// It would be out if not too many were; until it does well again.
+    is_suspect: bool,
     /// While it is out: nothing speaks against a trial. Where heartbeats are sent, one must have been
     /// answered.
     shows_life: bool,
+    /// Times it was ejected without a good while in between.
+    times: u32,
+    heartbeats: Option<PhiAccrual>,
+    returned_at: Instant,
 }
 
 /// What is usual among the endpoints of which enough is known.
@@ -210,13 +214,16 @@ struct Peers {
     p50: Duration,
     p95: Duration,
     p99: Duration,
+    /// A call that takes longer is slow: their p99 × [`HealthConfig::slow_factor`].
+    slow: Duration,
     /// How many these are; 0: nothing is known.
     count: usize,
 }
 
-/// Memory of one endpoint here: its record, and its place among those that calls may go to.
+/// Memory of one endpoint here: its record, its places among those that calls may go to and in a review.
 #[cfg(test)]
-pub(crate) const MEMBER_BYTES: usize = size_of::<Option<Member>>() + size_of::<Slot>();
+pub(crate) const MEMBER_BYTES: usize =
+    size_of::<Option<Member>>() + size_of::<Slot>() + review::SCRATCH_BYTES;
 
 impl Health {
     /// The health of nobody yet.
@@ -237,6 +244,7 @@ impl Health {
             trial_at: None,
             peers: Peers::default(),
             reviewed_at: now,
+            scratch: review::Scratch::default(),
         }
     }
 
@@ -394,45 +402,6 @@ impl Health {
         }
         None
     }
-
-    /// Looks at what no single call shows: medians against the peers', shares of failures, silence.
-    /// `digests` are those of all members, by slot.
-    pub fn review(
-        &mut self,
-        digests: impl Iterator<Item = (Slot, Digest)> + Clone,
-        now: Instant,
-        rng: &mut Rng,
-    ) -> Vec<Change> {
-        let mut changes = Vec::new();
-        self.peers = self.compare(digests.clone());
-        let slow = |digest: &Digest, health: &Health| {
-            health.knows_peers()
-                && digest.count >= health.config.evidence_min
-                && digest.p50 > health.peers.p50.mul_f64(health.config.slow_factor)
-                && digest.p50 > health.peers.p99
-        };
-        for (slot, digest) in digests {
-            // The window of one that has just returned still holds what it was ejected for.
-            if slow(&digest, self) && self.standing(slot) == Some(Standing::Live) {
-                changes.extend(self.eject(slot, Cause::Slow, now, rng));
-            }
-        }
-        for slot in 0..self.members.len() as Slot {
-            let Some(member) = &self.members[slot as usize] else { continue };
-            let silent = member
-                .heartbeats
-                .as_ref()
-                .is_some_and(|heartbeats| heartbeats.phi(now) > self.config.phi_max);
-            if silent && self.is_in_use(slot) {
-                changes.extend(self.eject(slot, Cause::Silent, now, rng));
-            }
-        }
-        if now.since(self.reviewed_at) >= self.config.review_interval {
-            self.reviewed_at = now;
-            changes.extend(self.review_failures(now, rng));
-        }
-        changes
-    }
 }
 
 impl Health {
@@ -465,49 +434,7 @@ impl Health {
 
     #[inline]
     fn is_slow(&self, latency: Duration) -> bool {
-        self.knows_peers() && latency > self.peers.p99.mul_f64(self.config.slow_factor)
-    }
-
-    /// Medians over the endpoints of which enough is known.
-    fn compare(&self, digests: impl Iterator<Item = (Slot, Digest)>) -> Peers {
-        let known = digests.filter(|(_, digest)| digest.count >= self.config.evidence_min);
-        let known: Vec<Digest> = known.map(|(_, digest)| digest).collect();
-        // The lower median: two slow ones of four are measured by the two that are not.
-        let median = |quantile: fn(&Digest) -> Duration| {
-            let mut values: Vec<Duration> = known.iter().map(quantile).collect();
-            values.sort_unstable();
-            values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
-        };
-        Peers {
-            p50: median(|digest| digest.p50),
-            p95: median(|digest| digest.p95),
-            p99: median(|digest| digest.p99),
-            count: known.len(),
-        }
-    }
-
-    fn review_failures(&mut self, now: Instant, rng: &mut Rng) -> Vec<Change> {
-        let min = self.config.failure_share_calls_min;
-        let mut shares: Vec<(f64, Slot)> = Vec::new();
-        for (slot, member) in self.members.iter_mut().enumerate() {
-            let Some(member) = member else { continue };
-            if member.calls >= min {
-                let share = f64::from(member.failures) / f64::from(member.calls);
-                shares.push((share, slot as Slot));
-                (member.calls, member.failures) = (0, 0);
-            }
-        }
-        shares.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let Some(&(median, _)) = shares.get(shares.len().saturating_sub(1) / 2) else {
-            return Vec::new();
-        };
-        let bound = median + self.config.failure_share_above_peers;
-        let above = shares.into_iter().filter(|(share, _)| *share > bound);
-        above
-            .filter_map(|(_, slot)| {
-                self.is_in_use(slot).then(|| self.eject(slot, Cause::FailureShare, now, rng))?
-            })
-            .collect()
+        self.knows_peers() && latency > self.peers.slow
     }
 
     fn end_trial(

@@ -15,6 +15,7 @@
 
 use catena_engine::time::Duration;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// Nanoseconds of a unit, as a power of two.
@@ -50,41 +51,34 @@ fn upper_bound_of(bucket: usize) -> Duration {
 
 /// One core's latencies of one endpoint, over a sliding window. 22 KiB; on cache lines of its own, for
 /// each call writes to it.
-#[derive(Debug, Default)]
-#[repr(align(64))]
+#[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Recorder {
-    halves: [Half; 2],
+    spans: [Span; 2],
     /// The half that is written to.
     current: AtomicU8,
+    /// In here, not behind a pointer: who knows the half need not read anything else to write.
+    halves: [[AtomicU32; BUCKETS]; 2],
 }
 
-/// Half of the window.
+/// Where in a half of the window anything may be that is not zero. Latencies of one endpoint lie close
+/// together: a merge reads some hundred buckets instead of thousands.
 #[derive(Debug)]
-struct Half {
-    buckets: Box<[AtomicU32]>,
-    /// All that is not zero lies from here …
+struct Span {
     low: AtomicU32,
-    /// … to here, exclusively. Latencies of one endpoint lie close together: a merge reads some
-    /// hundred buckets instead of thousands.
+    /// Exclusive.
     high: AtomicU32,
 }
 
-impl Default for Half {
+impl Default for Span {
     fn default() -> Self {
-        Half {
-            buckets: (0..BUCKETS).map(|_| AtomicU32::new(0)).collect(),
-            low: AtomicU32::new(BUCKETS as u32),
-            high: AtomicU32::new(0),
-        }
+        Span { low: AtomicU32::new(BUCKETS as u32), high: AtomicU32::new(0) }
     }
 }
 
-impl Half {
+impl Span {
     #[inline]
-    fn record(&self, bucket: usize) {
-        let count = &self.buckets[bucket];
-        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        let bucket = bucket as u32;
+    fn widen(&self, bucket: u32) {
         if bucket < self.low.load(Ordering::Relaxed) {
             self.low.store(bucket, Ordering::Relaxed);
         }
@@ -93,19 +87,26 @@ impl Half {
         }
     }
 
-    /// Where anything may lie; a reader in the middle of a change may see too little of it.
-    fn span(&self) -> Range<usize> {
+    /// A reader in the middle of a change may see too little of it.
+    fn range(&self) -> Range<usize> {
         let low = self.low.load(Ordering::Relaxed) as usize;
         let high = self.high.load(Ordering::Relaxed) as usize;
         low.min(high)..high
     }
 
     fn clear(&self) {
-        for bucket in &self.buckets[self.span()] {
-            bucket.store(0, Ordering::Relaxed);
-        }
         self.low.store(BUCKETS as u32, Ordering::Relaxed);
         self.high.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Recorder {
+            spans: Default::default(),
+            current: AtomicU8::new(0),
+            halves: [const { [const { AtomicU32::new(0) }; BUCKETS] }; 2],
+        }
     }
 }
 
@@ -113,21 +114,113 @@ impl Recorder {
     /// Counts a latency. For the owning core alone: of two writers, one is not counted.
     #[inline]
     pub fn record(&self, latency: Duration) {
-        let current = usize::from(self.current.load(Ordering::Relaxed) & 1);
-        self.halves[current].record(bucket_of(latency));
+        let (half, bucket) = (self.half(), bucket_of(latency));
+        self.count(half, bucket);
+        self.spans[half].widen(bucket as u32);
+    }
+
+    #[inline]
+    fn count(&self, half: usize, bucket: usize) {
+        let count = &self.halves[half][bucket];
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The half that is written to.
+    fn half(&self) -> usize {
+        usize::from(self.current.load(Ordering::Relaxed) & 1)
     }
 
     /// Forgets the older half of the window; what is recorded from now on is the newer one. For the
     /// owning core alone. A reader at the same time may miss a part of the older half.
     pub fn rotate(&self) {
-        let next = 1 - (self.current.load(Ordering::Relaxed) & 1);
-        self.halves[usize::from(next)].clear();
-        self.current.store(next, Ordering::Relaxed);
+        let next = 1 - self.half();
+        let (span, buckets) = (&self.spans[next], &self.halves[next]);
+        for bucket in &buckets[span.range()] {
+            bucket.store(0, Ordering::Relaxed);
+        }
+        span.clear();
+        self.current.store(next as u8, Ordering::Relaxed);
     }
 
     /// Memory in bytes.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Recorder>() + 2 * BUCKETS * size_of::<AtomicU32>()
+        size_of::<Recorder>()
+    }
+}
+
+/// The owning core's end of a [`Recorder`]. It knows by heart where to write, so a latency touches one cache
+/// line of the recorder, that of its bucket.
+///
+/// An endpoint that drains may come back meanwhile and then has two of these on one core. The elder is
+/// [retired](Writer::retire): it rotates no more, and takes nothing for granted that the younger may change.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    recorder: Arc<Recorder>,
+    /// The span of the newer half, as far as it is known here.
+    low: u16,
+    high: u16,
+    half: u8,
+    has_news: bool,
+    is_retired: bool,
+}
+
+const _: () = assert!(BUCKETS <= u16::MAX as usize, "a span is two short numbers");
+
+impl Writer {
+    pub(crate) fn new(recorder: Arc<Recorder>) -> Self {
+        let half = recorder.half() as u8;
+        Writer { recorder, low: 0, high: 0, half, has_news: false, is_retired: false }
+    }
+
+    #[inline]
+    pub(crate) fn record(&mut self, latency: Duration) {
+        let bucket = bucket_of(latency);
+        if !(self.low..self.high).contains(&(bucket as u16)) {
+            self.widen(bucket);
+        }
+        self.recorder.count(usize::from(self.half & 1), bucket);
+        self.has_news = true;
+    }
+
+    #[cold]
+    fn widen(&mut self, bucket: usize) {
+        let half = self.recorder.half();
+        let span = &self.recorder.spans[half];
+        span.widen(bucket as u32);
+        self.half = half as u8;
+        if !self.is_retired {
+            let range = span.range();
+            (self.low, self.high) = (range.start as u16, range.end as u16);
+        }
+    }
+
+    /// Slides the window by a half, unless that is another one's to do.
+    pub(crate) fn rotate(&mut self) {
+        if !self.is_retired {
+            self.recorder.rotate();
+            self.half = self.recorder.half() as u8;
+            (self.low, self.high, self.has_news) = (0, 0, true);
+        }
+    }
+
+    /// From now on another one may rotate the recorder: where to write is looked up each time.
+    pub(crate) fn retire(&mut self) {
+        (self.low, self.high, self.is_retired) = (0, 0, true);
+    }
+
+    #[inline]
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// True if something was recorded, or forgotten, since this core merged last.
+    pub(crate) fn has_news(&self) -> bool {
+        self.has_news
+    }
+
+    /// What was new is merged.
+    pub(crate) fn clear_news(&mut self) {
+        self.has_news = false;
     }
 }
 
@@ -155,10 +248,10 @@ impl Counts {
 
     /// Adds what `recorder` holds now.
     pub fn add(&mut self, recorder: &Recorder) {
-        for half in &recorder.halves {
-            let span = half.span();
+        for (half, span) in recorder.halves.iter().zip(&recorder.spans) {
+            let span = span.range();
             self.widen(&span);
-            for (sum, bucket) in self.buckets[span.clone()].iter_mut().zip(&half.buckets[span]) {
+            for (sum, bucket) in self.buckets[span.clone()].iter_mut().zip(&half[span]) {
                 let count = u64::from(bucket.load(Ordering::Relaxed));
                 *sum += count;
                 self.count += count;
@@ -257,6 +350,38 @@ mod tests {
         assert_eq!(count(&recorder), 2);
         recorder.rotate();
         assert_eq!(count(&recorder), 0);
+    }
+
+    #[test]
+    fn what_a_retired_writer_adds_slides_with_the_window() {
+        let recorder = Arc::new(Recorder::default());
+        let (mut elder, long) = (Writer::new(recorder.clone()), Duration::from_millis(10));
+        elder.record(long);
+        elder.retire();
+        let mut younger = Writer::new(recorder.clone());
+        let count = || {
+            let mut counts = Counts::default();
+            counts.add(&recorder);
+            counts.count()
+        };
+        elder.record(long);
+        elder.record(long);
+        younger.record(Duration::from_millis(1));
+        assert_eq!(count(), 4);
+        younger.rotate();
+        elder.rotate();
+        assert_eq!(count(), 4);
+        younger.rotate();
+        assert_eq!(count(), 0);
+        elder.record(long);
+        younger.record(long);
+        younger.rotate();
+        elder.record(long);
+        assert_eq!(count(), 3);
+        younger.rotate();
+        assert_eq!(count(), 1, "of the newer half");
+        younger.rotate();
+        assert_eq!(count(), 0);
     }
 
     #[test]

@@ -12,10 +12,10 @@
 //! | [`peak_ewma`] | of d, the one with the least decayed peak latency × calls in flight | Finagle |
 //! | [`c3`] | the one with the least expected wait, by what servers tell | Suresh 2015 |
 //! | [`prequal`] | the fastest cold one of a pool of probes | Wydrowski 2024 |
-//! | [`histogram`] | of a few, the one that should answer first, by its histogram | ours |
+//! | [`hist`] | of a few, the one that should answer first, by its histogram | ours |
 
 pub mod c3;
-pub mod histogram;
+pub mod hist;
 pub mod least_loaded;
 mod name;
 pub mod peak_ewma;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 mod balanced;
+mod tick;
 
 const DEPTH: u32 = 16;
 const WARM_UP: u64 = 20_000;

@@ -3,7 +3,7 @@ use crate::balancer::{Balancer, Member};
 use crate::endpoint::Outcome;
 use crate::evidence::SharedEvidence;
 use crate::policy::c3::C3;
-use crate::policy::histogram::Histogram;
+use crate::policy::hist::Hist;
 use crate::policy::peak_ewma::PeakEwma;
 use crate::policy::prequal::Prequal;
 use crate::policy::{Policy, Sample};
@@ -41,7 +41,7 @@ fn wild() -> impl Strategy<Value = Wild> {
 #[derive(Clone, Copy, Default, Debug)]
 struct All {
     balancer: BalancerConfig,
-    histogram: HistogramConfig,
+    histogram: HistConfig,
     ewma: PeakEwmaConfig,
     c3: C3Config,
     prequal: PrequalConfig,
@@ -98,7 +98,7 @@ impl All {
     fn policies(self) -> [(Result<(), ConfigError>, Made); 4] {
         let All { histogram, ewma, c3, prequal, .. } = self;
         [
-            (histogram.validate(), catch_unwind(move || Box::new(Histogram::new(histogram)) as _)),
+            (histogram.validate(), catch_unwind(move || Box::new(Hist::new(histogram)) as _)),
             (
                 ewma.validate(),
                 catch_unwind(move || Box::new(PeakEwma::new(Sample::of(2), ewma)) as _),

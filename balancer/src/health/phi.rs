@@ -9,8 +9,9 @@ use catena_engine::time::{Duration, Instant};
 /// Intervals that are remembered, as the weight of the newest: 1/16.
 const MEMORY: f64 = 16.0;
 
-/// The heartbeats of one endpoint.
+/// The heartbeats of one endpoint. What each sign of life touches comes first.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct PhiAccrual {
     last: Instant,
     /// How often a heartbeat is due, in seconds.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::evidence::Digest;
 use catena_engine::rng::Rng;
 use proptest::prelude::*;
 
@@ -44,6 +45,14 @@ impl Ward {
     fn wait(&mut self, time: Duration) {
         self.now += time;
     }
+}
+
+#[test]
+fn the_end_of_a_call_looks_at_one_cache_line_of_its_endpoints_health() {
+    // The tag of the option, when one was heard last, how often one is due.
+    let of_heartbeats = 3 * size_of::<u64>();
+    assert!(std::mem::offset_of!(Member, heartbeats) + of_heartbeats <= 64);
+    assert_eq!(size_of::<Option<Member>>(), 128);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Policies by name, for command lines and configuration files.
 
 use super::c3::{C3, C3Config};
-use super::histogram::{Histogram, HistogramConfig};
+use super::hist::{Hist, HistConfig};
 use super::least_loaded::LeastLoaded;
 use super::peak_ewma::{PeakEwma, PeakEwmaConfig};
 use super::prequal::{Prequal, PrequalConfig};
@@ -46,9 +46,9 @@ pub fn by_name(name: &str) -> Result<Box<dyn Policy>, UnknownPolicy> {
         "prequal" => Box::new(Prequal::new(PrequalConfig::default())),
         "prequal-piggyback" => Box::new(Prequal::new(PrequalConfig::piggybacked())),
         "hist" => {
-            let config = HistogramConfig::default();
+            let config = HistConfig::default();
             let choices = choices.unwrap_or(config.choices);
-            Box::new(Histogram::new(HistogramConfig { choices, ..config }))
+            Box::new(Hist::new(HistConfig { choices, ..config }))
         }
         _ => {
             let hint = nearest(kind, names()).map(|name| format!("; did you mean {name}?"));

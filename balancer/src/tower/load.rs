@@ -6,7 +6,7 @@ use crate::balancer::{Balancer, Member};
 use crate::config::believe;
 use crate::endpoint::Slot;
 use crate::evidence::SharedEvidence;
-use crate::policy::histogram::{Histogram, HistogramConfig};
+use crate::policy::hist::{Hist, HistConfig};
 use crate::policy::random::Random;
 use ::tower::Service;
 use ::tower::discover::{Change, Discover};
@@ -27,7 +27,7 @@ pub struct HistogramLoad<S, C> {
     service: S,
     /// A balancer over this one: for its record.
     shared: Arc<Shared>,
-    policy: Histogram,
+    policy: Hist,
     config: BalanceConfig,
     classify: C,
 }
@@ -50,7 +50,7 @@ impl<S, C> HistogramLoad<S, C> {
         let evidence = SharedEvidence::new(1);
         let mut balancer = Balancer::new(config.balancer, Box::new(Random), evidence, 0, now);
         balancer.set_members(&[Member { name: "the service".into(), weight: 1 }], now);
-        let policy = Histogram::new(HistogramConfig::default());
+        let policy = Hist::new(HistConfig::default());
         HistogramLoad { service, shared: Shared::new(balancer), policy, config, classify }
     }
 }

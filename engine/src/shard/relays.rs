@@ -11,34 +11,31 @@
 //!
 //! The peer whose bytes are read is taken out of [`Peers`] meanwhile, so both connections are at hand.
 
+mod body;
+mod requests;
+
+pub(crate) use requests::is_relayed;
+
 use super::peer::Peer;
 use super::peers::Peers;
 use super::serve::Serving;
 use crate::client::{ClientKey, ClientState, Link};
 use crate::driver::SocketId;
-use crate::limits::{HOPS_MAX, PARTIAL_KEEP_BYTES};
+use crate::limits::HOPS_MAX;
 use crate::local::{Command, Local};
 use crate::metrics::ShardMetrics;
 use crate::relay::{Attempt, Chosen, Destination, End, Next, Relay, RelayConfig, TRIES_MAX};
-use crate::rpc::connection::{CallFailure, Connection, DropCause, PassedCall};
+use crate::rpc::connection::{CallFailure, Connection, DropCause};
 use crate::rpc::error::StartError;
 use crate::time::Instant;
 use crate::wire::deframer::Body;
-use crate::wire::frame::{CallId, MethodId, Priority, RequestHead, ResponseHead, Route};
-use crate::wire::framer::{PassedBody, Payload, TRAILER_BYTES};
+use crate::wire::frame::{CallId, RequestHead, ResponseHead};
+use crate::wire::framer::{PassedBody, Payload};
 use crate::wire::status::Status;
+use body::passed_body;
 use bytes::Bytes;
+use requests::{Relayed, Requests, Stage};
 use std::sync::Arc;
-
-/// Tells the token of a relayed request from those of calls and of deferred requests, which are slot
-/// map keys: their lower half is an index, and there never are 2³¹ of them at a time.
-const RELAYED: u64 = 1 << 31;
-
-/// True if `token` is that of a relayed request.
-#[inline]
-pub(crate) fn is_relayed(token: u64) -> bool {
-    token & RELAYED != 0
-}
 
 /// The requests that this shard passes on, and by what.
 pub(crate) struct Relays {
@@ -382,223 +379,6 @@ fn refusal_of(refused: Refused) -> (Status, &'static str) {
         }
         Some(End::Unreachable | End::NeverSent | End::Answered(_)) => {
             (Status::UNAVAILABLE, "no server behind this proxy can be reached")
-        }
-    }
-}
-
-/// A body to pass on: copied if it is short, from where it lies if it is not.
-#[inline]
-fn passed_body<'b>(
-    body: &'b Body<'_>,
-    copy_bytes_max: usize,
-    lend: &dyn Fn() -> Bytes,
-    metrics: &ShardMetrics,
-) -> PassedBody<'b> {
-    let copied = body.content();
-    let is_long = copied.len() > copy_bytes_max;
-    let shared = if is_long { body.share_content(lend) } else { None };
-    let content = match shared {
-        Some(bytes) => Payload::Shared(bytes),
-        None => {
-            count_copy(copied.len(), metrics);
-            Payload::Copied(copied)
-        }
-    };
-    if body.is_collected() {
-        metrics.relay_collected.increment();
-    }
-    PassedBody { content, has_metadata: body.has_metadata(), trailer: body.trailer() }
-}
-
-#[inline]
-fn count_copy(bytes: usize, metrics: &ShardMetrics) {
-    if bytes > 0 {
-        metrics.relay_copies.increment();
-        metrics.relay_copied_bytes.add(bytes as u64);
-    }
-}
-
-/// The requests that were passed on and not answered, by token.
-#[derive(Debug, Default)]
-struct Requests {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    is_taken: bool,
-    relayed: Relayed,
-}
-
-/// One of them. Its memory stays with its slot for the next one.
-#[derive(Debug)]
-struct Relayed {
-    /// Whose request it is.
-    caller: SocketId,
-    head: RequestHead,
-    deadline: Option<Instant>,
-    arrived: Instant,
-    content_bytes: usize,
-    attempt: Attempt,
-    stage: Stage,
-    tried: [u64; TRIES_MAX],
-    tries: u8,
-    kept: Kept,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// Nowhere at the moment.
-    Between,
-    /// In the queue of this client.
-    Waiting(ClientKey),
-    /// In flight.
-    Sent {
-        socket: SocketId,
-        call: CallId,
-        /// See [`Connection::transmits`].
-        transmit: u32,
-    },
-}
-
-/// The body of a request, for the first attempt and for others.
-#[derive(Debug, Default)]
-struct Kept {
-    copied: Vec<u8>,
-    shared: Option<Bytes>,
-    has_metadata: bool,
-    trailer: Option<[u8; TRAILER_BYTES]>,
-}
-
-impl Requests {
-    /// Enters a request; gives its token.
-    #[inline]
-    fn enter(
-        &mut self,
-        head: RequestHead,
-        caller: SocketId,
-        deadline: Option<Instant>,
-        arrived: Instant,
-    ) -> u64 {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, is_taken: false, relayed: Relayed::nobody() });
-            self.slots.len() as u32 - 1
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.is_taken = true;
-        slot.generation = slot.generation.wrapping_add(1);
-        let relayed = &mut slot.relayed;
-        (relayed.caller, relayed.head) = (caller, head);
-        (relayed.deadline, relayed.arrived) = (deadline, arrived);
-        (relayed.stage, relayed.tries) = (Stage::Between, 0);
-        u64::from(slot.generation) << 32 | RELAYED | u64::from(index)
-    }
-
-    #[inline]
-    fn get_mut(&mut self, token: u64) -> Option<&mut Relayed> {
-        let slot = self.slots.get_mut(index_of(token))?;
-        (slot.is_taken && slot.generation == (token >> 32) as u32).then_some(&mut slot.relayed)
-    }
-
-    #[inline]
-    fn free(&mut self, token: u64) {
-        let slot = &mut self.slots[index_of(token)];
-        slot.is_taken = false;
-        slot.relayed.kept.clear();
-        self.free.push(index_of(token) as u32);
-    }
-}
-
-fn index_of(token: u64) -> usize {
-    (token as u32 & !(RELAYED as u32)) as usize
-}
-
-impl Relayed {
-    fn nobody() -> Self {
-        let at = Instant::ZERO;
-        let head = RequestHead {
-            call: CallId(0),
-            method: MethodId(0),
-            priority: Priority::NORMAL,
-            time_left_us: 0,
-            route: Route::ANY,
-            repeat: false,
-            hops: 0,
-        };
-        Relayed {
-            caller: SocketId { slot: 0, generation: 0 },
-            head,
-            deadline: None,
-            arrived: at,
-            content_bytes: 0,
-            attempt: Attempt { token: 0, started: at, deadline: None },
-            stage: Stage::Between,
-            tried: [0; TRIES_MAX],
-            tries: 0,
-            kept: Kept::default(),
-        }
-    }
-
-    fn tried(&self) -> &[u64] {
-        &self.tried[..self.tries.into()]
-    }
-
-    #[inline]
-    fn send(
-        &mut self,
-        token: u64,
-        peer: &mut Peer,
-        now: Instant,
-        metrics: &ShardMetrics,
-    ) -> Result<(), StartError> {
-        let Relayed { head, deadline, kept, .. } = self;
-        let (head, deadline) = (*head, *deadline);
-        let call = PassedCall { head, deadline, body: kept.body() };
-        let call = peer.connection.pass_call(call, token, now)?;
-        if kept.shared.is_none() {
-            count_copy(kept.copied.len(), metrics);
-        }
-        let transmit = peer.connection.transmits();
-        self.stage = Stage::Sent { socket: peer.socket, call, transmit };
-        Ok(())
-    }
-}
-
-impl Kept {
-    #[inline]
-    fn keep(
-        &mut self,
-        body: &Body<'_>,
-        copy_bytes_max: usize,
-        lend: &dyn Fn() -> Bytes,
-        metrics: &ShardMetrics,
-    ) {
-        let PassedBody { content, has_metadata, trailer } =
-            passed_body(body, copy_bytes_max, lend, metrics);
-        (self.has_metadata, self.trailer) = (has_metadata, trailer);
-        match content {
-            Payload::Copied(bytes) => self.copied.extend_from_slice(bytes),
-            Payload::Shared(bytes) => self.shared = Some(bytes),
-        }
-    }
-
-    #[inline]
-    fn body(&self) -> PassedBody<'_> {
-        let content = match &self.shared {
-            Some(bytes) => Payload::Shared(bytes.clone()),
-            None => Payload::Copied(&self.copied),
-        };
-        PassedBody { content, has_metadata: self.has_metadata, trailer: self.trailer }
-    }
-
-    #[inline]
-    fn clear(&mut self) {
-        self.shared = None;
-        self.copied.clear();
-        if self.copied.capacity() > PARTIAL_KEEP_BYTES {
-            self.copied = Vec::new();
         }
     }
 }

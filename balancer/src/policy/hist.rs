@@ -28,7 +28,7 @@ use catena_engine::time::{Duration, Instant};
 
 /// Constants of the rule.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct HistogramConfig {
+pub struct HistConfig {
     /// How many are drawn where there are more than eight, to be compared with up to four that answered
     /// last: eight in all at most. Default 2.
     pub choices: usize,
@@ -40,9 +40,9 @@ pub struct HistogramConfig {
     pub told_fade: Duration,
 }
 
-impl Default for HistogramConfig {
+impl Default for HistConfig {
     fn default() -> Self {
-        HistogramConfig {
+        HistConfig {
             choices: 2,
             explore_share: 0.01,
             explore_age: Duration::from_secs(1),
@@ -62,10 +62,10 @@ const HOPE: f32 = 0.5;
 
 /// See the module page.
 #[derive(Debug)]
-pub struct Histogram {
-    config: HistogramConfig,
+pub struct Hist {
+    config: HistConfig,
     sample: Sample,
-    /// 1 / [`HistogramConfig::told_fade`], in nanoseconds.
+    /// 1 / [`HistConfig::told_fade`], in nanoseconds.
     told_fade: f32,
     usual: Usual,
     /// Calls of ours that have not ended.
@@ -118,14 +118,14 @@ impl Usual {
     }
 }
 
-impl Histogram {
+impl Hist {
     /// The rule with these constants.
     ///
     /// # Panics
     /// If a value of `config` is out of bounds, which `validate` tells beforehand.
-    pub fn new(config: HistogramConfig) -> Self {
+    pub fn new(config: HistConfig) -> Self {
         believe("a histogram policy", config.validate());
-        Histogram {
+        Hist {
             sample: Sample::of(config.choices),
             told_fade: 1.0 / config.told_fade.as_nanos().max(1) as f32,
             usual: Usual::UNKNOWN,
@@ -210,7 +210,7 @@ impl Histogram {
     }
 }
 
-impl Policy for Histogram {
+impl Policy for Hist {
     #[inline]
     fn pick(
         &mut self,
@@ -278,7 +278,7 @@ mod tests {
     }
 
     fn balancer(endpoints: usize) -> Balancer {
-        let policy = Box::new(Histogram::new(HistogramConfig::default()));
+        let policy = Box::new(Hist::new(HistConfig::default()));
         let shared = SharedEvidence::new(1);
         let mut balancer = Balancer::new(BalancerConfig::default(), policy, shared, 0, at(0));
         let member = |n: usize| Member { name: format!("10.0.0.1:{n}").into(), weight: 1 };
