@@ -44,9 +44,17 @@ pub(crate) trait Prober: 'static {
     fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>);
 }
 
-/// The probes under way of one prober: one an endpoint.
+/// Says that an endpoint is not connected, or is again.
+pub(crate) fn log_connection(is_connected: bool, name: &str) {
+    match is_connected {
+        true => tracing::info!(endpoint = name, "endpoint is connected"),
+        false => tracing::warn!(endpoint = name, "endpoint cannot be reached; calls go to others"),
+    }
+}
+
+/// The probes under way of one prober: one an endpoint, by slot.
 #[derive(Debug, Default)]
-pub(crate) struct Probes(Vec<Slot>);
+pub(crate) struct Probes(Vec<bool>);
 
 impl Probes {
     /// Asks `client`, which is the endpoint at `slot`, unless that is under way.
@@ -57,10 +65,11 @@ impl Probes {
         prober: &Weak<P>,
         local: &Local,
     ) {
-        if self.0.contains(&slot) {
+        let index = slot as usize;
+        self.0.resize(self.0.len().max(index + 1), false);
+        if std::mem::replace(&mut self.0[index], true) {
             return;
         }
-        self.0.push(slot);
         let probe = client.probe(heartbeat_interval.unwrap_or(PROBE_TIMEOUT));
         let (prober, address) = (prober.clone(), client.address());
         let told = async move {
@@ -83,7 +92,7 @@ impl Probes {
         now: Instant,
         rng: &mut Rng,
     ) {
-        self.0.retain(|other| *other != slot);
+        self.0[slot as usize] = false;
         let is_same = client.is_some_and(|client| client.address() == address);
         let Some(head) = answer.filter(|_| is_same) else { return };
         match ServerLoad::of_pong(&head) {

@@ -254,7 +254,8 @@ impl<D: Discover, C> Balance<D, C> {
                     self.slots.insert(name, slot);
                 }
                 Event::Health(change, name) => log_change(change, &name),
-                Event::Draining(..) | Event::Left(_) => {}
+                // Of connections nothing is told here.
+                Event::Draining(..) | Event::Left(_) | Event::Gone(_) | Event::Back(_) => {}
             }
         }
         drop(core);
