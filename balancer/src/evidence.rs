@@ -136,6 +136,12 @@ impl SharedEvidence {
         self.cores
     }
 
+    /// How many endpoints have ever been asked for and are not yet forgotten.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> usize {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// What is published of all endpoints that some core holds.
     pub(crate) fn metrics(&self) -> Vec<EndpointMetrics> {
         let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);

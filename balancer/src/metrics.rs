@@ -102,16 +102,22 @@ impl Tally {
     /// Counts what went wrong with a call.
     pub fn count_error(&mut self, error: &CallError) {
         let kind = match error {
-            CallError::Status { status, .. } => match *status {
-                Status::SHED => &mut self.errors_shed,
-                Status::DRAINING => &mut self.errors_draining,
-                Status::EXPIRED_IN_QUEUE => &mut self.errors_expired_in_queue,
-                Status::INTERNAL => &mut self.errors_internal,
-                _ => &mut self.errors_other,
-            },
+            CallError::Status { status, .. } => return self.count_status(*status),
             CallError::ConnectionLost => &mut self.errors_connection_lost,
             CallError::Unreachable { .. } => &mut self.errors_unreachable,
             CallError::DeadlinePassed | CallError::ExpiredUnsent => &mut self.errors_deadline,
+            _ => &mut self.errors_other,
+        };
+        *kind += 1;
+    }
+
+    /// Counts an answer that says what went wrong.
+    pub(crate) fn count_status(&mut self, status: Status) {
+        let kind = match status {
+            Status::SHED => &mut self.errors_shed,
+            Status::DRAINING => &mut self.errors_draining,
+            Status::EXPIRED_IN_QUEUE => &mut self.errors_expired_in_queue,
+            Status::INTERNAL => &mut self.errors_internal,
             _ => &mut self.errors_other,
         };
         *kind += 1;
@@ -391,12 +397,19 @@ impl MetricsSnapshot {
     }
 }
 
-fn write_head(out: &mut impl Write, family: &str, help: &str, kind: &str) -> fmt::Result {
+/// What stands above the series of a family: its help, its type.
+pub(crate) fn write_head(
+    out: &mut impl Write,
+    family: &str,
+    help: &str,
+    kind: &str,
+) -> fmt::Result {
     writeln!(out, "# HELP {family} {help}")?;
     writeln!(out, "# TYPE {family} {kind}")
 }
 
-fn write_series(
+/// One line: a figure of `endpoint`, told apart by `label` from others of the same family; empty: by nothing.
+pub(crate) fn write_series(
     out: &mut impl Write,
     family: &str,
     endpoint: &str,

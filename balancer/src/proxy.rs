@@ -33,7 +33,7 @@ use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 use catena_engine::wire::frame::PongHead;
 use catena_engine::{Local, Router, Status};
-use metrics::Counters;
+use metrics::OwnCounters;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -144,7 +144,7 @@ struct Proxy {
 
 struct Server {
     client: Client,
-    counters: Arc<Counters>,
+    counters: OwnCounters,
 }
 
 struct Handle(Rc<RefCell<Proxy>>);
@@ -188,6 +188,7 @@ impl Proxy {
                 ticket
             }
         };
+        self.balancer.tally(ticket.slot()).retries += u64::from(tries > 0);
         self.probe_wanted(now);
         let server = self.servers[ticket.slot() as usize].as_ref();
         let server = server.expect("an endpoint has a connection");
@@ -256,7 +257,10 @@ impl Proxy {
     fn give_up(&mut self, ticket: Ticket, now: Instant) {
         let timeout = self.config.patience;
         let outcome = match self.reach(&ticket) {
-            Reach::Unreachable => Outcome::Failed { timeout },
+            Reach::Unreachable => {
+                self.balancer.tally(ticket.slot()).errors_unreachable += 1;
+                Outcome::Failed { timeout }
+            }
             Reach::NotYet | Reach::Connected => Outcome::Abandoned,
         };
         self.balancer.end(ticket, &outcome, now, &mut self.rng);
@@ -272,14 +276,17 @@ impl Proxy {
         if let Some(Some(server)) = self.servers.get(slot) {
             server.counters.count(end);
         }
+        self.balancer.tally(ticket.slot()).count_end(end);
         self.balancer.end(ticket, &outcome, now, &mut self.rng);
         let tries = 1 + (attempt.token >> TRIES_SHIFT) as usize;
         let again = match end {
             End::Unreachable | End::NeverSent | End::TooManyWaiting => true,
             End::Answered(head) => {
-                is_worth_another(head.status)
-                    && tries < self.config.attempts_max
-                    && self.balancer.take_retry(now)
+                let is_wanted = is_worth_another(head.status) && tries < self.config.attempts_max;
+                let is_granted = is_wanted && self.balancer.take_retry(now);
+                let is_refused = is_wanted && !is_granted;
+                self.balancer.tally(slot as Slot).retries_refused += u64::from(is_refused);
+                is_granted
             }
             _ => false,
         };
@@ -340,18 +347,10 @@ impl Proxy {
         tracing::info!(endpoint = &**name, "endpoint joins");
     }
 
-    /// What is not counted one by one.
+    /// What is not counted one by one, and the balancer does not know.
     fn publish(&self) {
-        for (slot, server) in self.servers.iter().enumerate() {
-            if let Some(server) = server {
-                let slot = slot as Slot;
-                let in_flight = self.balancer.signal(slot).in_flight;
-                server.counters.publish(
-                    in_flight,
-                    self.balancer.standing(slot),
-                    server.client.reach() == Reach::Connected,
-                );
-            }
+        for Server { client, counters } in self.servers.iter().flatten() {
+            counters.publish_reachable(client.reach() == Reach::Connected);
         }
     }
 }

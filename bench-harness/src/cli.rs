@@ -1,12 +1,12 @@
 //! The command line.
 
 use crate::balance::{self, Contender, Distribution};
-use crate::log::LogArgs;
 use crate::method::Method;
 use crate::schedule::Arrival;
-use crate::units::{
-    count_up_to, parse_bytes, parse_count, parse_count_or_zero, parse_duration, parse_length,
-    parse_rate, parse_timeout,
+use catena_cli::address::parse_address;
+use catena_cli::log::LogArgs;
+use catena_cli::units::{
+    count_up_to, parse_bytes, parse_count, parse_count_or_zero, parse_duration, parse_rate,
 };
 use catena_engine::limits::{IN_FLIGHT_CEILING, SOCKETS_MAX};
 use catena_engine::reactor::turn::PollMode;
@@ -121,7 +121,7 @@ pub struct ServeArgs {
     pub faults: bool,
     /// Shows counters as text for Prometheus, on http://ADDR/metrics: a port of 127.0.0.1, or
     /// ADDRESS:PORT.
-    #[arg(long, value_name = "ADDR", value_parser = crate::metrics::parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub metrics: Option<SocketAddr>,
     /// Log lines.
     #[command(flatten)]
@@ -369,6 +369,22 @@ pub struct BareArgs {
     pub core: Option<usize>,
 }
 
+/// How long to measure: not 0.
+fn parse_length(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a run of no length measures nothing".to_owned()),
+        length => Ok(length),
+    }
+}
+
+/// How long to wait for an answer: not 0.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("a timeout of 0 waits for no answer at all".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
 /// `catena://HOST:PORT`, resolved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetUrl {
@@ -444,6 +460,7 @@ fn parse_host(text: &str) -> Result<IpAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use catena_cli::docs::disagreements;
     use clap::CommandFactory;
 
     fn run_args(line: &str) -> Result<RunArgs, clap::Error> {
@@ -457,6 +474,14 @@ mod tests {
     #[test]
     fn the_commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_docs_know_every_flag_of_balance_and_no_other() {
+        let command = Cli::command();
+        let balance = command.find_subcommand("balance").expect("it is a verb");
+        let found = disagreements(balance, include_str!("../../docs/balancing-lab.md"));
+        assert!(found.is_empty(), "docs/balancing-lab.md: {found:#?}");
     }
 
     #[test]

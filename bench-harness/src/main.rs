@@ -22,13 +22,13 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`cli`], [`units`], [`method`] | what can be asked for |
+//! | [`cli`], [`method`] | what can be asked for |
 //! | [`serve`], [`work`], [`bare`], [`child`] | servers, here and in processes of their own |
 //! | [`run`], [`cell`], [`floor`], [`quick`] | the verbs |
 //! | [`balance`] | policies of balancing against scenarios, simulated and live |
 //! | [`idle`] | connections that do nothing |
 //! | [`host`], [`interrupt`] | the machine, and whoever presses ^C |
-//! | [`publish`], [`log`], [`metrics`] | where reports, log lines and counters go |
+//! | [`publish`] | where reports go |
 //! | [`table`] | tables and numbers for people |
 
 mod balance;
@@ -42,9 +42,7 @@ mod idle;
 mod interrupt;
 mod lanes;
 mod load;
-mod log;
 mod method;
-mod metrics;
 mod protocol;
 mod publish;
 mod quick;
@@ -54,7 +52,6 @@ mod run;
 mod schedule;
 mod serve;
 mod table;
-mod units;
 mod work;
 mod worker;
 

@@ -86,7 +86,7 @@ impl FromStr for Method {
             (ECHO, None) => Method::Echo,
             (SINK, None) => Method::Sink,
             (SOURCE, None) => Method::Source(None),
-            (SOURCE, Some(bytes)) => Method::Source(Some(crate::units::parse_bytes(bytes)?)),
+            (SOURCE, Some(bytes)) => Method::Source(Some(catena_cli::units::parse_bytes(bytes)?)),
             (SPIN, _) => Method::Spin(micros()?),
             (SLEEP, _) => Method::Sleep(micros()?),
             (ECHO | SINK, Some(_)) => return Err(format!("{name} takes no argument; see -s")),
@@ -101,7 +101,7 @@ fn parse_micros(text: &str) -> Result<u32, String> {
     if let Ok(micros) = text.parse() {
         return Ok(micros);
     }
-    let duration = crate::units::parse_duration(text)?;
+    let duration = catena_cli::units::parse_duration(text)?;
     u32::try_from(duration.as_micros()).map_err(|_| format!("{text:?} is longer than 71 minutes"))
 }
 

@@ -13,12 +13,12 @@
 use crate::Failure;
 use crate::cli::ServeArgs;
 use crate::method::{ECHO, FAULT, SINK, SLEEP, SOURCE, SPIN, WORK};
-use crate::metrics::{self, Shards};
 use crate::publish::print;
 use crate::table::plural;
 use crate::work::{Faults, Service, Worker};
+use catena_cli::admin::{self, Admin, Pages};
 use catena_engine::config::ConnectionConfig;
-use catena_engine::metrics::MetricsSnapshot;
+use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
 use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::service::{Failure as Refusal, OwnedRequest};
 use catena_engine::time::Duration;
@@ -38,6 +38,9 @@ const SPIN_MAX: Duration = Duration::from_secs(1);
 /// The line that tells where the server is, for programs that started it.
 pub const LISTENING_ON: &str = "listening on ";
 
+/// Counters of all shards.
+type Shards = Vec<Arc<ShardMetrics>>;
+
 /// Serves until it is told to end.
 pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let (end, ended) = channel();
@@ -54,7 +57,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
     };
     let connection =
         ConnectionConfig { in_flight_max: args.max_in_flight, ..ConnectionConfig::default() };
-    let metrics_page = args.metrics.map(metrics::listen).transpose()?;
+    let admin = args.metrics.map(|at| Admin::listen(at, "--metrics")).transpose()?;
     let service = Service { time: args.service, slots: args.slots };
     let faults = Faults::new(args.faults);
     let mut server = Server::builder();
@@ -79,9 +82,10 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
         eprintln!("note: {note}");
         lines.iter_mut().for_each(|line| *line = line.replace(&format!("; {note}"), ""));
     }
-    if let Some((listener, line)) = metrics_page {
-        metrics::answer(listener, shards.clone())?;
-        lines.push(line);
+    if let Some(admin) = admin {
+        lines.push(format!("metrics on http://{}{}", admin.address(), admin::METRICS));
+        let shards = shards.clone();
+        admin.serve(Pages::default().and(admin::METRICS, move || Ok(page_of(&shards))))?;
     }
     let address = server.address().expect("it was told to listen");
     announce(&lines, address)?;
@@ -100,6 +104,14 @@ fn end_with_a_shard(server: &Server, end: Sender<()>) {
             let _gone = end.send(());
         }
     });
+}
+
+fn page_of(shards: &Shards) -> String {
+    let mut text = String::new();
+    MetricsSnapshot::of(shards)
+        .write_prometheus(&mut text)
+        .expect("writing to a string cannot fail");
+    text
 }
 
 /// Prints what a starter waits for.

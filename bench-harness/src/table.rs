@@ -1,5 +1,6 @@
 //! Tables, paragraphs and numbers for people.
 
+use catena_cli::units::thousands;
 use std::fmt::Write as _;
 
 /// Rows under headers: the first column to the left, the others to the right.
@@ -74,15 +75,7 @@ pub fn count(number: f64) -> String {
     if number.fract() != 0.0 && number < 100.0 {
         return format!("{number:.2}");
     }
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    thousands(format_args!("{number:.0}"))
 }
 
 #[cfg(test)]

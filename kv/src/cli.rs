@@ -1,15 +1,16 @@
 //! The command line.
 
-use crate::log::LogArgs;
-use crate::units::{count_up_to, parse_bytes_up_to, parse_duration};
 use crate::upstream::Upstream;
 use catena_balancer::policy::{self, Policy};
+use catena_cli::address::parse_address;
+use catena_cli::log::LogArgs;
+use catena_cli::units::{bytes_up_to, count_up_to, parse_duration};
 use catena_engine::limits::{COPY_BYTES_MAX, FRAME_BYTES_CEILING, IN_FLIGHT_CEILING, SOCKETS_MAX};
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
 use clap::{Args, Parser, Subcommand};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 /// Catena: fast RPC services, and what stands around them.
 #[derive(Parser, Debug)]
@@ -53,7 +54,8 @@ pub struct ProxyArgs {
     /// A server to pass requests on to: HOST:PORT, dns:NAME:PORT or file:PATH. At least one.
     #[arg(long, short, value_name = "SPEC", required = true)]
     pub upstream: Vec<Upstream>,
-    /// How a server is chosen for a request: random, rr, wrr, ll, ewma, c3, prequal-piggyback or hist.
+    /// How a server is chosen for a request: random, rr, wrr, ll[:D], ewma[:D], c3, prequal,
+    /// prequal-piggyback or hist[:D]; D: so many are compared at a time.
     #[arg(long, value_name = "POLICY", default_value = "hist", value_parser = parse_policy)]
     pub policy: String,
     /// CPUs to run on, one shard each: all, or a list like 0,2-3.
@@ -83,11 +85,11 @@ pub struct ProxyArgs {
     pub attempts: u32,
     /// Bodies up to so many bytes are copied on their way through, longer ones are not; 0: none is.
     #[arg(long, value_name = "BYTES", default_value = "1024",
-        value_parser = parse_bytes_up_to(COPY_BYTES_MAX as u32))]
+        value_parser = bytes_up_to(COPY_BYTES_MAX as u32))]
     pub copy_max: u32,
     /// The longest frame that is taken, of callers and of servers.
     #[arg(long, value_name = "BYTES", default_value = "16448k",
-        value_parser = parse_bytes_up_to(FRAME_BYTES_CEILING))]
+        value_parser = bytes_up_to(FRAME_BYTES_CEILING))]
     pub frame_max: u32,
     /// Connections of each shard, at most.
     #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(SOCKETS_MAX))]
@@ -114,15 +116,6 @@ pub struct ProxyArgs {
     pub log: LogArgs,
 }
 
-/// `PORT` on loopback, or `ADDRESS:PORT`.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(port) = text.parse() {
-        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-    }
-    text.parse()
-        .map_err(|_| format!("{text:?} is no address; say 7400, 0.0.0.0:7400 or [::1]:7400"))
-}
-
 /// A policy is made on each shard; here it is only seen to be one.
 fn parse_policy(text: &str) -> Result<String, String> {
     let made: Box<dyn Policy> = policy::by_name(text).map_err(|unknown| unknown.to_string())?;
@@ -133,6 +126,8 @@ fn parse_policy(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use catena_cli::docs::disagreements;
+    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<ProxyArgs, String> {
         let words = ["catena", "proxy"].into_iter().chain(line.split_whitespace());
@@ -154,6 +149,29 @@ mod tests {
             args.copy_max as usize,
             catena_engine::relay::RelayConfig::default().copy_bytes_max
         );
+    }
+
+    #[test]
+    fn the_docs_know_every_flag_and_no_other() {
+        let command = Cli::command();
+        let proxy = command.find_subcommand("proxy").expect("it is a verb");
+        let found = disagreements(proxy, include_str!("../../docs/proxy.md"));
+        assert!(found.is_empty(), "docs/proxy.md: {found:#?}");
+    }
+
+    #[test]
+    fn the_help_and_the_docs_name_every_policy() {
+        let none = policy::by_name("best").expect_err("there is none").to_string();
+        let (_, known) = none.split_once("known are ").expect("it says what there is");
+        let mut command = Cli::command();
+        let proxy = command.find_subcommand_mut("proxy").expect("it is a verb");
+        let help = proxy.render_long_help().to_string();
+        let help: Vec<&str> = help.split([' ', ',', ';', '\n']).collect();
+        for name in known.split(", ") {
+            assert!(help.contains(&name), "{name} in {help:?}");
+            let docs = include_str!("../../docs/proxy.md");
+            assert!(docs.contains(&format!("`{name}`")), "{name} in docs/proxy.md");
+        }
     }
 
     #[test]

@@ -5,17 +5,15 @@
 //! | [`cli`] | what can be asked for |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
 //! | [`upstream`] | where those servers are named |
-//! | [`metrics`] | counters, for whoever asks over HTTP |
-//! | [`signals`], [`log`], [`units`] | ends, log lines, numbers with units |
+//! | [`signals`] | ends |
+//!
+//! Log lines, numbers with units and the page of counters are of the crate `catena-cli`.
 
 #![forbid(unsafe_code)]
 
 mod cli;
-mod log;
-mod metrics;
 mod proxy;
 mod signals;
-mod units;
 mod upstream;
 
 use clap::Parser;

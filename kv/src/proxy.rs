@@ -2,14 +2,14 @@
 
 use crate::Failure;
 use crate::cli::ProxyArgs;
-use crate::metrics::{self, Page};
 use crate::{signals, upstream};
 use catena_balancer::discovery::Endpoints;
 use catena_balancer::policy;
 use catena_balancer::proxy::{ProxyConfig, ProxyMetrics, Shared, router};
+use catena_cli::admin::{self, Admin, Pages};
 use catena_engine::client::ClientConfig;
 use catena_engine::config::ConnectionConfig;
-use catena_engine::metrics::MetricsSnapshot;
+use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
 use catena_engine::relay::RelayConfig;
 use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::server::{Cores, Server};
@@ -25,7 +25,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     signals::end_on_signal(end.clone())?;
     let endpoints = upstream::find(&args.upstream)?;
     refuse_itself(args.listen, &endpoints)?;
-    let page = args.metrics.map(metrics::listen).transpose()?;
+    let admin = args.metrics.map(|at| Admin::listen(at, "--metrics")).transpose()?;
     let cores = match args.shards {
         Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
         None => args.cpus.clone(),
@@ -37,9 +37,10 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
         eprintln!("note: {note}");
     }
     let mut lines = server.description().to_vec();
-    if let Some((listener, line)) = page {
-        metrics::answer(listener, page_of(&server, shared.metrics))?;
-        lines.push(line);
+    if let Some(admin) = admin {
+        lines.push(format!("metrics on http://{}{}", admin.address(), admin::METRICS));
+        let (shards, proxy) = (server.shard_metrics(), shared.metrics);
+        admin.serve(Pages::default().and(admin::METRICS, move || Ok(page_of(&shards, &proxy))))?;
     }
     lines.push(format!("policy {}; {}", args.policy, servers(args, endpoints.list().len())));
     lines.push(format!("listening on {}", server.address().expect("it was told to listen")));
@@ -105,7 +106,11 @@ fn refuse_itself(listen: SocketAddr, endpoints: &Endpoints) -> Result<(), Failur
     let own = list.iter().find(|it| it.address.port() == listen.port() && is_here(it.address.ip()));
     own.map_or(Ok(()), |own| {
         let address = own.address;
-        Err(format!("--upstream {address}: that is --listen {listen}, this proxy itself; name the servers behind it").into())
+        Err(format!(
+            "--upstream {address}: that is --listen {listen}, this proxy itself; \
+             name the servers behind it"
+        )
+        .into())
     })
 }
 
@@ -124,16 +129,13 @@ fn servers(args: &ProxyArgs, count: usize) -> String {
     format!("{count} {word} from {}", named.join(", "))
 }
 
-fn page_of(server: &Server, proxy: Arc<ProxyMetrics>) -> Page {
-    let shards = server.shard_metrics();
-    Box::new(move || {
-        let mut text = String::new();
-        MetricsSnapshot::of(&shards)
-            .write_prometheus(&mut text)
-            .and_then(|()| proxy.write_prometheus(&mut text))
-            .expect("writing to a string cannot fail");
-        text
-    })
+fn page_of(shards: &[Arc<ShardMetrics>], proxy: &ProxyMetrics) -> String {
+    let mut text = String::new();
+    MetricsSnapshot::of(shards)
+        .write_prometheus(&mut text)
+        .and_then(|()| proxy.write_prometheus(&mut text))
+        .expect("writing to a string cannot fail");
+    text
 }
 
 /// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.

@@ -1,7 +1,10 @@
 //! Where servers are named on the command line, and how they are found.
 
 use crate::Failure;
-use catena_balancer::discovery::{DiscoveryError, Dns, EndpointFile, Endpoints, Resolved, Source};
+use catena_balancer::discovery::{
+    Closing, DiscoveryError, Dns, EndpointFile, Endpoints, Resolved, Source,
+};
+use catena_engine::time::Duration;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -93,7 +96,7 @@ pub fn find(upstreams: &[Upstream]) -> Result<Endpoints, Failure> {
     match (fixed.is_empty(), &watched[..]) {
         (false, []) => Ok(Endpoints::fixed(fixed)?),
         (true, [only]) => Ok(only.clone()),
-        _ => Ok(Endpoints::watch(Together { fixed, watched, seen: None })?),
+        _ => Ok(Endpoints::watch(Together { fixed, watched, seen: Vec::new() })?),
     }
 }
 
@@ -105,24 +108,29 @@ fn resolve(name: &str) -> Result<impl Iterator<Item = SocketAddr>, DiscoveryErro
 struct Together {
     fixed: Vec<Resolved>,
     watched: Vec<Endpoints>,
-    seen: Option<Vec<u64>>,
+    /// The versions of the lists that were found last.
+    seen: Vec<u64>,
 }
 
-/// How often it looks, in milliseconds: cheap, and below what a file takes to be noticed.
-const LOOK_MS: u64 = 100;
+/// How often it looks: cheap, and below what a file takes to be noticed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Together {
+    fn versions(&self) -> Vec<u64> {
+        self.watched.iter().map(Endpoints::version).collect()
+    }
+}
 
 impl Source for Together {
     fn find(&mut self) -> Result<Vec<Resolved>, DiscoveryError> {
-        loop {
-            let versions: Vec<u64> = self.watched.iter().map(Endpoints::version).collect();
-            if self.seen.as_ref() != Some(&versions) {
-                self.seen = Some(versions);
-                let lists = self.watched.iter().map(Endpoints::list);
-                let watched = lists.flat_map(|list| list.to_vec());
-                return Ok(self.fixed.iter().cloned().chain(watched).collect());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(LOOK_MS));
-        }
+        // Before the lists: what changes in between is found once more.
+        self.seen = self.versions();
+        let watched = self.watched.iter().flat_map(|source| source.list().to_vec());
+        Ok(self.fixed.iter().cloned().chain(watched).collect())
+    }
+
+    fn wait(&mut self, closing: &Closing) {
+        while !closing.sleep(LOOK_INTERVAL) && self.versions() == self.seen {}
     }
 
     fn describe(&self) -> String {
@@ -163,6 +171,48 @@ mod tests {
         let found: Vec<(u16, u32)> =
             endpoints.list().iter().map(|found| (found.address.port(), found.weight)).collect();
         assert_eq!(found, [(1, 1), (2, 1), (3, 4)]);
+    }
+
+    /// A source that tells when its thread has let go of it.
+    struct Told<S>(S, std::sync::mpsc::Sender<()>);
+
+    impl<S: Source> Source for Told<S> {
+        fn find(&mut self) -> Result<Vec<Resolved>, DiscoveryError> {
+            self.0.find()
+        }
+
+        fn wait(&mut self, closing: &Closing) {
+            self.0.wait(closing);
+        }
+
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+    }
+
+    impl<S> Drop for Told<S> {
+        fn drop(&mut self) {
+            let _nobody_waits = self.1.send(());
+        }
+    }
+
+    #[test]
+    fn what_changes_in_one_source_is_found_and_with_the_last_reader_the_search_ends() {
+        let at = |port: u16| Resolved::from(SocketAddr::from(([127, 0, 0, 1], port)));
+        let one = Endpoints::fixed([at(2)]).expect("there is one");
+        let together =
+            Together { fixed: vec![at(1)], watched: vec![one.clone()], seen: Vec::new() };
+        let (told, ended) = std::sync::mpsc::channel();
+        let all = Endpoints::watch(Told(together, told)).expect("there are two");
+        assert_eq!(*all.list(), [at(1), at(2)]);
+        one.replace([at(3), at(4)]).expect("there are two");
+        let give_up = std::time::Instant::now() + Duration::from_secs(60);
+        while *all.list() != [at(1), at(3), at(4)] {
+            assert!(std::time::Instant::now() < give_up, "the change is not found");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(all);
+        ended.recv_timeout(Duration::from_secs(60)).expect("the thread ends, and lets go of it");
     }
 
     #[test]

@@ -346,3 +346,27 @@ fn slow_ways_to_a_server_eject_it_by_latency() {
         scene.end();
     });
 }
+
+/// A call that could not be sent loads nobody. So it costs no budget, and goes on to the endpoint that
+/// is connected, however many are not: fewer than half are ejected, and the others are picked for ever.
+#[test]
+fn whoever_is_connected_answers_though_most_are_down() {
+    for policy in ["hist", "ll", "ewma", "rr", "prequal-piggyback"] {
+        each_world(1, |world| {
+            let behaviour = Behaviour { policy, is_idempotent: false, ..Behaviour::default() };
+            let scene = Scene::set(world, behaviour);
+            for server in &scene.servers[1..] {
+                let host = server.host();
+                scene.world.inject(Fault::Crash { host, how: Crash::Kill, down_for: None });
+            }
+            // What was in hand is lost, and the clients notice.
+            scene.world.run_for(Duration::from_secs(2));
+            scene.seen.failed.borrow_mut().clear();
+            scene.seen.answered.set(0);
+            scene.world.run_for(Duration::from_secs(3));
+            let (failed, answered) = (scene.seen.failed.borrow().len(), scene.seen.answered.get());
+            assert_eq!(failed, 0, "{policy}: {failed} failed, {answered} were answered");
+            scene.end();
+        });
+    }
+}

@@ -4,6 +4,7 @@
 mod circles;
 mod endings;
 mod health;
+mod metadata;
 mod passing;
 mod retries;
 mod scene;

@@ -156,7 +156,18 @@ fn root() -> PathBuf {
 /// Every Rust file of the project with its path from the root.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    for folder in ["engine", "balancer", "bench-harness", "tests", "benches", "fuzz"] {
+    let folders = [
+        "engine",
+        "balancer",
+        "cli",
+        "kv",
+        "bench-harness",
+        "examples",
+        "tests",
+        "benches",
+        "fuzz",
+    ];
+    for folder in folders {
         collect(&root().join(folder), &mut files);
     }
     assert!(files.len() > 40, "the search for sources finds too few: {}", files.len());

@@ -50,7 +50,7 @@ struct All {
 type Change = fn(&mut All, Wild);
 
 /// One for each field.
-const CHANGES: [(&str, Change); 39] = [
+const CHANGES: [(&str, Change); 38] = [
     ("share", |all, wild| all.balancer.budget.share = wild.real),
     ("reserve_per_second", |all, wild| all.balancer.budget.reserve_per_second = wild.real),
     ("hedge_share", |all, wild| all.balancer.budget.hedge_share = wild.real),
@@ -80,7 +80,6 @@ const CHANGES: [(&str, Change); 39] = [
     ("default_latency", |all, wild| all.ewma.default_latency = wild.time),
     ("clients", |all, wild| all.c3.clients = wild.count as u32),
     ("alpha", |all, wild| all.c3.alpha = wild.real),
-    ("window", |all, wild| all.c3.window = wild.time),
     ("probes", |all, wild| all.prequal.probes = wild.real),
     ("removals", |all, wild| all.prequal.removals = wild.real),
     ("pool_max", |all, wild| all.prequal.pool_max = wild.count as usize),

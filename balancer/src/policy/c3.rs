@@ -3,10 +3,12 @@
 //! Suresh, Canini, Schmid, Feldmann, *C3: Cutting Tail Latency in Cloud Data Stores via Adaptive
 //! Replica Selection*, NSDI 2015. The score of a replica is R − 1/μ + q̂³/μ, where q̂ is 1, plus
 //! outstanding calls × clients, plus the queue that the server told: a long queue costs by its cube, so
-//! that a fast server does not attract everybody. Besides, each client bounds the rate at which it calls
-//! each server by CUBIC's growth and back-off.
+//! that a fast server does not attract everybody. R, 1/μ and the queue are averages of what the last few
+//! answers told.
 //!
-//! Without the paper's backpressure queue: when every server is at its rate, the best one is called.
+//! This is the selection alone. The paper's clients also bound the rate at which they call each server,
+//! and hold calls back in a queue when all are at their rates; a balancer has no such queue. The paper's
+//! simulator has no rates without it either, and neither has Elasticsearch's adaptive replica selection.
 
 use super::{Candidates, Policy, Verdict, Why};
 use crate::config::believe;
@@ -19,22 +21,15 @@ use catena_engine::time::{Duration, Instant};
 pub struct C3Config {
     /// How many clients call the same servers, as far as this one knows. Default 1.
     pub clients: u32,
-    /// Weight of what was known against what is new. The paper's simulator: 0.9.
+    /// Weight of what is new in the averages. The paper's simulator: 0.9, Elasticsearch: 0.3.
     pub alpha: f64,
-    /// Length of a window of the rate control. The paper: 20 ms.
-    pub window: Duration,
 }
 
 impl Default for C3Config {
     fn default() -> Self {
-        C3Config { clients: 1, alpha: 0.9, window: Duration::from_millis(20) }
+        C3Config { clients: 1, alpha: 0.9 }
     }
 }
-
-/// CUBIC's constants for a window of 20 ms, and the most that a rate grows at once.
-const CUBIC_SCALE: f64 = 4e-6;
-const CUBIC_DECREASE: f64 = 0.2;
-const STEP_MAX: f64 = 10.0;
 
 /// See the module page.
 #[derive(Debug)]
@@ -43,12 +38,8 @@ pub struct C3 {
     servers: Vec<Server>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Server {
-    /// Averages in nanoseconds, and of requests; `None` before the first answer.
-    averages: Option<Averages>,
-    rate: Rate,
-}
+/// Averages in nanoseconds, and of requests; `None` before the first answer.
+type Server = Option<Averages>;
 
 /// Memory of one server.
 #[cfg(test)]
@@ -59,70 +50,6 @@ struct Averages {
     response: f64,
     service: f64,
     queue: f64,
-}
-
-/// How many calls a window one server is sent.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    limit: f64,
-    /// The limit before it was lowered last.
-    limit_before: f64,
-    lowered_at: Instant,
-    raised_at: Instant,
-    window_at: Instant,
-    sent: f64,
-    received: f64,
-    received_before: f64,
-}
-
-impl Rate {
-    fn new(now: Instant) -> Self {
-        Rate {
-            limit: STEP_MAX,
-            limit_before: STEP_MAX,
-            lowered_at: now,
-            raised_at: now,
-            window_at: now,
-            sent: 0.0,
-            received: 0.0,
-            received_before: 0.0,
-        }
-    }
-
-    fn advance(&mut self, window: Duration, now: Instant) {
-        let passed = now.since(self.window_at);
-        if passed >= window {
-            let is_next = passed < window * 2;
-            self.received_before = if is_next { self.received } else { 0.0 };
-            (self.sent, self.received) = (0.0, 0.0);
-            self.window_at = now;
-        }
-    }
-
-    fn is_free(&self, window: Duration, now: Instant) -> bool {
-        self.sent < self.limit || now.since(self.window_at) >= window
-    }
-
-    /// An answer has come: the limit follows the rate at which they do.
-    fn received(&mut self, window: Duration, now: Instant) {
-        self.advance(window, now);
-        self.received += 1.0;
-        let receives = self.received_before.max(self.received);
-        if self.limit > receives && now.since(self.raised_at) > window * 2 {
-            self.limit_before = self.limit;
-            self.limit = (self.limit * CUBIC_DECREASE).max(1.0);
-            self.lowered_at = now;
-            self.raised_at = now;
-        } else if self.limit < receives {
-            let since = now.since(self.lowered_at).as_secs_f64() * 1e3;
-            let turning = (CUBIC_DECREASE * self.limit_before / CUBIC_SCALE).cbrt();
-            let cubic = CUBIC_SCALE * (since - turning).powi(3) + self.limit_before;
-            if cubic > self.limit {
-                self.limit = cubic.min(self.limit + STEP_MAX);
-                self.raised_at = now;
-            }
-        }
-    }
 }
 
 impl C3 {
@@ -137,7 +64,7 @@ impl C3 {
 
     fn score(&self, slot: Slot, in_flight: u32) -> f64 {
         // Nothing is known: tried first.
-        let Some(averages) = self.servers[slot as usize].averages else {
+        let Some(averages) = self.servers[slot as usize] else {
             return f64::from(in_flight);
         };
         let outstanding = f64::from(in_flight) * f64::from(self.config.clients);
@@ -150,34 +77,26 @@ impl Policy for C3 {
     fn pick(
         &mut self,
         candidates: &Candidates<'_>,
-        now: Instant,
+        _now: Instant,
         rng: &mut Rng,
         why: &mut Why,
     ) -> Slot {
         why.verdict = Verdict::Cheapest;
-        let window = self.config.window;
         let slots = candidates.slots();
         // Equal scores are common at the start, and all clients must not begin with the same server.
         let (before, after) = slots.split_at(rng.below(slots.len() as u64) as usize);
-        let mut best: Option<(bool, f64, Slot)> = None;
+        let mut best: Option<(f64, Slot)> = None;
         for &slot in after.iter().chain(before) {
             let score = self.score(slot, candidates.signal(slot).in_flight);
             why.consider(slot, score as f32);
-            let is_bound = !self.servers[slot as usize].rate.is_free(window, now);
-            if best.is_none_or(|(bound, least, _)| (is_bound, score) < (bound, least)) {
-                best = Some((is_bound, score, slot));
+            if best.is_none_or(|(least, _)| score < least) {
+                best = Some((score, slot));
             }
         }
-        best.expect("candidates are never none").2
+        best.expect("candidates are never none").1
     }
 
-    fn started(&mut self, slot: Slot, now: Instant) {
-        let rate = &mut self.servers[slot as usize].rate;
-        rate.advance(self.config.window, now);
-        rate.sent += 1.0;
-    }
-
-    fn ended(&mut self, slot: Slot, outcome: &Outcome, cost: Option<Duration>, now: Instant) {
+    fn ended(&mut self, slot: Slot, outcome: &Outcome, cost: Option<Duration>, _now: Instant) {
         let Some(cost) = cost else { return };
         let response = cost.as_nanos() as f64;
         let (service, queue) = match outcome {
@@ -189,18 +108,16 @@ impl Policy for C3 {
         };
         let alpha = self.config.alpha;
         let server = &mut self.servers[slot as usize];
-        let averages = server.averages.get_or_insert(Averages { response, service, queue });
-        let mix = |old: &mut f64, new: f64| *old = alpha * *old + (1.0 - alpha) * new;
+        let averages = server.get_or_insert(Averages { response, service, queue });
+        let mix = |average: &mut f64, new: f64| *average += alpha * (new - *average);
         mix(&mut averages.response, response);
         mix(&mut averages.service, service);
         mix(&mut averages.queue, queue);
-        server.rate.received(self.config.window, now);
     }
 
-    fn joined(&mut self, slot: Slot, now: Instant) {
-        let new = Server { averages: None, rate: Rate::new(now) };
+    fn joined(&mut self, slot: Slot, _now: Instant) {
         let slot = slot as usize;
-        self.servers.resize(self.servers.len().max(slot + 1), new);
-        self.servers[slot] = new;
+        self.servers.resize(self.servers.len().max(slot + 1), None);
+        self.servers[slot] = None;
     }
 }

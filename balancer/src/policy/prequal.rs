@@ -147,10 +147,11 @@ impl Prequal {
     }
 
     /// Hot and cold in one order: worse is greater.
-    fn badness(&self, entry: &Entry) -> (bool, u64) {
+    fn badness(&self, entry: &Entry) -> (bool, u64, u32) {
         match self.is_hot(entry) {
-            true => (true, u64::from(entry.in_flight)),
-            false => (false, entry.latency.as_nanos() as u64),
+            true => (true, u64::from(entry.in_flight), 0),
+            // Of equally fast ones, that with the fewest in flight.
+            false => (false, entry.latency.as_nanos() as u64, entry.in_flight),
         }
     }
 
@@ -217,6 +218,12 @@ impl Policy for Prequal {
             let load = ServerLoad { in_flight: load.others_in_flight(), ..*load };
             self.add(slot, &load, now, u32::MAX);
         }
+        // A server that fails fast has few in flight and its old latencies. What was known of it is
+        // forgotten, until a probe says the same again: the paper's aversion to errors goes further, by
+        // means that it does not tell.
+        if outcome.is_failure() {
+            self.pool.retain(|entry| entry.slot != slot);
+        }
     }
 
     fn probes(
@@ -238,13 +245,15 @@ impl Policy for Prequal {
             }
             return;
         }
-        while self.probes_due >= 1.0 {
-            self.probes_due -= 1.0;
+        let all = wanted.len() + slots.len();
+        while self.probes_due >= 1.0 && wanted.len() < all {
             let slot = slots[rng.below(slots.len() as u64) as usize];
             if !wanted.contains(&slot) {
+                self.probes_due -= 1.0;
                 wanted.push(slot);
             }
         }
+        self.probes_due %= 1.0;
     }
 
     fn probed(

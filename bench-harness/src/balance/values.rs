@@ -1,6 +1,6 @@
 //! Values as a scenario writes them: spans of time, distributions, rates, sets of servers.
 
-use crate::units::{parse_duration, parse_rate};
+use catena_cli::units::{parse_duration, parse_rate};
 use catena_engine::rng::Rng;
 use catena_engine::time::Duration;
 use serde::{Deserialize, Deserializer, de};

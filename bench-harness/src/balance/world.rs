@@ -268,7 +268,7 @@ impl World {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         let server = &mut self.servers[attempt.server as usize];
         match &attempt.work {
-            Some(done) => attempt.load = Some(server.leave(done)),
+            Some(done) => attempt.load = Some(server.leave(done, self.now)),
             None => server.drop_one(),
         }
         self.send(Event::Reply(id));
@@ -294,7 +294,7 @@ impl World {
             self.probes.remove(id);
             return;
         }
-        probe.load = Some(server.probed());
+        probe.load = Some(server.probed(self.now));
         self.send(Event::Probed(id));
     }
 

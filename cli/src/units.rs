@@ -1,6 +1,7 @@
 //! Numbers with units, as people type them.
 
-use catena_engine::time::Duration;
+use std::fmt;
+use std::time::Duration;
 
 /// The highest rate: one request a nanosecond, which is what the clock tells apart.
 const RATE_MAX: f64 = 1e9;
@@ -9,6 +10,9 @@ const RATE_MAX: f64 = 1e9;
 const DURATION_SECS_MAX: f64 = 86_400.0;
 
 /// A rate in requests a second: `1500`, `200k`, `1.5m`, `1G`, `0.2`.
+///
+/// # Errors
+/// What would be right.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
     let (number, factor) = split(text, &[("k", 1e3), ("m", 1e6), ("g", 1e9)]);
     match number.parse::<f64>() {
@@ -20,6 +24,9 @@ pub fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 /// A duration: `10` and `10s` are seconds; `500ms`, `250us`, `2m`, `1h`.
+///
+/// # Errors
+/// What would be right.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3_600.0)];
     let (number, factor) = split(text, &units);
@@ -31,23 +38,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long to measure: not 0.
-pub fn parse_length(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
-        Duration::ZERO => Err("a run of no length measures nothing".to_owned()),
-        length => Ok(length),
-    }
-}
-
-/// How long to wait for an answer: not 0.
-pub fn parse_timeout(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
-        Duration::ZERO => Err("a timeout of 0 waits for no answer at all".to_owned()),
-        timeout => Ok(timeout),
-    }
-}
-
 /// A number of bytes: `32`, `4k` or `4KiB` (4,096), `1m` or `1MiB`.
+///
+/// # Errors
+/// What would be right.
 pub fn parse_bytes(text: &str) -> Result<u32, String> {
     const KIB: f64 = 1_024.0;
     const MIB: f64 = 1_048_576.0;
@@ -58,7 +52,20 @@ pub fn parse_bytes(text: &str) -> Result<u32, String> {
     })
 }
 
+/// The same, `max` at most.
+pub fn bytes_up_to(max: u32) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
+    move |text| match parse_bytes(text)? {
+        bytes if bytes > max => {
+            Err(format!("{text} is too long; {} bytes at most", thousands(max)))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 /// A positive count: `32`, `10k`.
+///
+/// # Errors
+/// What would be right.
 pub fn parse_count(text: &str) -> Result<u32, String> {
     let (number, factor) = split(text, &[("k", 1e3), ("m", 1e6)]);
     let count = number.parse::<u32>().ok().and_then(|count| count.checked_mul(factor as u32));
@@ -70,16 +77,30 @@ pub fn parse_count(text: &str) -> Result<u32, String> {
 /// A positive count, `max` at most.
 pub fn count_up_to(max: u32) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
     move |text| match parse_count(text)? {
-        count if count > max => {
-            Err(format!("{text} is too many; {} at most", crate::table::count(max.into())))
-        }
+        count if count > max => Err(format!("{text} is too many; {} at most", thousands(max))),
         count => Ok(count),
     }
 }
 
 /// A count that may be 0.
+///
+/// # Errors
+/// What would be right.
 pub fn parse_count_or_zero(text: &str) -> Result<u32, String> {
     if text == "0" { Ok(0) } else { parse_count(text) }
+}
+
+/// A whole number with its thousands set apart: `16,777,216`.
+pub fn thousands(number: impl fmt::Display) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// The number and the factor of its unit, the first that fits.
@@ -118,6 +139,9 @@ mod tests {
         assert_eq!(parse_bytes("0"), Ok(0));
         assert_eq!(parse_count("10k"), Ok(10_000));
         assert_eq!(parse_count_or_zero("0"), Ok(0));
+        for (number, text) in [(0, "0"), (999, "999"), (1_000_000, "1,000,000")] {
+            assert_eq!(thousands(number), text);
+        }
     }
 
     #[test]
@@ -132,9 +156,11 @@ mod tests {
             assert!(parse_bytes(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse_count("0").is_err());
-        assert!(parse_length("0").is_err_and(|error| error.contains("measures nothing")));
-        assert!(parse_timeout("0s").is_err_and(|error| error.contains("no answer")));
         assert_eq!(count_up_to(10)("10"), Ok(10));
+        assert!(count_up_to(10)("0").is_err());
+        assert_eq!(bytes_up_to(4_096)("4KiB"), Ok(4_096));
+        assert!(bytes_up_to(4_096)("4097").is_err_and(|error| error.contains("4,096 bytes")));
+        assert!(bytes_up_to(9)("x").is_err_and(|error| error.contains("no size")));
         assert!(count_up_to(2_000)("4k").is_err_and(|error| error.contains("2,000 at most")));
     }
 }

@@ -1,4 +1,4 @@
-//! Log lines, on standard error.
+//! Log lines of a binary and of all that it is made of, on standard error.
 
 use clap::Args;
 use tracing_subscriber::filter::LevelFilter;
