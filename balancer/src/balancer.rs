@@ -334,6 +334,11 @@ impl Balancer {
         self.health.standing(slot)
     }
 
+    /// The median and the p99 of the other endpoints' calls, the typical one's; `None`: too little is known.
+    pub fn peers(&self) -> Option<(Duration, Duration)> {
+        self.health.peers()
+    }
+
     /// All endpoints, those that leave included.
     pub fn endpoints(&self) -> impl Iterator<Item = (Slot, &Endpoint)> {
         let endpoints = self.endpoints.iter().enumerate();

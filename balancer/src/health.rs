@@ -46,9 +46,9 @@ pub struct HealthConfig {
     pub failure_share_calls_min: u32,
     /// How often shares of failures are looked at. Default 1 s.
     pub review_interval: Duration,
-    /// Calls in a row, of which each began after the one before had ended, each slower than [`HealthConfig::slow_factor`] × the peers' p99, or given up (a
-    /// hedge was faster) later than the peers' p95, that eject.
-    /// Default 5. With healthy peers one call in 100 is slower than even 1 × p99.
+    /// Calls in a row, of which each began after the one before had ended, each slower than
+    /// [`HealthConfig::slow_factor`] × the peers' p99, or given up (a hedge was faster) later than the
+    /// peers' p95, that eject. Default 5. With healthy peers one call in 100 is slower than even 1 × p99.
     pub slow_in_row: u32,
     /// How much slower than its peers is too slow: against their p99 for single calls, against their
     /// median for the median. Default 3: a server of half the speed is given less, not ejected.
@@ -192,10 +192,8 @@ pub struct Health {
 #[repr(C, align(64))]
 struct Member {
     standing: Standing,
-    failures_in_row: u32,
-    slow_in_row: u32,
-    /// When the last one of those had ended: who began before says the same once more.
-    slow_at: Instant,
+    failures_in_row: u16,
+    slow_in_row: u16,
     /// Since the last review.
     calls: u32,
     failures: u32,
@@ -204,12 +202,14 @@ struct Member {
     /// While it is out: nothing speaks against a trial. Where heartbeats are sent, one must have been
     /// answered.
     shows_life: bool,
-    /// Times it was ejected without a good while in between.
-    times: u32,
-    heartbeats: Option<PhiAccrual>,
-    returned_at: Instant,
     /// A fact where all else here is judgement: `Connected` where nobody tells.
     reach: Reach,
+    /// When the last one of [`Member::slow_in_row`] had ended.
+    slow_at: Instant,
+    heartbeats: Option<PhiAccrual>,
+    returned_at: Instant,
+    /// Times it was ejected without a good while in between.
+    times: u32,
 }
 
 /// What is usual among the endpoints of which enough is known.
@@ -291,6 +291,11 @@ impl Health {
     /// True if it is among those that calls may go to some day, and connected as far as anybody told.
     pub fn is_connected(&self, slot: Slot) -> bool {
         self.members.get(slot as usize).and_then(Option::as_ref).is_some_and(Member::is_connected)
+    }
+
+    /// The peers' median and p99 of calls, as of the last review; `None`: too little is known.
+    pub fn peers(&self) -> Option<(Duration, Duration)> {
+        self.knows_peers().then_some((self.peers.p50, self.peers.p99))
     }
 
     /// True while calls go to all because most are out.
@@ -407,13 +412,13 @@ impl Health {
             if is_late {
                 member.note_slow(observed, now);
             }
-            let is_too_slow = member.slow_in_row >= self.config.slow_in_row;
+            let is_too_slow = u32::from(member.slow_in_row) >= self.config.slow_in_row;
             return is_too_slow.then(|| self.eject(slot, Cause::Slow, now, rng))?;
         }
         member.calls += 1;
         if observed.failed {
             member.failures += 1;
-            member.failures_in_row += 1;
+            member.failures_in_row = member.failures_in_row.saturating_add(1);
         } else {
             member.failures_in_row = 0;
         }
@@ -433,10 +438,10 @@ impl Health {
         if !observed.failed && !is_slow && std::mem::take(&mut member.is_suspect) {
             self.is_stale = true;
         }
-        if member.failures_in_row >= self.config.failures_in_row {
+        if u32::from(member.failures_in_row) >= self.config.failures_in_row {
             return self.eject(slot, Cause::FailuresInRow, now, rng);
         }
-        if member.slow_in_row >= self.config.slow_in_row {
+        if u32::from(member.slow_in_row) >= self.config.slow_in_row {
             return self.eject(slot, Cause::Slow, now, rng);
         }
         None
@@ -585,7 +590,7 @@ impl Member {
     /// Calls that were under way together are slow together, by one pause: they count as one.
     fn note_slow(&mut self, observed: &Observed, now: Instant) {
         if now.since(self.slow_at) >= observed.latency {
-            self.slow_in_row += 1;
+            self.slow_in_row = self.slow_in_row.saturating_add(1);
             self.slow_at = now;
         }
     }

@@ -262,7 +262,7 @@ impl Proxy {
                         "endpoint leaves; it gets no further request"
                     );
                 }
-                Event::Health(change, name) => log_change(change, &name),
+                Event::Health(change, name) => log_change(change, &name, &self.balancer),
                 Event::Gone(name) => log_connection(false, &name),
                 Event::Back(name) => log_connection(true, &name),
             }

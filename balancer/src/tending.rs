@@ -30,11 +30,23 @@ pub(crate) fn changed_members(endpoints: &Endpoints, version: &mut u64) -> Optio
     Some(endpoints.list().iter().map(member).collect())
 }
 
-/// Says what has changed in the health of the endpoint `name`.
-pub(crate) fn log_change(change: Change, name: &str) {
+/// Says what has changed in the health of the endpoint `name`, and what speaks for it.
+pub(crate) fn log_change(change: Change, name: &str, balancer: &Balancer) {
+    let digest = balancer.endpoint(change.slot()).map(|endpoint| endpoint.digest);
+    let (p50, p99) = digest.map(|digest| (digest.p50, digest.p99)).unwrap_or_default();
+    let (peers_p50, peers_p99) = balancer.peers().unwrap_or_default();
     match change {
-        Change::Ejected(_, cause) => tracing::warn!(endpoint = name, ?cause, "endpoint ejected"),
-        Change::Returned(_) => tracing::info!(endpoint = name, "endpoint is back"),
+        Change::Ejected(_, cause) => tracing::warn!(
+            endpoint = name,
+            ?cause,
+            ?p50,
+            ?p99,
+            ?peers_p50,
+            ?peers_p99,
+            "endpoint ejected; calls go to others until a trial finds it well"
+        ),
+        // As loud as the other, or the log of who reads warnings says that it is out for ever.
+        Change::Returned(_) => tracing::warn!(endpoint = name, "endpoint is back"),
     }
 }
 
@@ -47,7 +59,7 @@ pub(crate) trait Prober: 'static {
 /// Says that an endpoint is not connected, or is again.
 pub(crate) fn log_connection(is_connected: bool, name: &str) {
     match is_connected {
-        true => tracing::info!(endpoint = name, "endpoint is connected"),
+        true => tracing::warn!(endpoint = name, "endpoint is connected again"),
         false => tracing::warn!(endpoint = name, "endpoint cannot be reached; calls go to others"),
     }
 }

@@ -82,6 +82,20 @@ impl Scene<'_> {
         self.proxy_over(engine, endpoints, config)
     }
 
+    /// A proxy before `servers` that chooses by `policy`.
+    pub fn proxy_by(
+        &mut self,
+        policy: &'static str,
+        servers: &[&Engine],
+        config: ProxyConfig,
+    ) -> Engine {
+        self.world.run_for(Duration::from_millis(1));
+        let endpoints = Endpoints::fixed(of(servers)).expect("there are some");
+        let proxy = self.start_proxy(EngineConfig::default(), policy, endpoints, config);
+        self.world.run_for(Duration::from_millis(50));
+        proxy
+    }
+
     /// A proxy before whatever `endpoints` are.
     pub fn proxy_over(
         &mut self,
@@ -89,11 +103,21 @@ impl Scene<'_> {
         endpoints: Endpoints,
         config: ProxyConfig,
     ) -> Engine {
+        self.start_proxy(engine, "hist", endpoints, config)
+    }
+
+    fn start_proxy(
+        &mut self,
+        engine: EngineConfig,
+        policy: &'static str,
+        endpoints: Endpoints,
+        config: ProxyConfig,
+    ) -> Engine {
         self.world.start_engine(EngineConfig {
             port: Some(PORT),
             service: Rc::new(move |local, _| {
                 let shared = Shared::new(endpoints.clone(), 1);
-                router(local, config.clone(), by_name("hist").expect("known"), shared)
+                router(local, config.clone(), by_name(policy).expect("known"), shared)
             }),
             ..engine
         })

@@ -50,7 +50,7 @@ impl Shared {
                 }
                 Event::Left(slot) => clients[slot as usize] = None,
                 Event::Draining(_, name) => tracing::debug!(endpoint = &*name, "endpoint leaves"),
-                Event::Health(change, name) => log_change(change, &name),
+                Event::Health(change, name) => log_change(change, &name, balancer),
                 Event::Gone(name) => log_connection(false, &name),
                 Event::Back(name) => log_connection(true, &name),
             }

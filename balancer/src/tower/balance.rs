@@ -253,7 +253,7 @@ impl<D: Discover, C> Balance<D, C> {
                     self.services.resize_with(self.services.len().max(slot as usize + 1), || None);
                     self.slots.insert(name, slot);
                 }
-                Event::Health(change, name) => log_change(change, &name),
+                Event::Health(change, name) => log_change(change, &name, &core.balancer),
                 // Of connections nothing is told here.
                 Event::Draining(..) | Event::Left(_) | Event::Gone(_) | Event::Back(_) => {}
             }
@@ -301,7 +301,7 @@ impl<D: Discover, C> Balance<D, C> {
 fn log(balancer: &mut Balancer) {
     for event in balancer.take_events() {
         if let Event::Health(change, name) = event {
-            log_change(change, &name);
+            log_change(change, &name, balancer);
         }
     }
 }
