@@ -263,7 +263,7 @@ impl Balancer {
         Explanation {
             chosen: self.endpoint_of(ticket.slot).name.clone(),
             verdict: self.why.verdict,
-            candidates: self.why.considered().iter().map(candidate).collect(),
+            candidates: self.why.compared().map(candidate).collect(),
         }
     }
 
