@@ -20,6 +20,8 @@
 //! - a request that finds its server's connection not ready (it is being made, its window or its output
 //!   is full) waits for it, as long as its deadline allows, and no more than [`RelayConfig::waiting_max`]
 //!   of them; a server whose last attempt to connect failed is not waited for;
+//! - the load that a server tells with an answer goes through. What the shard says by itself (pongs,
+//!   refusals) tells none, for its own load is another figure;
 //! - an attempt is only made again when it was certainly not executed, whatever the [`Relay`] says.
 
 use crate::client::{Client, ClientKey};

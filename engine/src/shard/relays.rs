@@ -217,7 +217,10 @@ pub(super) fn forward(
         None
     });
     if let Some((status, text)) = refusal {
-        let head = serving.bare_head(head, status, arrived, now);
+        let head = ResponseHead {
+            in_flight: ResponseHead::LOAD_UNKNOWN,
+            ..serving.bare_head(head, status, arrived, now)
+        };
         let status = connection.respond(head, Payload::Copied(text.as_bytes()));
         serving.metrics.count_response(status.class());
     }
@@ -251,7 +254,8 @@ pub(super) fn ended(serving: &mut Serving, peers: &mut Peers, token: u64, end: E
         status,
         queue_delay_us: 0,
         service_us: 0,
-        in_flight: serving.admission.in_flight(),
+        // Of no server: those behind have not answered.
+        in_flight: ResponseHead::LOAD_UNKNOWN,
     };
     tell(serving, peers, token, head, PassedBody::text(text));
 }
