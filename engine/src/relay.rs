@@ -43,7 +43,7 @@ pub trait Relay {
     fn choose(&mut self, request: &Chosen<'_>) -> Option<Destination>;
 
     /// An attempt has ended. What it says to do next counts only if the attempt was certainly not
-    /// executed (see [`End::is_not_executed`]).
+    /// executed (see [`End::is_not_executed`]) and there is time for another (see [`Attempt::has_time`]).
     fn ended(&mut self, attempt: Attempt, end: &End, now: Instant) -> Next;
 }
 
@@ -84,6 +84,15 @@ pub struct Attempt {
     pub started: Instant,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
+}
+
+impl Attempt {
+    /// True if its caller still waits: where it does not, another attempt is not made, whatever the
+    /// [`Relay`] says.
+    #[inline]
+    pub fn has_time(&self, now: Instant) -> bool {
+        self.deadline.is_none_or(|deadline| deadline > now)
+    }
 }
 
 /// How an attempt ended.

@@ -274,8 +274,7 @@ fn try_again(
     relayed.stage = Stage::Between;
     let now = local.now();
     let next = relays.relay.ended(relayed.attempt, end, now);
-    let has_time = relayed.deadline.is_none_or(|deadline| deadline > now);
-    if next == Next::Tell || !end.is_not_executed() || !has_time {
+    if next == Next::Tell || !end.is_not_executed() || !relayed.attempt.has_time(now) {
         return Err(Some(*end));
     }
     relayed.head.repeat |= end.was_sent();
