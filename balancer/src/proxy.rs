@@ -371,7 +371,8 @@ fn outcome_of(end: &End, timeout: Duration) -> Outcome {
     }
 }
 
-/// True if another server may do what this one did not begin.
+/// True if another server may do what this one did not begin. TOO_MANY_HOPS is not among them: what went in a
+/// circle goes in it again, and each round costs every proxy of it.
 fn is_worth_another(status: Status) -> bool {
     matches!(status, Status::SHED | Status::DRAINING | Status::UNAVAILABLE)
 }
