@@ -25,6 +25,7 @@ use crate::health::{Change, Health, HealthConfig, Observed, Standing};
 use crate::histogram::{Counts, LATENCY_MAX};
 use crate::metrics::Tally;
 use crate::policy::{Candidates, Policy, Verdict, Why};
+use catena_engine::client::Reach;
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 use refresh::Rotation;
@@ -123,6 +124,7 @@ pub struct Balancer {
     counts: Counts,
     /// The slot at which the next refresh goes on.
     refresh_next: usize,
+    ticked_at: Instant,
     events: Vec<Event>,
 }
 
@@ -159,6 +161,7 @@ impl Balancer {
             wanted: Vec::new(),
             counts: Counts::default(),
             refresh_next: 0,
+            ticked_at: now,
             events: Vec::new(),
         }
     }
@@ -191,6 +194,49 @@ impl Balancer {
         }
         self.count_pick(slot, None);
         Some(self.begin(slot, false, now))
+    }
+
+    /// As [`Balancer::start`], for whoever has connections: the call goes to an endpoint that is connected,
+    /// if there is one, else to one that may yet be, and only if there is none of those either to one that
+    /// cannot be reached. `reach` tells how it stands with the connection to an endpoint.
+    #[inline]
+    pub fn start_connected(
+        &mut self,
+        avoid: &[Slot],
+        now: Instant,
+        rng: &mut Rng,
+        reach: impl Fn(Slot) -> Reach,
+    ) -> Option<Ticket> {
+        loop {
+            let ticket = self.start(avoid, now, rng)?;
+            if reach(ticket.slot) == Reach::Connected || !self.follow_reach(&reach, now) {
+                return Some(ticket);
+            }
+            self.end(ticket, &Outcome::Abandoned, now, rng);
+        }
+    }
+
+    /// Takes over how it stands with the connections; true if something has changed. To be called with
+    /// each [`Balancer::tick`], so that an endpoint that is connected gets calls.
+    #[cold]
+    pub fn follow_reach(&mut self, reach: impl Fn(Slot) -> Reach, now: Instant) -> bool {
+        let mut has_changed = false;
+        for (slot, endpoint) in self.endpoints.iter().enumerate() {
+            let Some(endpoint) = endpoint else { continue };
+            let slot = slot as Slot;
+            if self.health.standing(slot).is_none() {
+                continue;
+            }
+            let reach = reach(slot);
+            has_changed |= self.health.reached(slot, reach, now);
+            let is_connected = reach == Reach::Connected;
+            match self.rotations[slot as usize].note_reach(is_connected, now) {
+                Some(true) => self.events.push(Event::Back(endpoint.name.clone())),
+                Some(false) => self.events.push(Event::Gone(endpoint.name.clone())),
+                None => {}
+            }
+        }
+        has_changed
     }
 
     /// A call has ended.
@@ -286,6 +332,11 @@ impl Balancer {
     /// Where an endpoint stands; `None` if it leaves or is gone.
     pub fn standing(&self, slot: Slot) -> Option<Standing> {
         self.health.standing(slot)
+    }
+
+    /// The median and the p99 of the other endpoints' calls, the typical one's; `None`: too little is known.
+    pub fn peers(&self) -> Option<(Duration, Duration)> {
+        self.health.peers()
     }
 
     /// All endpoints, those that leave included.

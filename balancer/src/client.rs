@@ -295,18 +295,26 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
         };
         let error = failure.error;
         is_not_executed &= failure.is_not_executed;
+        // What was never sent has loaded nobody: it goes elsewhere freely, as long as there is somebody new.
+        let is_free = was_never_sent(&error) && tried.has_room();
+        attempts -= u32::from(is_free);
         let may_be_sent_again = attempts < shared.config.attempts_max
             && (error.is_not_executed() || request.is_idempotent)
             && is_worth_another(&error)
             && shared.local.now() < deadline;
-        let is_sent_again =
-            may_be_sent_again && shared.state.borrow_mut().balancer.take_retry(shared.local.now());
+        let is_sent_again = may_be_sent_again
+            && (is_free || shared.state.borrow_mut().balancer.take_retry(shared.local.now()));
         if !is_sent_again {
             shared.tally(slot, |tally| tally.retries_refused += u64::from(may_be_sent_again));
             return Err(BalancedError::Call { error, attempts, is_not_executed });
         }
         last_error = Some(error);
     }
+}
+
+/// True if nothing of the request has left this machine.
+fn was_never_sent(error: &CallError) -> bool {
+    matches!(error, CallError::Unreachable { .. } | CallError::TooManyWaiting)
 }
 
 /// True if another endpoint may do what this one did not. TOO_MANY_HOPS is not among them: what went through

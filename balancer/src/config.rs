@@ -187,11 +187,11 @@ impl HealthConfig {
             heartbeat_interval,
         } = *self;
         let calls_max = CALLS_MAX as u32;
-        between("failures_in_row", failures_in_row, 1, calls_max)?;
+        between("failures_in_row", failures_in_row, 1, u16::MAX.into())?;
         between("failure_share_above_peers", failure_share_above_peers, 0.0, 1.0)?;
         between("failure_share_calls_min", failure_share_calls_min, 1, calls_max)?;
         between("review_interval", review_interval, MILLI, DAY)?;
-        between("slow_in_row", slow_in_row, 1, calls_max)?;
+        between("slow_in_row", slow_in_row, 1, u16::MAX.into())?;
         between("slow_factor", slow_factor, 1.0, 1e6)?;
         between("evidence_min", evidence_min, 1, CALLS_MAX)?;
         between("ejected_share_max", ejected_share_max, 0.0, 1.0)?;

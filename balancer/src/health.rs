@@ -14,6 +14,8 @@
 //!   of a merged histogram: that would hold the slow one's own calls, and half of nothing is a peer's.
 //! - At most a share of all is ejected. When more than half are out, or would be if they could, the
 //!   reason is doubted: in this **panic** calls may go to all.
+//! - Whether an endpoint is **connected** is no judgement, and is not doubted: calls go to endpoints that
+//!   are as long as there are any, and shares are shares of those.
 //! - Where heartbeats are sent, an endpoint that is out is tried by a call only after it has given a sign
 //!   of life: a call that nobody answers would cost its caller all its patience, a heartbeat costs nobody
 //!   anything.
@@ -26,6 +28,7 @@ pub use phi::PhiAccrual;
 
 use crate::config::believe;
 use crate::endpoint::Slot;
+use catena_engine::client::Reach;
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
@@ -43,9 +46,9 @@ pub struct HealthConfig {
     pub failure_share_calls_min: u32,
     /// How often shares of failures are looked at. Default 1 s.
     pub review_interval: Duration,
-    /// Calls in a row, each slower than [`HealthConfig::slow_factor`] × the peers' p99, or given up (a
-    /// hedge was faster) later than the peers' p95, that eject.
-    /// Default 5. With healthy peers one call in 100 is slower than even 1 × p99.
+    /// Calls in a row, of which each began after the one before had ended, each slower than
+    /// [`HealthConfig::slow_factor`] × the peers' p99, or given up (a hedge was faster) later than the
+    /// peers' p95, that eject. Default 5. With healthy peers one call in 100 is slower than even 1 × p99.
     pub slow_in_row: u32,
     /// How much slower than its peers is too slow: against their p99 for single calls, against their
     /// median for the median. Default 3: a server of half the speed is given less, not ejected.
@@ -132,6 +135,8 @@ pub enum Standing {
     },
     /// One call is under way to see how it is.
     Trial,
+    /// There is no connection to it, as far as anybody told.
+    Unconnected,
 }
 
 /// What has changed.
@@ -170,11 +175,6 @@ pub struct Observed {
 pub struct Health {
     config: HealthConfig,
     members: Vec<Option<Member>>,
-    count: usize,
-    /// Ejected, or on trial.
-    out: usize,
-    /// Not ejected only because too many were out already.
-    suspects: usize,
     /// Slots that calls may go to, ascending.
     eligible: Vec<Slot>,
     is_stale: bool,
@@ -192,8 +192,8 @@ pub struct Health {
 #[repr(C, align(64))]
 struct Member {
     standing: Standing,
-    failures_in_row: u32,
-    slow_in_row: u32,
+    failures_in_row: u16,
+    slow_in_row: u16,
     /// Since the last review.
     calls: u32,
     failures: u32,
@@ -202,10 +202,14 @@ struct Member {
     /// While it is out: nothing speaks against a trial. Where heartbeats are sent, one must have been
     /// answered.
     shows_life: bool,
-    /// Times it was ejected without a good while in between.
-    times: u32,
+    /// A fact where all else here is judgement: `Connected` where nobody tells.
+    reach: Reach,
+    /// When the last one of [`Member::slow_in_row`] had ended.
+    slow_at: Instant,
     heartbeats: Option<PhiAccrual>,
     returned_at: Instant,
+    /// Times it was ejected without a good while in between.
+    times: u32,
 }
 
 /// What is usual among the endpoints of which enough is known.
@@ -235,9 +239,6 @@ impl Health {
         Health {
             config,
             members: Vec::new(),
-            count: 0,
-            out: 0,
-            suspects: 0,
             eligible: Vec::new(),
             is_stale: false,
             is_panicking: false,
@@ -264,28 +265,37 @@ impl Health {
             returned_at: now,
             failures_in_row: 0,
             slow_in_row: 0,
+            slow_at: now,
             calls: 0,
             failures: 0,
             heartbeats,
             shows_life: true,
+            reach: Reach::Connected,
         });
-        self.count += 1;
         self.is_stale = true;
     }
 
     /// An endpoint goes: it is not called any more.
     pub fn left(&mut self, slot: Slot) {
-        let Some(member) = self.members[slot as usize].take() else { return };
-        self.count -= 1;
-        self.out -= usize::from(member.is_out());
-        self.suspects -= usize::from(member.is_suspect);
+        let Some(_) = self.members[slot as usize].take() else { return };
         self.is_stale = true;
         self.note_pauses();
     }
 
     /// Where it stands; `None` if it has left.
     pub fn standing(&self, slot: Slot) -> Option<Standing> {
-        Some(self.members.get(slot as usize)?.as_ref()?.standing)
+        let member = self.members.get(slot as usize)?.as_ref()?;
+        Some(if member.is_connected() { member.standing } else { Standing::Unconnected })
+    }
+
+    /// True if it is among those that calls may go to some day, and connected as far as anybody told.
+    pub fn is_connected(&self, slot: Slot) -> bool {
+        self.members.get(slot as usize).and_then(Option::as_ref).is_some_and(Member::is_connected)
+    }
+
+    /// The peers' median and p99 of calls, as of the last review; `None`: too little is known.
+    pub fn peers(&self) -> Option<(Duration, Duration)> {
+        self.knows_peers().then_some((self.peers.p50, self.peers.p99))
     }
 
     /// True while calls go to all because most are out.
@@ -334,6 +344,36 @@ impl Health {
         self.pauses(avoid).map(|(ends, _)| ends).min()
     }
 
+    /// How it stands with the connection to an endpoint; true if that is news. Whoever is not told of is
+    /// taken to be connected. Calls go to connected endpoints as long as there are any, wherever they
+    /// stand: silence and refusals may be doubted when they are many, a missing connection may not.
+    pub fn reached(&mut self, slot: Slot, reach: Reach, now: Instant) -> bool {
+        let Some(Some(member)) = self.members.get_mut(slot as usize) else { return false };
+        let before = std::mem::replace(&mut member.reach, reach);
+        if before == reach {
+            return false;
+        }
+        if reach == Reach::Connected {
+            // It could not speak before.
+            if let Some(heartbeats) = &mut member.heartbeats {
+                heartbeats.resume(now);
+            }
+            // It was gone, and comes back as a newcomer does.
+            if before == Reach::Unreachable && member.standing == Standing::Live {
+                member.standing = Standing::Returning { answers: 0 };
+            }
+        }
+        self.is_stale = true;
+        self.note_pauses();
+        true
+    }
+
+    /// Nobody has listened until now: the silence before means nothing.
+    pub fn listens_again(&mut self, now: Instant) {
+        let heartbeats = self.members.iter_mut().flatten().filter_map(|it| it.heartbeats.as_mut());
+        heartbeats.for_each(|heartbeats| heartbeats.resume(now));
+    }
+
     /// An endpoint gave a sign of life.
     #[inline]
     pub fn heard(&mut self, slot: Slot, now: Instant) {
@@ -375,18 +415,23 @@ impl Health {
             // Of a hedge that lost it is only known that it took as long as this. Later than most of the
             // peers' calls end, several times in a row and without any answer in between, is too slow.
             let is_late = self.peers.count >= 2 && observed.latency > self.peers.p95;
-            member.slow_in_row += u32::from(is_late);
-            let is_too_slow = member.slow_in_row >= self.config.slow_in_row;
+            if is_late {
+                member.note_slow(observed, now);
+            }
+            let is_too_slow = u32::from(member.slow_in_row) >= self.config.slow_in_row;
             return is_too_slow.then(|| self.eject(slot, Cause::Slow, now, rng))?;
         }
         member.calls += 1;
         if observed.failed {
             member.failures += 1;
-            member.failures_in_row += 1;
+            member.failures_in_row = member.failures_in_row.saturating_add(1);
         } else {
             member.failures_in_row = 0;
         }
-        member.slow_in_row = if is_slow { member.slow_in_row + 1 } else { 0 };
+        match is_slow {
+            true => member.note_slow(observed, now),
+            false => member.slow_in_row = 0,
+        }
         if let Standing::Returning { answers } = &mut member.standing
             && !observed.failed
             && !is_slow
@@ -397,13 +442,12 @@ impl Health {
             }
         }
         if !observed.failed && !is_slow && std::mem::take(&mut member.is_suspect) {
-            self.suspects -= 1;
             self.is_stale = true;
         }
-        if member.failures_in_row >= self.config.failures_in_row {
+        if u32::from(member.failures_in_row) >= self.config.failures_in_row {
             return self.eject(slot, Cause::FailuresInRow, now, rng);
         }
-        if member.slow_in_row >= self.config.slow_in_row {
+        if u32::from(member.slow_in_row) >= self.config.slow_in_row {
             return self.eject(slot, Cause::Slow, now, rng);
         }
         None
@@ -413,6 +457,11 @@ impl Health {
 impl Health {
     fn member(&mut self, slot: Slot) -> &mut Member {
         self.members[slot as usize].as_mut().expect("a slot of a member")
+    }
+
+    /// Where it stands by what was judged of it, connected or not.
+    fn judged(&self, slot: Slot) -> Option<Standing> {
+        Some(self.members.get(slot as usize)?.as_ref()?.standing)
     }
 
     #[inline]
@@ -434,7 +483,7 @@ impl Health {
     }
 
     fn is_in_use(&self, slot: Slot) -> bool {
-        matches!(self.standing(slot), Some(Standing::Live | Standing::Returning { .. }))
+        matches!(self.judged(slot), Some(Standing::Live | Standing::Returning { .. }))
     }
 
     fn knows_peers(&self) -> bool {
@@ -454,7 +503,7 @@ impl Health {
         now: Instant,
         rng: &mut Rng,
     ) -> Option<Change> {
-        if self.standing(slot) != Some(Standing::Trial) {
+        if self.judged(slot) != Some(Standing::Trial) {
             return None;
         }
         if observed.abandoned && observed.latency <= self.peers.p95 {
@@ -465,7 +514,6 @@ impl Health {
             return None;
         }
         if observed.failed || observed.abandoned || is_slow {
-            self.out -= 1;
             return self.eject(slot, Cause::TrialFailed, now, rng);
         }
         let interval = self.config.heartbeat_interval;
@@ -476,7 +524,6 @@ impl Health {
         member.heartbeats = interval.map(|interval| PhiAccrual::new(interval, now));
         (member.failures_in_row, member.slow_in_row) = (0, 0);
         (member.calls, member.failures) = (0, 0);
-        self.out -= 1;
         self.is_stale = true;
         Some(Change::Returned(slot))
     }
@@ -487,18 +534,19 @@ impl Health {
         if !config.ejects {
             return None;
         }
-        let room = ((self.count as f64 * config.ejected_share_max) as usize).max(1);
-        let is_trial = self.standing(slot) == Some(Standing::Trial);
-        let is_full = !is_trial && (self.out >= room || self.count < 2);
+        let connected = self.members.iter().flatten().filter(|member| member.is_connected());
+        let count = connected.clone().count();
+        let out = connected.filter(|member| member.is_out()).count();
+        let room = ((count as f64 * config.ejected_share_max) as usize).max(1);
+        let is_trial = self.judged(slot) == Some(Standing::Trial);
+        let is_full = !is_trial && (out >= room || count < 2);
         let member = self.member(slot);
         (member.failures_in_row, member.slow_in_row) = (0, 0);
-        let was_suspect = std::mem::replace(&mut member.is_suspect, is_full);
+        member.is_suspect = is_full;
         if is_full {
-            self.suspects += usize::from(!was_suspect);
             self.is_stale = true;
             return None;
         }
-        self.suspects -= usize::from(was_suspect);
         let member = self.member(slot);
         // Well for longer than the longest pause: what was is forgotten.
         if !is_trial && now.since(member.returned_at) > config.pause_max {
@@ -510,7 +558,6 @@ impl Health {
         member.times += 1;
         member.standing = Standing::Ejected { until, cause };
         member.shows_life = member.heartbeats.is_none();
-        self.out += 1;
         self.is_stale = true;
         self.note_pauses();
         Some(Change::Ejected(slot, cause))
@@ -522,10 +569,16 @@ impl Health {
 
     fn refresh(&mut self) {
         self.is_stale = false;
+        // Who is not connected is no candidate while somebody is, and says nothing of the others.
+        let best = self.members.iter().flatten().map(|member| rank(member.reach)).max();
+        let is_there = |member: &&Member| Some(rank(member.reach)) == best;
+        let there = self.members.iter().flatten().filter(is_there);
+        let count = there.clone().count();
+        let ill = there.filter(|member| member.is_out() || member.is_suspect).count();
         // More than half look ill: then it is rather we who are, or all of them.
-        self.is_panicking = (self.out + self.suspects) * 2 > self.count;
+        self.is_panicking = ill * 2 > count;
         let panics = self.is_panicking;
-        let eligible = |member: &Member| panics || !member.is_out();
+        let eligible = |member: &Member| is_there(&member) && (panics || !member.is_out());
         let members = self.members.iter().enumerate();
         let slots = members.filter(|(_, member)| member.as_ref().is_some_and(eligible));
         self.eligible.clear();
@@ -533,7 +586,28 @@ impl Health {
     }
 }
 
+/// More is better.
+fn rank(reach: Reach) -> u8 {
+    match reach {
+        Reach::Unreachable => 0,
+        Reach::NotYet => 1,
+        Reach::Connected => 2,
+    }
+}
+
 impl Member {
+    /// Calls that were under way together are slow together, by one pause: they count as one.
+    fn note_slow(&mut self, observed: &Observed, now: Instant) {
+        if now.since(self.slow_at) >= observed.latency {
+            self.slow_in_row = self.slow_in_row.saturating_add(1);
+            self.slow_at = now;
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.reach == Reach::Connected
+    }
+
     fn is_out(&self) -> bool {
         matches!(self.standing, Standing::Ejected { .. } | Standing::Trial)
     }
@@ -541,7 +615,9 @@ impl Member {
     /// When a call may try it.
     fn trial_at(&self) -> Option<Instant> {
         match self.standing {
-            Standing::Ejected { until, .. } if self.shows_life => Some(until),
+            Standing::Ejected { until, .. } if self.shows_life && self.is_connected() => {
+                Some(until)
+            }
             _ => None,
         }
     }

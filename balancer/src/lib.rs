@@ -15,18 +15,18 @@
 //! |---|---|
 //! | endpoints come and go | [`discovery`] finds them; `balancer/members.rs` gives a slot, drains |
 //! | a call is to be made | by [`client`]; by [`proxy`], for other programs; by `tower`, for other clients |
-//! | **candidates**: whoever is well | [`health`]: live, returning, ejected, on trial; panic when most look ill |
-//! | **pick** | [`balancer`] asks one [`policy`], which reads one cache line an endpoint: its [`Signal`] |
+//! | **candidates**: whoever is well | [`health`]: live, returning, out, on trial |
+//! | **pick** | [`balancer`] asks one [`policy`], which reads a cache line an endpoint, the [`Signal`] |
 //! | a retry, a hedge | out of one [`budget`] |
-//! | **outcome** | [`Balancer::end`]: what it cost, into the signal, the [`histogram`], the policy and health |
+//! | **outcome** | [`Balancer::end`]: its cost into signal, [`histogram`] and policy; its end into health |
 //! | **snapshot** | `balancer/refresh.rs`: all cores' recorders merged into one [`evidence::Digest`] |
 //! | **review** | `health/review.rs`: medians against the peers', shares of failures, silence |
 //! | next pick | by what the digest says, and by whom the review left |
 //! | why, and how many | [`explain`] one choice; [`metrics`] count all of them, for any thread to read |
 //!
-//! All but `discovery`, `client`, `proxy` and `tower` is pure: it reads no clock, draws from no generator of
-//! its own, depends on no order of a hash; the instant and the generator are arguments (`tests/tidy`). So the simulator of `catena-bench balance`
-//! runs this code, not a model of it, and a test is a few lines:
+//! All but `discovery`, `client`, `proxy` and `tower` is pure: it reads no clock, draws from no generator
+//! of its own, depends on no order of a hash; the instant and the generator are arguments. So the simulator
+//! of `catena-bench balance` runs this code, not a model of it, and a test is a few lines:
 //!
 //! ```
 //! use catena_balancer::balancer::{Balancer, BalancerConfig, Member};

@@ -167,8 +167,9 @@ pub(crate) struct CoreMetrics {
 }
 
 /// Where an endpoint stands with a core.
-const STANDINGS: [&str; 5] = ["live", "slow_start", "ejected", "trial", "draining"];
+const STANDINGS: [&str; 6] = ["live", "slow_start", "ejected", "trial", "draining", "unconnected"];
 const DRAINING: usize = 4;
+const UNCONNECTED: usize = 5;
 const GONE: u64 = STANDINGS.len() as u64;
 
 impl Default for CoreMetrics {
@@ -202,6 +203,7 @@ impl CoreMetrics {
             Some(Standing::Returning { .. }) => 1,
             Some(Standing::Ejected { .. }) => 2,
             Some(Standing::Trial) => 3,
+            Some(Standing::Unconnected) => UNCONNECTED,
             None => DRAINING,
         };
         self.standing.store(index as u64, Ordering::Relaxed);
@@ -251,11 +253,13 @@ pub struct Standings {
     pub trial: u32,
     /// It leaves: no new calls.
     pub draining: u32,
+    /// There is no connection to it.
+    pub unconnected: u32,
 }
 
 impl Standings {
     fn figures(&self) -> [u32; STANDINGS.len()] {
-        [self.live, self.slow_start, self.ejected, self.trial, self.draining]
+        [self.live, self.slow_start, self.ejected, self.trial, self.draining, self.unconnected]
     }
 
     fn count(&mut self, standing: u64) {
@@ -265,6 +269,7 @@ impl Standings {
             2 => self.ejected += 1,
             3 => self.trial += 1,
             4 => self.draining += 1,
+            5 => self.unconnected += 1,
             _ => {}
         }
     }

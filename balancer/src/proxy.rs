@@ -24,7 +24,9 @@ use crate::endpoint::{Outcome, ServerLoad, Slot};
 use crate::evidence::SharedEvidence;
 use crate::health::HealthConfig;
 use crate::policy::Policy;
-use crate::tending::{HEARTBEAT_INTERVAL, Prober, Probes, changed_members, log_change};
+use crate::tending::{
+    HEARTBEAT_INTERVAL, Prober, Probes, changed_members, log_change, log_connection,
+};
 use catena_engine::client::{Client, ClientConfig, Reach};
 use catena_engine::relay::{
     Attempt, Chosen, Destination, End, Next, Relay, RelayConfig, TRIES_MAX,
@@ -171,99 +173,28 @@ impl Proxy {
         if tries == 0 {
             self.balancer.count_first_call();
         }
-        let mut slots = [0; TRIES_MAX + 1];
+        let mut slots = [0; TRIES_MAX];
         for (slot, token) in slots.iter_mut().zip(request.tried) {
             *slot = *token as Slot;
         }
-        let ticket = match self.balancer.start(&slots[..tries], now, &mut self.rng) {
-            Some(ticket) => self.connected_first(ticket, &mut slots, tries, now),
-            // All were tried. One that has refused, or left, may be there again; who cannot be reached is
-            // not.
-            None => {
-                let ticket = self.balancer.start(&[], now, &mut self.rng)?;
-                if self.reach(&ticket) == Reach::Unreachable {
-                    self.give_up(ticket, now);
-                    return None;
-                }
-                ticket
-            }
+        let Proxy { balancer, rng, servers, .. } = self;
+        let reach = |slot| reach(servers, slot);
+        let ticket = match balancer.start_connected(&slots[..tries], now, rng, reach) {
+            Some(ticket) => ticket,
+            // All were tried. One that has refused, or left, may be there again.
+            None => balancer.start_connected(&[], now, rng, reach)?,
         };
+        if tries > 0 && reach(ticket.slot()) == Reach::Unreachable {
+            // Nobody can be reached, and that is why it was tried before in vain.
+            balancer.end(ticket, &Outcome::Abandoned, now, rng);
+            return None;
+        }
         self.balancer.tally(ticket.slot()).retries += u64::from(tries > 0);
         self.probe_wanted(now);
         let server = self.servers[ticket.slot() as usize].as_ref();
         let server = server.expect("an endpoint has a connection");
         let token = ticket.into_token() | (tries as u64) << TRIES_SHIFT;
         Some(Destination::new(&server.client, token))
-    }
-
-    /// The ticket, or, where its server is not connected, one of another server that is. So nothing waits
-    /// for a connection while another server is connected, as far as eight looks show one.
-    #[inline]
-    fn connected_first(
-        &mut self,
-        ticket: Ticket,
-        avoid: &mut [Slot; TRIES_MAX + 1],
-        tries: usize,
-        now: Instant,
-    ) -> Ticket {
-        let mut looked_at = ticket;
-        // The best of those that are not connected.
-        let mut held = None;
-        for place in tries..avoid.len() {
-            if self.reach(&looked_at) == Reach::Connected {
-                break;
-            }
-            avoid[place] = looked_at.slot();
-            let other = self.balancer.start(&avoid[..=place], now, &mut self.rng);
-            let Some(other) = other else { break };
-            // Who may yet be connected is better than who cannot be reached.
-            let is_held_better = self.rank(held.as_ref()) <= self.rank(Some(&looked_at));
-            let worse = if is_held_better { Some(looked_at) } else { held.replace(looked_at) };
-            if let Some(worse) = worse {
-                self.give_up(worse, now);
-            }
-            looked_at = other;
-        }
-        match held {
-            None => looked_at,
-            Some(held) if self.rank(Some(&held)) <= self.rank(Some(&looked_at)) => {
-                self.give_up(looked_at, now);
-                held
-            }
-            Some(held) => {
-                self.give_up(held, now);
-                looked_at
-            }
-        }
-    }
-
-    /// Less is better: whether a request would be sent, would wait, or would fail.
-    fn rank(&self, ticket: Option<&Ticket>) -> u8 {
-        match ticket.map(|ticket| self.reach(ticket)) {
-            Some(Reach::Connected) => 0,
-            Some(Reach::NotYet) => 1,
-            Some(Reach::Unreachable) => 2,
-            None => 3,
-        }
-    }
-
-    #[inline]
-    fn reach(&self, ticket: &Ticket) -> Reach {
-        let server = self.servers[ticket.slot() as usize].as_ref();
-        server.expect("an endpoint has a connection").client.reach()
-    }
-
-    /// A server was chosen and gets nothing, for it is not connected.
-    fn give_up(&mut self, ticket: Ticket, now: Instant) {
-        let timeout = self.config.patience;
-        let outcome = match self.reach(&ticket) {
-            Reach::Unreachable => {
-                self.balancer.tally(ticket.slot()).errors_unreachable += 1;
-                Outcome::Failed { timeout }
-            }
-            Reach::NotYet | Reach::Connected => Outcome::Abandoned,
-        };
-        self.balancer.end(ticket, &outcome, now, &mut self.rng);
     }
 
     fn ended(&mut self, attempt: Attempt, end: &End, now: Instant) -> Next {
@@ -334,9 +265,13 @@ impl Proxy {
                         "endpoint leaves; it gets no further request"
                     );
                 }
-                Event::Health(change, name) => log_change(change, &name),
+                Event::Health(change, name) => log_change(change, &name, &self.balancer),
+                Event::Gone(name) => log_connection(false, &name),
+                Event::Back(name) => log_connection(true, &name),
             }
         }
+        let Proxy { balancer, servers, local, .. } = self;
+        balancer.follow_reach(|slot| reach(servers, slot), local.now());
     }
 
     fn join(&mut self, slot: Slot, name: &Arc<str>) {
@@ -356,6 +291,12 @@ impl Proxy {
             counters.publish_reachable(client.reach() == Reach::Connected);
         }
     }
+}
+
+/// How it stands with the connection to a server.
+#[inline]
+fn reach(servers: &[Option<Server>], slot: Slot) -> Reach {
+    servers[slot as usize].as_ref().expect("an endpoint has a connection").client.reach()
 }
 
 /// What the end of an attempt says of its server.

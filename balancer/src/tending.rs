@@ -30,11 +30,23 @@ pub(crate) fn changed_members(endpoints: &Endpoints, version: &mut u64) -> Optio
     Some(endpoints.list().iter().map(member).collect())
 }
 
-/// Says what has changed in the health of the endpoint `name`.
-pub(crate) fn log_change(change: Change, name: &str) {
+/// Says what has changed in the health of the endpoint `name`, and what speaks for it.
+pub(crate) fn log_change(change: Change, name: &str, balancer: &Balancer) {
+    let digest = balancer.endpoint(change.slot()).map(|endpoint| endpoint.digest);
+    let (p50, p99) = digest.map(|digest| (digest.p50, digest.p99)).unwrap_or_default();
+    let (peers_p50, peers_p99) = balancer.peers().unwrap_or_default();
     match change {
-        Change::Ejected(_, cause) => tracing::warn!(endpoint = name, ?cause, "endpoint ejected"),
-        Change::Returned(_) => tracing::info!(endpoint = name, "endpoint is back"),
+        Change::Ejected(_, cause) => tracing::warn!(
+            endpoint = name,
+            ?cause,
+            ?p50,
+            ?p99,
+            ?peers_p50,
+            ?peers_p99,
+            "endpoint ejected; calls go to others until a trial finds it well"
+        ),
+        // As loud as the other, or the log of who reads warnings says that it is out for ever.
+        Change::Returned(_) => tracing::warn!(endpoint = name, "endpoint is back"),
     }
 }
 
@@ -44,9 +56,17 @@ pub(crate) trait Prober: 'static {
     fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>);
 }
 
-/// The probes under way of one prober: one an endpoint.
+/// Says that an endpoint is not connected, or is again.
+pub(crate) fn log_connection(is_connected: bool, name: &str) {
+    match is_connected {
+        true => tracing::warn!(endpoint = name, "endpoint is connected again"),
+        false => tracing::warn!(endpoint = name, "endpoint cannot be reached; calls go to others"),
+    }
+}
+
+/// The probes under way of one prober: one an endpoint, by slot.
 #[derive(Debug, Default)]
-pub(crate) struct Probes(Vec<Slot>);
+pub(crate) struct Probes(Vec<bool>);
 
 impl Probes {
     /// Asks `client`, which is the endpoint at `slot`, unless that is under way.
@@ -57,10 +77,11 @@ impl Probes {
         prober: &Weak<P>,
         local: &Local,
     ) {
-        if self.0.contains(&slot) {
+        let index = slot as usize;
+        self.0.resize(self.0.len().max(index + 1), false);
+        if std::mem::replace(&mut self.0[index], true) {
             return;
         }
-        self.0.push(slot);
         let probe = client.probe(heartbeat_interval.unwrap_or(PROBE_TIMEOUT));
         let (prober, address) = (prober.clone(), client.address());
         let told = async move {
@@ -83,7 +104,7 @@ impl Probes {
         now: Instant,
         rng: &mut Rng,
     ) {
-        self.0.retain(|other| *other != slot);
+        self.0[slot as usize] = false;
         let is_same = client.is_some_and(|client| client.address() == address);
         let Some(head) = answer.filter(|_| is_same) else { return };
         match ServerLoad::of_pong(&head) {

@@ -4,7 +4,7 @@ use crate::scene::{Scene, client, each_world, told};
 use catena_balancer::proxy::ProxyConfig;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::relay::RelayConfig;
-use catena_engine::sim::{Engine, Fault};
+use catena_engine::sim::{Crash, Engine, Fault};
 use catena_engine::time::Duration;
 use catena_engine::{CallError, MethodId, Router, Status};
 use std::cell::Cell;
@@ -118,4 +118,32 @@ fn of_three_servers_the_one_that_is_connected_gets_the_request() {
         });
         assert_eq!(of_a.get(), 50);
     });
+}
+
+/// However many servers are down, whatever the policy: who is connected gets the requests.
+#[test]
+fn of_many_servers_the_two_that_are_connected_get_the_requests() {
+    for policy in ["hist", "ll", "rr", "random", "c3", "prequal-piggyback"] {
+        each_world(1, |scene| {
+            let (a, of_a) = worker(scene);
+            let (b, of_b) = worker(scene);
+            let dead: Vec<Engine> = (0..40).map(|_| worker(scene).0).collect();
+            let all: Vec<&Engine> = dead.iter().chain([&a, &b]).collect();
+            let proxy = scene.proxy_by(policy, &all, ProxyConfig::default());
+            for server in &dead {
+                let (host, how) = (server.host(), Crash::Kill);
+                scene.world.inject(Fault::Crash { host, how, down_for: None });
+            }
+            let address = proxy.address().expect("it listens");
+            scene.run(move |local| async move {
+                let client = client(&local, address);
+                for _ in 0..300 {
+                    let call = client.call(WORK, &b""[..]).timeout(Duration::from_millis(300));
+                    assert_eq!(told(call.await).map(|it| it.0), Ok(Status::OK));
+                    local.sleep(Duration::from_millis(1)).await;
+                }
+            });
+            assert_eq!(of_a.get() + of_b.get(), 300, "{policy}");
+        });
+    }
 }

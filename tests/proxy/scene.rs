@@ -83,6 +83,21 @@ impl Scene<'_> {
         self.proxy_over(engine, endpoints, config)
     }
 
+    /// A proxy before `servers` that chooses by `policy`.
+    pub fn proxy_by(
+        &mut self,
+        policy: &'static str,
+        servers: &[&Engine],
+        config: ProxyConfig,
+    ) -> Engine {
+        self.world.run_for(Duration::from_millis(1));
+        let endpoints = Endpoints::fixed(of(servers)).expect("there are some");
+        let shared = move || Shared::new(endpoints.clone(), 1);
+        let proxy = self.start_proxy(EngineConfig::default(), policy, config, shared);
+        self.world.run_for(Duration::from_millis(50));
+        proxy
+    }
+
     /// A proxy before whatever `endpoints` are.
     pub fn proxy_over(
         &mut self,
@@ -90,7 +105,7 @@ impl Scene<'_> {
         endpoints: Endpoints,
         config: ProxyConfig,
     ) -> Engine {
-        self.proxy_sharing(engine, config, move || Shared::new(endpoints.clone(), 1))
+        self.start_proxy(engine, "hist", config, move || Shared::new(endpoints.clone(), 1))
     }
 
     /// A proxy before `servers`, connected to those that are there, and what it counts.
@@ -98,21 +113,23 @@ impl Scene<'_> {
         self.world.run_for(Duration::from_millis(1));
         let shared = Shared::new(Endpoints::fixed(of(servers)).expect("there are some"), 1);
         let counted = Counted(shared.clone());
-        let proxy = self.proxy_sharing(EngineConfig::default(), config, move || shared.clone());
+        let proxy =
+            self.start_proxy(EngineConfig::default(), "hist", config, move || shared.clone());
         self.world.run_for(Duration::from_millis(50));
         (proxy, counted)
     }
 
-    fn proxy_sharing(
+    fn start_proxy(
         &mut self,
         engine: EngineConfig,
+        policy: &'static str,
         config: ProxyConfig,
         shared: impl Fn() -> Shared + 'static,
     ) -> Engine {
         self.world.start_engine(EngineConfig {
             port: Some(PORT),
             service: Rc::new(move |local, _| {
-                router(local, config.clone(), by_name("hist").expect("known"), shared())
+                router(local, config.clone(), by_name(policy).expect("known"), shared())
             }),
             ..engine
         })

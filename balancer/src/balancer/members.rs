@@ -30,6 +30,10 @@ pub enum Event {
     Left(Slot),
     /// The health of the endpoint of this name has changed.
     Health(Change, Arc<str>),
+    /// The endpoint of this name has not been connected for a second.
+    Gone(Arc<str>),
+    /// It is connected again.
+    Back(Arc<str>),
 }
 
 impl Balancer {

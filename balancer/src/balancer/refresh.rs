@@ -8,7 +8,9 @@ use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
 
 /// How often some digests are refreshed: half the 10 to 100 ms within which decisions should see what was.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
+/// Between two ticks: this core was busy with something else, and heard nobody.
+const LATE: Duration = Duration::from_millis(200);
 /// A round of all endpoints takes no more ticks than this, which makes it 100 ms …
 const TICKS_PER_ROUND_MAX: usize = 5;
 /// … and up to so many endpoints are refreshed by each tick: a round is worth no less work …
@@ -23,6 +25,9 @@ const HALF_WINDOW_COUNT: u64 = 500;
 const HALF_WINDOW_MIN: Duration = Duration::from_millis(50);
 const HALF_WINDOW_MAX: Duration = Duration::from_secs(5);
 
+/// Connections come and go; one that is missing for so long is worth a word.
+const GONE_SAID_AFTER: Duration = Duration::from_secs(1);
+
 /// When what was done last to an endpoint, on this core; what the end of a call has no use for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rotation {
@@ -34,11 +39,27 @@ pub(super) struct Rotation {
     pub(super) asked_at: Instant,
     /// When it gave one that was no answer.
     pub(super) sign_at: Instant,
+    /// Since when it is not connected …
+    gone_since: Option<Instant>,
+    /// … and whether that has been said.
+    is_said_gone: bool,
 }
 
 impl Rotation {
     pub(super) fn new(now: Instant) -> Self {
         Rotation { began: now, asked_at: now, ..Rotation::default() }
+    }
+
+    /// Whether its owner should say that it is connected (again), or that it is not (for a while).
+    pub(super) fn note_reach(&mut self, is_connected: bool, now: Instant) -> Option<bool> {
+        if is_connected {
+            self.gone_since = None;
+            return std::mem::take(&mut self.is_said_gone).then_some(true);
+        }
+        let since = *self.gone_since.get_or_insert(now);
+        let is_news = !self.is_said_gone && now.since(since) >= GONE_SAID_AFTER;
+        self.is_said_gone |= is_news;
+        is_news.then_some(false)
     }
 }
 
@@ -47,6 +68,11 @@ impl Balancer {
     /// health after each round of all. Returns when it wants to be called again.
     pub fn tick(&mut self, now: Instant, rng: &mut Rng) -> Instant {
         self.budget.advance(now);
+        // Whoever is late has not listened either.
+        if now.since(self.ticked_at) > LATE {
+            self.health.listens_again(now);
+        }
+        self.ticked_at = now;
         // The peers' medians change with digests only: between rounds there is nothing new to compare, and
         // what a review costs is spread over the refreshes that it follows.
         if self.refresh_next_ones(now) {

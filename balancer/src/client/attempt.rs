@@ -1,5 +1,6 @@
 //! One sending of a call, and the copy that is sent when it is slow.
 
+use super::tend::reach;
 use super::{BalancedRequest, Shared, State};
 use crate::balancer::Ticket;
 use crate::endpoint::{Outcome, ServerLoad, Slot};
@@ -28,6 +29,11 @@ pub(super) struct Tried {
 impl Tried {
     pub(super) fn slots(&self) -> &[Slot] {
         &self.slots[..self.count.min(TRIED_MAX)]
+    }
+
+    /// True if the next one is not forgotten for another.
+    pub(super) fn has_room(&self) -> bool {
+        self.count < TRIED_MAX
     }
 
     pub(super) fn push(&mut self, slot: Slot) {
@@ -61,7 +67,7 @@ impl Shared {
         let now = self.local.now();
         let mut state = self.state.borrow_mut();
         let State { balancer, rng, clients, .. } = &mut *state;
-        let ticket = balancer.start(avoid, now, rng)?;
+        let ticket = balancer.start_connected(avoid, now, rng, |slot| reach(clients, slot))?;
         let slot = ticket.slot();
         tracing::trace!(why = %balancer.explain(&ticket), "picked");
         let client = clients[slot as usize].as_ref().expect("an endpoint has a client");

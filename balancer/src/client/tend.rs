@@ -3,9 +3,9 @@
 use super::{Shared, State};
 use crate::balancer::Event;
 use crate::endpoint::Slot;
-use crate::tending::{Prober, changed_members, log_change};
+use crate::tending::{Prober, changed_members, log_change, log_connection};
 use catena_engine::Local;
-use catena_engine::client::Client;
+use catena_engine::client::{Client, Reach};
 use catena_engine::time::Duration;
 use catena_engine::wire::frame::PongHead;
 use std::net::SocketAddr;
@@ -42,6 +42,7 @@ impl Shared {
                 Event::Joined(slot, name) => {
                     let address = name.parse().expect("it was made of an address");
                     let client = Client::new(&self.local, address, self.config.client.clone());
+                    client.keep_connected();
                     let slot = slot as usize;
                     clients.resize(clients.len().max(slot + 1), None);
                     clients[slot] = Some(client);
@@ -49,9 +50,12 @@ impl Shared {
                 }
                 Event::Left(slot) => clients[slot as usize] = None,
                 Event::Draining(_, name) => tracing::debug!(endpoint = &*name, "endpoint leaves"),
-                Event::Health(change, name) => log_change(change, &name),
+                Event::Health(change, name) => log_change(change, &name, balancer),
+                Event::Gone(name) => log_connection(false, &name),
+                Event::Back(name) => log_connection(true, &name),
             }
         }
+        balancer.follow_reach(|slot| reach(clients, slot), self.local.now());
     }
 
     /// Asks those for their load of whom the policy wants to know it; a call that has been started does
@@ -82,6 +86,12 @@ impl Shared {
     fn heartbeat_interval(&self) -> Option<Duration> {
         self.config.balancer.health.heartbeat_interval
     }
+}
+
+/// How it stands with the connection to an endpoint.
+#[inline]
+pub(super) fn reach(clients: &[Option<Client>], slot: Slot) -> Reach {
+    clients[slot as usize].as_ref().expect("an endpoint has a client").reach()
 }
 
 impl Prober for Shared {

@@ -46,6 +46,11 @@ impl PhiAccrual {
         }
     }
 
+    /// The silence until now means nothing, and says nothing of its rhythm.
+    pub fn resume(&mut self, now: Instant) {
+        self.last = self.last.max(now);
+    }
+
     /// How unlikely the silence until `now` is.
     pub fn phi(&self, now: Instant) -> f64 {
         let deviation = self.variance.sqrt().max(self.deviation_min);

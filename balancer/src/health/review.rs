@@ -44,10 +44,9 @@ impl Health {
         }
         for slot in 0..self.members.len() as Slot {
             let Some(member) = &self.members[slot as usize] else { continue };
-            let silent = member
-                .heartbeats
-                .as_ref()
-                .is_some_and(|heartbeats| heartbeats.phi(now) > self.config.phi_max);
+            let heartbeats = member.heartbeats.as_ref().filter(|_| member.is_connected());
+            let silent =
+                heartbeats.is_some_and(|heartbeats| heartbeats.phi(now) > self.config.phi_max);
             if silent && self.is_in_use(slot) {
                 changes.extend(self.eject(slot, Cause::Silent, now, rng));
             }

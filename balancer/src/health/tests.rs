@@ -33,7 +33,9 @@ impl Ward {
         self.health.review((0..self.count).map(digest), self.now, &mut self.rng)
     }
 
+    /// A call from its beginning to its end.
     fn end(&mut self, slot: Slot, failed: bool, latency: Duration, trial: bool) -> Option<Change> {
+        self.now += latency;
         let observed = Observed { failed, latency, abandoned: false, trial };
         self.health.ended(slot, &observed, self.now, &mut self.rng)
     }
@@ -59,6 +61,7 @@ fn the_end_of_a_call_looks_at_one_cache_line_of_its_endpoints_health() {
 fn hedges_that_always_win_eject_and_an_answer_in_between_does_not() {
     let mut ward = Ward::new(3, HealthConfig::default());
     let give_up = |ward: &mut Ward, latency| {
+        ward.now += latency;
         let observed = Observed { failed: false, latency, abandoned: true, trial: false };
         ward.health.ended(0, &observed, ward.now, &mut ward.rng)
     };
@@ -119,6 +122,69 @@ fn calls_far_beyond_the_peers_p99_eject() {
     assert_eq!(ward.end(1, false, Duration::from_micros(8_900), false), None);
     assert!((0..4).all(|_| ward.end(1, false, slow, false).is_none()));
     assert_eq!(ward.end(1, false, slow, false), Some(Change::Ejected(1, Cause::Slow)));
+}
+
+/// One pause makes all calls slow that were under way: that is one sign, and not one for each of them.
+#[test]
+fn calls_that_are_slow_together_count_as_one() {
+    let mut ward = Ward::new(3, HealthConfig::default());
+    let slow = Duration::from_millis(10);
+    let pause = |ward: &mut Ward| {
+        ward.wait(slow);
+        let observed = Observed { failed: false, latency: slow, abandoned: false, trial: false };
+        (0..100).find_map(|_| ward.health.ended(1, &observed, ward.now, &mut ward.rng))
+    };
+    assert!((0..4).all(|_| pause(&mut ward).is_none()));
+    assert_eq!(pause(&mut ward), Some(Change::Ejected(1, Cause::Slow)), "the fifth pause in a row");
+}
+
+#[test]
+fn a_missing_connection_is_no_judgement_and_is_not_doubted() {
+    let mut ward = Ward::new(4, HealthConfig::default());
+    let reach = |ward: &mut Ward, slot, reach| ward.health.reached(slot, reach, ward.now);
+    for slot in [1, 2, 3] {
+        assert!(reach(&mut ward, slot, Reach::Unreachable));
+        assert!(!reach(&mut ward, slot, Reach::Unreachable), "no news");
+    }
+    assert_eq!(ward.health.eligible(), [0]);
+    assert!(!ward.health.is_panicking());
+    assert_eq!(ward.health.standing(1), Some(Standing::Unconnected));
+    // The only one there is never ejected.
+    assert_eq!(ward.fail(0, 20), None);
+    assert_eq!(ward.health.eligible(), [0]);
+    // Who may yet be connected is better than who cannot be reached, if nobody is connected.
+    reach(&mut ward, 0, Reach::Unreachable);
+    assert_eq!(ward.health.eligible(), [0, 1, 2, 3]);
+    reach(&mut ward, 2, Reach::NotYet);
+    assert_eq!(ward.health.eligible(), [2]);
+    for slot in [0, 1, 2, 3] {
+        reach(&mut ward, slot, Reach::Connected);
+    }
+    assert_eq!(ward.health.eligible(), [0, 1, 2, 3]);
+    assert_eq!(ward.health.standing(1), Some(Standing::Returning { answers: 0 }));
+    assert_eq!(ward.health.standing(2), Some(Standing::Live), "a new connection, no new server");
+}
+
+#[test]
+fn who_is_not_connected_is_not_tried() {
+    let mut ward = Ward::new(3, HealthConfig::default());
+    assert_eq!(ward.fail(1, 5), Some(Change::Ejected(1, Cause::FailuresInRow)));
+    ward.health.reached(1, Reach::Unreachable, ward.now);
+    ward.wait(Duration::from_secs(2));
+    assert_eq!(ward.health.begin_trial(ward.now), None);
+    ward.health.reached(1, Reach::Connected, ward.now);
+    assert_eq!(ward.health.begin_trial(ward.now), Some(1));
+}
+
+#[test]
+fn who_has_not_listened_blames_nobody_for_silence() {
+    let heartbeat_interval = Some(Duration::from_millis(500));
+    let mut ward = Ward::new(3, HealthConfig { heartbeat_interval, ..HealthConfig::default() });
+    ward.wait(Duration::from_secs(5));
+    ward.health.listens_again(ward.now);
+    assert_eq!(ward.review(&[]), []);
+    ward.wait(Duration::from_secs(5));
+    assert!(!ward.review(&[]).is_empty());
 }
 
 #[test]

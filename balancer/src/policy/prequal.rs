@@ -159,7 +159,7 @@ impl Prequal {
         match self.is_hot(entry) {
             true => (true, u64::from(entry.in_flight), 0),
             // Of equally fast ones, that with the fewest in flight.
-            false => (false, entry.latency.as_nanos() as u64, entry.in_flight),
+            false => (false, entry.latency.as_nanos() as u64, 0),
         }
     }
 

@@ -268,8 +268,9 @@ impl<D: Discover, C> Balance<D, C> {
                     self.services.resize_with(self.services.len().max(slot as usize + 1), || None);
                     self.slots.insert(name, slot);
                 }
-                Event::Health(change, name) => log_change(change, &name),
-                Event::Draining(..) | Event::Left(_) => {}
+                Event::Health(change, name) => log_change(change, &name, &core.balancer),
+                // Of connections nothing is told here.
+                Event::Draining(..) | Event::Left(_) | Event::Gone(_) | Event::Back(_) => {}
             }
         }
         drop(core);
@@ -326,7 +327,7 @@ fn wake_after(delay: Duration, context: &mut Context<'_>) -> Option<Pin<Box<Slee
 fn log(balancer: &mut Balancer) {
     for event in balancer.take_events() {
         if let Event::Health(change, name) = event {
-            log_change(change, &name);
+            log_change(change, &name, balancer);
         }
     }
 }

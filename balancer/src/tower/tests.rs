@@ -301,8 +301,8 @@ fn only_an_ejected_one_is_ready() -> (Balanced, [Mock; 3]) {
     (balance, mocks)
 }
 
-/// Runs in a runtime with a timer, within what is far more than it should take; in a task of its own, which the
-/// end of that time does not wake.
+/// Runs in a runtime with a timer, within what is far more than it should take; in a task of its own, which
+/// the end of that time does not wake.
 fn within_patience(work: impl Future<Output = ()> + Send + 'static) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().build().expect("a runtime");

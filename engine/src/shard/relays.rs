@@ -35,6 +35,7 @@ use crate::wire::status::Status;
 use body::passed_body;
 use bytes::Bytes;
 use requests::{Relayed, Requests, Stage};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The requests that this shard passes on, and by what.
@@ -45,8 +46,16 @@ pub(crate) struct Relays {
     metrics: Arc<ShardMetrics>,
 }
 
-/// Why a request was not passed on. `None`: nothing was chosen.
-type Refused = Option<End>;
+/// Why a request was not passed on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Refused {
+    /// How the last attempt ended. `None`: there was none.
+    end: Option<End>,
+    /// How many attempts there were.
+    tries: u8,
+    /// There is no server left that it could be passed on to.
+    none_is_left: bool,
+}
 
 impl Relays {
     pub(crate) fn new(
@@ -62,23 +71,26 @@ impl Relays {
         let Relays { relay, config, requests, metrics } = self;
         let relayed = requests.get_mut(token).expect("whoever places a request has its token");
         let now = local.now();
-        let mut refused = None;
+        let mut refused = Refused { end: None, tries: 0, none_is_left: false };
         while usize::from(relayed.tries) < TRIES_MAX {
             let (head, deadline) = (&relayed.head, relayed.deadline);
             let chosen = relay.choose(&Chosen { head, deadline, tried: relayed.tried(), now });
-            let Some(Destination { client, token: choice }) = chosen else { break };
+            let Some(Destination { client, token: choice }) = chosen else {
+                refused.none_is_left = true;
+                break;
+            };
             relayed.attempt = Attempt { token: choice, started: now, deadline };
             relayed.tried[usize::from(relayed.tries)] = choice;
             relayed.tries += 1;
             let Err(end) = start(relayed, token, client, (config, metrics), peers, local) else {
                 return Ok(());
             };
-            refused = Some(end);
+            refused.end = Some(end);
             if relay.ended(relayed.attempt, &end, now) == Next::Tell {
                 break;
             }
         }
-        Err(refused)
+        Err(Refused { tries: relayed.tries, ..refused })
     }
 
     /// Starts the requests that wait for `client`, as many as its window takes and its connection has
@@ -199,6 +211,7 @@ pub(super) fn forward(
     let bytes = body.content().len();
     let refusal = serving.refusal(head, deadline, arrived, bytes, now);
     let refusal = refusal.or_else(|| (head.hops >= HOPS_MAX).then_some(GOES_IN_CIRCLES));
+    let refusal = refusal.map(|(status, text)| (status, Cow::Borrowed(text)));
     let refusal = refusal.or_else(|| {
         let Serving { relays, local, metrics, admission, .. } = serving;
         let relays = relays.as_mut().expect("whoever forwards has a relay");
@@ -257,7 +270,7 @@ pub(super) fn ended(serving: &mut Serving, peers: &mut Peers, token: u64, end: E
         // Of no server: those behind have not answered.
         in_flight: ResponseHead::LOAD_UNKNOWN,
     };
-    tell(serving, peers, token, head, PassedBody::text(text));
+    tell(serving, peers, token, head, PassedBody::text(&text));
 }
 
 /// Makes another attempt, if that is safe and the relay wants it. `Ok`: nothing is left to do.
@@ -275,10 +288,12 @@ fn try_again(
     let now = local.now();
     let next = relays.relay.ended(relayed.attempt, end, now);
     if next == Next::Tell || !end.is_not_executed() || !relayed.attempt.has_time(now) {
-        return Err(Some(*end));
+        return Err(Refused { end: Some(*end), tries: relayed.tries, none_is_left: false });
     }
     relayed.head.repeat |= end.was_sent();
-    relays.place(token, peers, local).map_err(|refused| refused.or(Some(*end)))
+    relays
+        .place(token, peers, local)
+        .map_err(|refused| Refused { end: refused.end.or(Some(*end)), ..refused })
 }
 
 /// Tells the caller how its request ended.
@@ -368,8 +383,10 @@ const GOES_IN_CIRCLES: (Status, &str) =
     (Status::TOO_MANY_HOPS, "passed on by too many proxies; is each the upstream of another?");
 
 /// What the caller of a request is told that was not answered.
-fn refusal_of(refused: Refused) -> (Status, &'static str) {
-    match refused {
+#[cold]
+fn refusal_of(refused: Refused) -> (Status, Cow<'static, str>) {
+    let Refused { end, tries, none_is_left } = refused;
+    let (status, text) = match end {
         None => (Status::UNAVAILABLE, "no server is known to pass the request on to"),
         Some(End::Lost | End::DeadlinePassed | End::Dropped) => {
             (Status::UPSTREAM_LOST, "the connection to the server was lost before it answered")
@@ -381,7 +398,43 @@ fn refusal_of(refused: Refused) -> (Status, &'static str) {
             (Status::REQUEST_TOO_LARGE, "longer than the server behind this proxy accepts")
         }
         Some(End::Unreachable | End::NeverSent | End::Answered(_)) => {
-            (Status::UNAVAILABLE, "no server behind this proxy can be reached")
+            let who = if none_is_left {
+                "each server behind this proxy that may be called was tried"
+            } else {
+                "servers behind this proxy were tried as often as one request may"
+            };
+            let s = if tries == 1 { "" } else { "s" };
+            let text = format!(
+                "{who}, in {tries} attempt{s}, and none took the request; it was not executed: \
+                 send it again later"
+            );
+            return (Status::UNAVAILABLE, text.into());
         }
+    };
+    (status, text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_how_many_were_tried_whether_all_and_what_to_do() {
+        let refused = |tries, none_is_left| {
+            let (status, text) =
+                refusal_of(Refused { end: Some(End::Unreachable), tries, none_is_left });
+            assert_eq!(status, Status::UNAVAILABLE);
+            text.into_owned()
+        };
+        assert_eq!(
+            refused(3, true),
+            "each server behind this proxy that may be called was tried, in 3 attempts, and none \
+             took the request; it was not executed: send it again later"
+        );
+        assert_eq!(
+            refused(1, false),
+            "servers behind this proxy were tried as often as one request may, in 1 attempt, and \
+             none took the request; it was not executed: send it again later"
+        );
     }
 }

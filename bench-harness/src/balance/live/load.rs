@@ -183,7 +183,8 @@ impl Run {
                 let balancer = client.balancer();
                 for (slot, was_out) in (0..).zip(was_out) {
                     let standing = balancer.standing(slot);
-                    let is_out = matches!(standing, Some(Standing::Ejected { .. }));
+                    let is_out =
+                        matches!(standing, Some(Standing::Ejected { .. } | Standing::Unconnected));
                     if is_out && !*was_out {
                         self.log.lock().ejected(nth, slot);
                     }
