@@ -36,6 +36,7 @@ pub use contender::Contender;
 pub use values::Distribution;
 
 use crate::cli::{BalanceArgs, OfferedRate};
+use crate::interrupt::Interrupt;
 use crate::publish::Publisher;
 use crate::run::wrong_usage;
 use crate::{Ended, Failure};
@@ -57,14 +58,25 @@ pub fn balance(args: &BalanceArgs) -> Result<Ended, Failure> {
         return Ok(Ended::Done);
     }
     match (args.sim, args.live) {
-        (true, _) => balance_simulated(args).map(|()| Ended::Done),
+        (true, _) => balance_simulated(args),
         (_, true) => live::balance(args),
         _ => wrong_usage("balance", "say --sim or --live"),
     }
 }
 
-fn balance_simulated(args: &BalanceArgs) -> Result<(), Failure> {
-    let mut publisher = Publisher::open(args.json.as_deref())?;
+/// Where the report and the drawing go.
+fn publisher(args: &BalanceArgs) -> Result<Publisher, Failure> {
+    if let (Some(json), Some(svg)) = (&args.json, &args.svg)
+        && json == svg
+    {
+        let place = json.display();
+        wrong_usage("balance", &format!("--json and --svg both say {place}; name a file for one"));
+    }
+    Publisher::open(args.json.as_deref())?.and_svg(args.svg.as_deref())
+}
+
+/// The scenario with what the command line says in place of it.
+fn scenario(args: &BalanceArgs) -> Result<Scenario, Failure> {
     let mut scenario = Scenario::load(&args.scenario)?;
     match args.rate {
         Some(OfferedRate::PerSecond(rate)) => scenario.set_rate(rate),
@@ -74,25 +86,46 @@ fn balance_simulated(args: &BalanceArgs) -> Result<(), Failure> {
     if let Some(duration) = args.duration {
         scenario.set_duration(duration).map_err(|error| format!("--duration: {error}"))?;
     }
+    if let Some(count) = args.servers {
+        scenario.set_server_count(count).map_err(|error| format!("--servers: {error}"))?;
+    }
+    Ok(scenario)
+}
+
+fn balance_simulated(args: &BalanceArgs) -> Result<Ended, Failure> {
+    let scenario = scenario(args)?;
+    let mut publisher = publisher(args)?;
+    let interrupt = Interrupt::on_signals()?;
     scenario
         .check_simulated()
         .map_err(|error| format!("scenario {} cannot be simulated: {error}", args.scenario))?;
-    let report = simulate(&args.scenario, &scenario, &args.policy, args.seed);
-    if let Some(path) = &args.svg {
-        std::fs::write(path, svg::draw(&report))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    let report = simulate(&args.scenario, &scenario, &args.policy, args.seed, &interrupt);
+    if report.policies.is_empty() {
+        eprintln!("catena-bench: interrupted before any policy was simulated to the end");
+        return Ok(Ended::Interrupted);
     }
+    publisher.publish_svg(|| svg::draw(&report))?;
     let with_time = args.over_time || args.policy.len() == 1;
-    publisher.publish(&report.text(with_time), &report)
+    publisher.publish(&report.text(with_time), &report)?;
+    Ok(if report.not_simulated.is_empty() { Ended::Done } else { Ended::Interrupted })
 }
 
-/// One run for each policy.
-fn simulate(name: &str, scenario: &Scenario, policies: &[Contender], seed: u64) -> SimReport {
+/// One run for each policy, until somebody wants it to end.
+fn simulate(
+    name: &str,
+    scenario: &Scenario,
+    contenders: &[Contender],
+    seed: u64,
+    interrupt: &Interrupt,
+) -> SimReport {
     let (lines, line_of) = report::lines(scenario);
-    let policies = policies.iter().map(|contender| {
-        let record = World::run(scenario, contender, seed, line_of.clone());
-        PolicyReport::new(contender, scenario, &record)
-    });
+    let (mut policies, mut not_simulated) = (Vec::new(), Vec::new());
+    for contender in contenders {
+        match World::run(scenario, contender, seed, line_of.clone(), interrupt) {
+            Some(record) => policies.push(PolicyReport::new(contender, scenario, &record)),
+            None => not_simulated.push(contender.to_string()),
+        }
+    }
     SimReport {
         tool: "catena-bench balance --sim",
         version: env!("CARGO_PKG_VERSION"),
@@ -101,7 +134,8 @@ fn simulate(name: &str, scenario: &Scenario, policies: &[Contender], seed: u64) 
         seed,
         duration_secs: scenario.duration.0.as_secs_f64(),
         interval_secs: scenario.interval().as_secs_f64(),
-        policies: policies.collect(),
+        policies,
+        not_simulated,
         lines,
     }
 }

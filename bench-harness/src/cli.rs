@@ -273,7 +273,8 @@ clients have. Their work is a timer, their faults are signals and calls.
 
 Exit codes: 0 done (whether the figures are worth something is in the notes, and in the JSON's
 is_valid), 1 failed, 2 wrong usage, 4 a server was gone that was not told to, 130 interrupted: there
-is a report of what was measured until then.", balance::built_in()))]
+is a report of what was measured until then, or of the policies that were simulated to the end, if
+there are any. Interrupted once more it ends at once, with 130 and without a report.", balance::built_in()))]
 pub struct BalanceArgs {
     /// Simulates: discrete events, virtual time, the code that clients run.
     #[arg(long)]
@@ -299,13 +300,16 @@ pub struct BalanceArgs {
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
     /// Servers, in place of what the scenario says.
-    #[arg(long, value_name = "N", requires = "live", value_parser = parse_count)]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     pub servers: Option<u32>,
-    /// Calls may be made twice: they may be sent again when they may have been executed, and be hedged.
-    #[arg(long, requires = "live")]
+    /// Live: calls may be made twice: they may be sent again when they may have been executed, and be
+    /// hedged. Simulated calls may.
+    // Said twice, for `requires` alone is quiet where what it requires conflicts with what is there.
+    #[arg(long, requires = "live", conflicts_with = "sim")]
     pub idempotent: bool,
-    /// How often each policy runs; tables and drawing are of the median run.
-    #[arg(long, value_name = "N", default_value = "1", requires = "live",
+    /// Live: how often each policy runs; tables and drawing are of the median run. A simulation is the
+    /// same each time; --seed makes another one.
+    #[arg(long, value_name = "N", default_value = "1", requires = "live", conflicts_with = "sim",
         value_parser = count_up_to(RUNS_MAX))]
     pub runs: u32,
     /// Tables over time for each of several policies; for one alone they are shown anyway.
@@ -314,7 +318,7 @@ pub struct BalanceArgs {
     /// Writes the report as JSON to a file, or to standard output (-).
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Draws share and p99 over time into a file.
+    /// Draws share and p99 over time into a file, or to standard output (-).
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// Prints the scenario, to start one's own from, and ends.

@@ -1,4 +1,5 @@
-//! Where a report goes: people read it on standard output, machines where `--json` says.
+//! Where a report goes: people read it on standard output, machines where `--json` says, and what is
+//! drawn of it goes where `--svg` says.
 
 use crate::Failure;
 use serde::Serialize;
@@ -9,11 +10,12 @@ use std::path::{Path, PathBuf};
 /// Where a report goes. Opened before anything is measured, so that no run is lost to a wrong path.
 #[derive(Debug)]
 pub struct Publisher {
-    json: Option<Json>,
+    json: Option<Target>,
+    svg: Option<Target>,
 }
 
 #[derive(Debug)]
-enum Json {
+enum Target {
     StandardOutput,
     File(PathBuf, File),
 }
@@ -25,37 +27,59 @@ impl Publisher {
     /// # Errors
     /// If the file cannot be written.
     pub fn open(json: Option<&Path>) -> Result<Publisher, Failure> {
-        let json = match json {
-            None => None,
-            Some(path) if path == Path::new("-") => Some(Json::StandardOutput),
-            Some(path) => {
-                let mut options = OpenOptions::new();
-                let file = options.write(true).create(true).truncate(false).open(path);
-                let file =
-                    file.map_err(|error| cannot_write(&path.display().to_string(), error))?;
-                Some(Json::File(path.to_owned(), file))
-            }
-        };
-        Ok(Publisher { json })
+        Ok(Publisher { json: json.map(Target::open).transpose()?, svg: None })
     }
 
-    /// Prints the text, and writes the report as JSON where it is wanted. Where both would go to
-    /// standard output, the text goes to standard error.
+    /// A drawing, too, for what `--svg` says: nothing, `-`, or a file. Not where the JSON goes.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn and_svg(self, svg: Option<&Path>) -> Result<Publisher, Failure> {
+        Ok(Publisher { svg: svg.map(Target::open).transpose()?, ..self })
+    }
+
+    /// Writes the drawing where it is wanted, and does not draw where it is not.
+    ///
+    /// # Errors
+    /// What could not be written, and where.
+    pub fn publish_svg(&mut self, draw: impl FnOnce() -> String) -> Result<(), Failure> {
+        self.svg.as_mut().map_or(Ok(()), |target| target.write(draw().as_bytes()))
+    }
+
+    /// Prints the text, and writes the report as JSON where it is wanted. Where standard output is
+    /// taken by the JSON or the drawing, the text goes to standard error.
     ///
     /// # Errors
     /// What could not be written, and where.
     pub fn publish(&mut self, text: &str, report: &impl Serialize) -> Result<(), Failure> {
-        match self.json {
-            Some(Json::StandardOutput) => write!(io::stderr(), "{text}")
+        let is_taken = |target: &Option<Target>| matches!(target, Some(Target::StandardOutput));
+        match is_taken(&self.json) || is_taken(&self.svg) {
+            true => write!(io::stderr(), "{text}")
                 .map_err(|error| cannot_write("standard error", error))?,
-            _ => print(text)?,
+            false => print(text)?,
         }
+        let Some(target) = &mut self.json else { return Ok(()) };
         let mut bytes = serde_json::to_vec_pretty(report)?;
         bytes.push(b'\n');
-        match &mut self.json {
-            None => Ok(()),
-            Some(Json::StandardOutput) => to_standard_output(&bytes),
-            Some(Json::File(path, file)) => replace(file, &bytes)
+        target.write(&bytes)
+    }
+}
+
+impl Target {
+    /// `-` is standard output.
+    fn open(path: &Path) -> Result<Target, Failure> {
+        if path == Path::new("-") {
+            return Ok(Target::StandardOutput);
+        }
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(|error| cannot_write(&path.display().to_string(), error))?;
+        Ok(Target::File(path.to_owned(), file))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            Target::StandardOutput => to_standard_output(bytes),
+            Target::File(path, file) => replace(file, bytes)
                 .map_err(|error| cannot_write(&path.display().to_string(), error)),
         }
     }

@@ -1,8 +1,10 @@
 //! Pages for whoever looks after a process, over HTTP/1.0: `/metrics`, `/healthz`.
 //!
-//! One thread, one request at a time, each with so much time and so many bytes: for a scraper and for
-//! `curl`, on loopback unless told otherwise, and nothing that could get in the shards' way.
+//! One thread, a few visitors at a time, each with so much time and so many bytes: for scrapers and for
+//! `curl`, on loopback unless told otherwise, and nothing that could get in the shards' way. Who connects
+//! and says nothing makes nobody wait.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,6 +13,9 @@ use std::time::{Duration, Instant};
 const HEAD_BYTES_MAX: usize = 8 << 10;
 /// How long one request may take, reading and writing each.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Visitors at a time: far more than look after one process, and few descriptors. One more takes the
+/// place of the one that came first.
+const VISITORS_MAX: usize = 32;
 /// The pause after an accept that failed, for want of descriptors as a rule.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -66,45 +71,130 @@ impl Admin {
     /// # Errors
     /// If there is no thread for that.
     pub fn serve(self, pages: Pages) -> io::Result<()> {
+        self.serve_patiently(pages, PATIENCE)
+    }
+
+    fn serve_patiently(self, pages: Pages, patience: Duration) -> io::Result<()> {
+        self.listener.set_nonblocking(true)?;
         std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            let mut visitors = Vec::new();
             loop {
-                let Ok((stream, _)) = self.listener.accept() else {
-                    std::thread::sleep(ACCEPT_AGAIN_AFTER);
-                    continue;
-                };
-                if let Err(error) = answer_one(stream, &pages) {
-                    tracing::debug!(%error, "a request for a page was not answered");
-                }
+                wait(&self.listener, &visitors);
+                welcome(&self.listener, &mut visitors, patience);
+                visitors.retain_mut(|visitor| match visitor.go_on(&pages, patience) {
+                    Ok(stays) => stays,
+                    Err(error) => {
+                        tracing::debug!(%error, "a request for a page was not answered");
+                        false
+                    }
+                });
             }
         })?;
         Ok(())
     }
 }
 
-fn answer_one(mut stream: TcpStream, pages: &Pages) -> io::Result<()> {
-    let head = read_head(&mut stream)?;
-    let answer = answer_to(&head, pages);
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(answer.as_bytes())
+/// Somebody who asks for a page.
+#[derive(Debug)]
+struct Visitor {
+    stream: TcpStream,
+    stage: Stage,
+    give_up: Instant,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The head of the request, as far as it has come.
+    Asks(Vec<u8>),
+    /// The answer, and how much of it has been sent.
+    IsAnswered(String, usize),
+}
+
+/// Sleeps until a visitor comes, one can go on, or the patience with one ends.
+fn wait(listener: &TcpListener, visitors: &[Visitor]) {
+    let mut waiting = vec![PollFd::new(listener, PollFlags::IN)];
+    waiting.extend(visitors.iter().map(|visitor| {
+        let flags = match visitor.stage {
+            Stage::Asks(_) => PollFlags::IN,
+            Stage::IsAnswered(..) => PollFlags::OUT,
+        };
+        PollFd::new(&visitor.stream, flags)
+    }));
+    let give_up = visitors.iter().map(|visitor| visitor.give_up).min();
+    let left = give_up.map(|at| at.saturating_duration_since(Instant::now()));
+    let left =
+        left.map(|left| Timespec::try_from(left).expect("it is no longer than the patience"));
+    // A signal ends the wait early; then everybody is looked at once more, which harms nobody.
+    let _ready = poll(&mut waiting, left.as_ref());
+}
+
+/// Lets in whoever waits at the door.
+fn welcome(listener: &TcpListener, visitors: &mut Vec<Visitor>, patience: Duration) {
+    loop {
+        let accepted = listener.accept().and_then(|(stream, _)| {
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        });
+        match accepted {
+            Ok(stream) => {
+                if visitors.len() == VISITORS_MAX {
+                    visitors.remove(0);
+                }
+                let (stage, give_up) = (Stage::Asks(Vec::new()), Instant::now() + patience);
+                visitors.push(Visitor { stream, stage, give_up });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => return std::thread::sleep(ACCEPT_AGAIN_AFTER),
+        }
+    }
+}
+
+impl Visitor {
+    /// Reads or writes as much as is possible at once. False if the answer has been sent.
+    fn go_on(&mut self, pages: &Pages, patience: Duration) -> io::Result<bool> {
+        let went_on = match &mut self.stage {
+            Stage::Asks(head) => match read_head(&mut self.stream, head) {
+                Ok(()) => {
+                    self.stage = Stage::IsAnswered(answer_to(head, pages), 0);
+                    self.give_up = Instant::now() + patience;
+                    return self.go_on(pages, patience);
+                }
+                Err(error) => Err(error),
+            },
+            Stage::IsAnswered(answer, sent) => send_rest(&mut self.stream, answer.as_bytes(), sent),
+        };
+        match went_on {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Err(_) if self.give_up <= Instant::now() => Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => Ok(true),
+        }
+    }
 }
 
 /// Everything up to the empty line, as far as it is read at all.
-fn read_head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let give_up = Instant::now() + PATIENCE;
-    let mut head = Vec::new();
+fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()> {
     let mut bytes = [0; 1_024];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let left = give_up.saturating_duration_since(Instant::now());
-        if left.is_zero() || head.len() > HEAD_BYTES_MAX {
-            return Err(io::Error::other("the head is too long, or takes too long"));
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(io::Error::other("the head is too long"));
         }
-        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut bytes)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => head.extend_from_slice(&bytes[..count]),
         }
     }
-    Ok(head)
+    Ok(())
+}
+
+fn send_rest(stream: &mut TcpStream, answer: &[u8], sent: &mut usize) -> io::Result<()> {
+    while *sent < answer.len() {
+        match stream.write(&answer[*sent..])? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => *sent += count,
+        }
+    }
+    Ok(())
 }
 
 fn answer_to(head: &[u8], pages: &Pages) -> String {
@@ -176,5 +266,73 @@ mod tests {
             stream.read_to_string(&mut text).expect("it is answered, and ends");
             assert!(text.ends_with("\r\n\r\ncatena_requests_total 3\n"), "{text}");
         }
+    }
+
+    /// A page that is longer than what a socket holds for who does not read.
+    fn long_page() -> Pages {
+        pages().and("/long", || Ok("long ".repeat(8 << 20)))
+    }
+
+    fn listening(patience: Duration) -> SocketAddr {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let admin = Admin::listen(any, "--metrics").expect("loopback can be listened on");
+        let address = admin.address();
+        admin.serve_patiently(long_page(), patience).expect("there is a thread");
+        address
+    }
+
+    fn visit(address: SocketAddr, says: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(LONG)).expect("it is not 0");
+        stream.write_all(says.as_bytes()).expect("it fits");
+        stream
+    }
+
+    fn hears(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it is answered, and ends");
+        text
+    }
+
+    /// Far more than anything here takes: nothing is waited for that long unless it is broken.
+    const LONG: Duration = Duration::from_secs(60);
+    const ASK: &str = "GET /metrics HTTP/1.0\r\n\r\n";
+
+    #[test]
+    fn who_says_nothing_or_reads_nothing_makes_nobody_wait() {
+        let address = listening(10 * LONG);
+        let mut slow = visit(address, "GET /metrics");
+        let _deaf: Vec<TcpStream> =
+            (0..3).map(|_| visit(address, "GET /long HTTP/1.0\r\n\r\n")).collect();
+        let _mute: Vec<TcpStream> = (0..5).map(|_| visit(address, "")).collect();
+        for _ in 0..3 {
+            assert!(hears(visit(address, ASK)).ends_with("catena_requests_total 3\n"));
+        }
+        slow.write_all(b" HTTP/1.0\r\n\r\n").expect("it fits");
+        assert!(hears(slow).ends_with("catena_requests_total 3\n"));
+    }
+
+    #[test]
+    fn a_long_page_arrives_whole() {
+        let text = hears(visit(listening(LONG), "GET /long HTTP/1.0\r\n\r\n"));
+        let (_, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert_eq!(body.len(), 5 * (8 << 20));
+    }
+
+    #[test]
+    fn who_is_one_too_many_takes_the_place_of_the_first() {
+        let address = listening(10 * LONG);
+        let mut mute: Vec<TcpStream> = (0..VISITORS_MAX).map(|_| visit(address, "")).collect();
+        assert!(hears(visit(address, ASK)).ends_with("catena_requests_total 3\n"));
+        assert_eq!(hears(mute.remove(0)), "", "it is let go, long before the patience ends");
+        let mut last = mute.pop().expect("there are more");
+        last.write_all(ASK.as_bytes()).expect("it fits");
+        assert!(hears(last).ends_with("catena_requests_total 3\n"), "others may stay");
+    }
+
+    #[test]
+    fn patience_ends() {
+        let address = listening(Duration::from_millis(20));
+        assert_eq!(hears(visit(address, "")), "");
     }
 }

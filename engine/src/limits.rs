@@ -118,6 +118,13 @@ pub const OUTPUTS_KEPT_BYTES_MAX: usize = 32 << 20;
 /// peer has not read yet.
 pub const LINGER: Duration = Duration::from_secs(1);
 
+/// Log lines about peers at fault that a shard writes within [`COMPLAINTS_WINDOW`]; of others their
+/// number is told at its end. Enough to see what it is about; a client that errs and connects again
+/// at once made 7,534 lines in a minute without.
+pub const COMPLAINTS_MAX: u32 = 10;
+/// See [`COMPLAINTS_MAX`]. With it a shard writes 95,040 such lines a day at most, some 15 MiB.
+pub const COMPLAINTS_WINDOW: Duration = Duration::from_secs(10);
+
 /// Messages that may wait between one shard and one other. At 128 bytes each: 128 KiB a pair.
 pub const MAILBOX_MESSAGES_MAX: usize = 1_024;
 

@@ -90,6 +90,8 @@ pub(crate) enum TimerKey {
     Client(ClientKey),
     /// The end of a client's probe.
     Probe(ClientKey),
+    /// The end of a time in which not everything was logged.
+    Complaints,
 }
 
 /// Where a request came from, and its answer goes.

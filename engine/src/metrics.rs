@@ -130,7 +130,9 @@ macro_rules! figures {
 }
 
 figures! {
-    Counter "catena_requests_total" "Requests that arrived whole, refused ones included." { requests "" }
+    Counter "catena_requests_total" "Requests that arrived whole, refused ones included. \
+        Each is counted as a response in the end, unless it was cancelled or dropped with its \
+        connection." { requests "" }
     Counter "catena_responses_total" "Responses sent, by the class of their status." {
         responses_ok r#"{class="ok"}"#
         responses_not_executed r#"{class="not_executed"}"#
@@ -331,6 +333,8 @@ mod tests {
         MetricsSnapshot::of(&[shard]).write_prometheus(&mut text).expect("a string takes it all");
         for line in [
             "# TYPE catena_requests_total counter",
+            "# HELP catena_requests_total Requests that arrived whole, refused ones included. Each is \
+             counted as a response in the end, unless it was cancelled or dropped with its connection.",
             "catena_requests_total 12",
             r#"catena_responses_total{class="ok"} 1"#,
             r#"catena_responses_total{class="application"} 0"#,

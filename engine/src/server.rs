@@ -67,6 +67,21 @@ pub enum Cores {
     Unpinned(u16),
 }
 
+impl Cores {
+    /// How many shards a server on these cores has: for what is made for all of them before they are.
+    ///
+    /// The cores that this process may use are those of its affinity mask. A quota of CPU time
+    /// (cgroup `cpu.max`) does not lower their number, as it does that of
+    /// [`std::thread::available_parallelism`].
+    ///
+    /// # Errors
+    /// Those that a server would fail to start with for the sake of its cores.
+    pub fn shard_count(&self) -> Result<u16, StartError> {
+        let cores = start::cores_of_shards(self)?;
+        Ok(u16::try_from(cores.len()).expect("SHARDS_MAX is far below"))
+    }
+}
+
 impl FromStr for Cores {
     type Err = String;
 
@@ -454,5 +469,28 @@ mod tests {
         for wrong in ["", "x", "3-1", "1-", "0-99999"] {
             assert!(wrong.parse::<Cores>().is_err(), "{wrong:?}");
         }
+    }
+    #[test]
+    fn there_are_as_many_shards_as_was_said_before_the_start() {
+        let count_of = |cores: &Cores| cores.shard_count().map_err(|error| error.to_string());
+        let core = start::cores_of_shards(&Cores::Count(1)).expect("there is a core")[0];
+        let core = core.expect("it is pinned");
+        for cores in [
+            Cores::All,
+            Cores::List(vec![core]),
+            Cores::Count(1),
+            Cores::Unpinned(3),
+            Cores::List(Vec::new()),
+            Cores::List(vec![core, core]),
+            Cores::Count(4_000),
+            Cores::Unpinned(u16::MAX),
+        ] {
+            let server = Server::builder().cores(cores.clone()).driver(DriverChoice::Epoll).start();
+            let started = server.map(|server| server.handle().shard_count());
+            let started = started.map_err(|error| error.to_string());
+            assert_eq!(count_of(&cores), started, "{cores:?}");
+        }
+        let affinity = rustix::thread::sched_getaffinity(None).expect("it can be read");
+        assert_eq!(count_of(&Cores::All), Ok(affinity.count() as u16), "whatever a quota says");
     }
 }

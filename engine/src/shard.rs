@@ -18,12 +18,14 @@
 //! | `serve` | a request: admit, route, dispatch, answer |
 //! | `relays` | a request that is passed on to another server, and its answer |
 //! | `calls` | the client side: connect, start calls, match answers, back off |
+//! | `complaints` | how many log lines there are about peers at fault |
 //! | [`message`] | what comes from other shards and other threads |
 
 #![forbid(unsafe_code)]
 
 pub(crate) mod backlog;
 mod calls;
+mod complaints;
 pub mod message;
 pub(crate) mod peer;
 pub(crate) mod peers;
@@ -366,6 +368,7 @@ impl Shard {
                     calls::backoff_ended(&mut self.peers, driver, &self.local, key);
                 }
                 Some(TimerKey::Probe(key)) => probes::expire(&self.local, key),
+                Some(TimerKey::Complaints) => self.serving.tell_complaints(),
             }
         }
     }
@@ -500,6 +503,7 @@ impl Drop for Shard {
     fn drop(&mut self) {
         self.inbox.close();
         self.local.end();
+        self.serving.tell_complaints();
         while let Some(message) = self.mailboxes.poll() {
             if let ShardMessage::Request(request) = message {
                 self.serving.refuse_handed_over(&request);

@@ -46,7 +46,8 @@ A weight may follow with '=': 10.0.0.2:7400=3 gets three times the part of one w
 
 SIGTERM or ^C: takes no new connection, tells callers to go away, finishes what is under way (for
 --drain-timeout at most), ends. Once more ends at once.
-Exit codes: 0 ended in order, 1 failed, or ended at once, 2 wrong usage.")]
+Exit codes: 0 ended in order (also if --drain-timeout cut off what was under way), 1 failed, or ended
+at once, 2 wrong usage.")]
 pub struct ProxyArgs {
     /// Address to listen on: a port of 127.0.0.1, or ADDRESS:PORT. Port 0 lets the system pick one.
     #[arg(long, short, value_name = "ADDR", default_value = "7400", value_parser = parse_address)]

@@ -30,7 +30,9 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
         Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
         None => args.cpus.clone(),
     };
-    let shared = Shared::new(endpoints.clone(), shards_max(&cores));
+    let shards =
+        cores.shard_count().map_err(|error| format!("{}: {error}", flag_of_cores(args)))?;
+    let shared = Shared::new(endpoints.clone(), shards.into());
     let server = start(args, cores, shared.clone())?;
     args.log.install();
     for note in server.notes() {
@@ -114,13 +116,9 @@ fn refuse_itself(listen: SocketAddr, endpoints: &Endpoints) -> Result<(), Failur
     })
 }
 
-/// No fewer than there will be shards.
-fn shards_max(cores: &Cores) -> usize {
-    match cores {
-        Cores::All => std::thread::available_parallelism().map_or(1, usize::from),
-        Cores::List(list) => list.len().max(1),
-        Cores::Count(count) | Cores::Unpinned(count) => usize::from(*count).max(1),
-    }
+/// What the number of shards was told by.
+fn flag_of_cores(args: &ProxyArgs) -> &'static str {
+    if args.shards.is_some() { "--shards" } else { "--cpus" }
 }
 
 fn servers(args: &ProxyArgs, count: usize) -> String {

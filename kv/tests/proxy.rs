@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_catena");
@@ -238,21 +239,42 @@ fn a_killed_server_costs_what_it_had_in_hand_and_nothing_else() {
     }
 }
 
-#[test]
-fn a_second_signal_ends_at_once() {
-    let server = echo();
-    let address = server.address().expect("it listens");
-    let mut proxy = Process::proxy(&[address], &["--drain-timeout", "1h"]);
+/// A caller with a request that is never answered, at `target`.
+fn caller_that_waits(target: SocketAddr) -> (Server, Receiver<Result<Answer, CallError>>) {
     let caller = Server::builder().cores(Cores::Unpinned(1)).start().expect("one thread");
-    let target = proxy.address;
+    let (told, ends) = channel();
     let handle = caller.handle();
     let begun = handle.run(ShardIndex(0), move |local| async move {
         let client = Client::new(&local, target, ClientConfig::default());
         client.call(ECHO, &b""[..]).await.expect("it is there");
         let held = client.call(MethodId::of("hold"), &b""[..]);
-        local.spawn(async move { drop(held.await) }).detach();
+        local.spawn(async move { drop(told.send(held.await)) }).detach();
     });
     futures_executor::block_on(begun).expect("the shard lives");
+    (caller, ends)
+}
+
+/// As the docs say of a drain that takes too long: the process ends in order, the caller is told.
+#[test]
+fn a_drain_that_is_cut_off_ends_with_0_and_its_callers_know() {
+    let server = echo();
+    let address = server.address().expect("it listens");
+    let mut proxy = Process::proxy(&[address], &["--drain-timeout", "200ms"]);
+    let (_caller, ends) = caller_that_waits(proxy.address);
+    std::thread::sleep(Duration::from_millis(100));
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+    let end = ends.recv_timeout(PATIENCE).expect("the caller hears of it");
+    let error = end.expect_err("nobody has answered it");
+    assert!(matches!(error, CallError::ConnectionLost), "{error:?}");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let server = echo();
+    let address = server.address().expect("it listens");
+    let mut proxy = Process::proxy(&[address], &["--drain-timeout", "1h"]);
+    let (_caller, _ends) = caller_that_waits(proxy.address);
     std::thread::sleep(Duration::from_millis(100));
     proxy.signal(Signal::TERM);
     std::thread::sleep(Duration::from_millis(300));
@@ -303,7 +325,8 @@ fn what_is_wrong_ends_in_one_line_that_names_it() {
         (&["--upstream", "host.invalid:1"], 1, "--upstream host.invalid:1"),
         (&["--upstream", "127.0.0.1:7", "--listen", "0.0.0.0:7"], 1, "this proxy itself"),
         (&["--upstream", "file:/nowhere/servers"], 1, "/nowhere/servers"),
-        (&["--upstream", "127.0.0.1:1", "--cpus", "4095"], 1, "core 4095"),
+        (&["--upstream", "127.0.0.1:1", "--cpus", "4095"], 1, "--cpus: core 4095"),
+        (&["--upstream", "127.0.0.1:1", "--shards", "1024"], 1, "--shards: 1024 shards on"),
         (&["--upstream", "127.0.0.1:1", "--frame-max", "1"], 1, "frame_bytes_max"),
         (&[], 2, "--upstream"),
         (&["--upstream", "127.0.0.1:1=0"], 2, "weight"),

@@ -33,7 +33,6 @@ use super::report::lines;
 use super::svg;
 use crate::cli::BalanceArgs;
 use crate::interrupt::Interrupt;
-use crate::publish::Publisher;
 use crate::run::{progress, wrong_usage};
 use crate::{Ended, Failure, host};
 use catena_engine::reactor::turn::PollMode;
@@ -57,7 +56,7 @@ const LEAD: Duration = Duration::from_millis(50);
 /// Runs and tells.
 pub fn balance(args: &BalanceArgs) -> Result<Ended, Failure> {
     let mut plan = Plan::new(args)?;
-    let mut publisher = Publisher::open(args.json.as_deref())?;
+    let mut publisher = super::publisher(args)?;
     let interrupt = Interrupt::on_signals()?;
     let progress = progress(100);
     let measured = measure_all(&mut plan, &interrupt, &progress);
@@ -68,10 +67,7 @@ pub fn balance(args: &BalanceArgs) -> Result<Ended, Failure> {
         return Ok(Ended::Interrupted);
     }
     let report = LiveReport::new(&plan, runs);
-    if let Some(path) = &args.svg {
-        std::fs::write(path, svg::draw(&report.balance))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-    }
+    publisher.publish_svg(|| svg::draw(&report.balance))?;
     let with_time = args.over_time || args.policy.len() == 1;
     publisher.publish(&report.text(with_time), &report)?;
     match report.runs.iter().any(|run| run.server_lost.is_some()) {

@@ -33,6 +33,10 @@ pub struct SimReport {
     pub lines: Vec<Line>,
     /// The policies, in the order in which they were named.
     pub policies: Vec<PolicyReport>,
+    /// Those that were not simulated, or not to the end, because it was interrupted: there is nothing of
+    /// them in here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_simulated: Vec<String>,
 }
 
 /// A server, or servers that are alike.
@@ -294,7 +298,14 @@ impl SimReport {
     pub fn text(&self, with_time: bool) -> String {
         let seconds = self.duration_secs;
         let how = format!("Simulated, {seconds} s, seed {}.", self.seed);
-        wrapped(&format!("{}: {} {how}", self.scenario, self.about)) + &self.tables(with_time)
+        let mut text = wrapped(&format!("{}: {} {how}", self.scenario, self.about));
+        text.push_str(&self.tables(with_time));
+        if !self.not_simulated.is_empty() {
+            let policies = self.not_simulated.join(", ");
+            text.push('\n');
+            text.push_str(&wrapped(&format!("Interrupted: nothing is told of {policies}.")));
+        }
+        text
     }
 
     /// All that follows the first paragraph.

@@ -7,6 +7,8 @@ use catena_engine::rng::Rng;
 use catena_engine::time::Duration;
 use serde::Deserialize;
 use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
 
 /// The scenarios that are built in, in the order of their telling.
 pub const BUILT_IN: [(&str, &str); 14] = [
@@ -26,6 +28,8 @@ pub const BUILT_IN: [(&str, &str); 14] = [
     ("rolling-restart", include_str!("../../scenarios/rolling-restart.toml")),
 ];
 
+/// The longest text of a scenario in bytes, 1 MiB: those that are built in have 1 KiB.
+const TEXT_BYTES_MAX: u64 = 1 << 20;
 /// Most servers: a table of 10,000 is as much as one looks at.
 const SERVERS_MAX: u32 = 10_000;
 /// Most pairs of a client and a server: each is 23 KiB of histograms, together 2.3 GiB.
@@ -276,7 +280,7 @@ impl Scenario {
             return Ok((*text).to_owned());
         }
         let names = super::built_in();
-        std::fs::read_to_string(name_or_file).map_err(|error| {
+        read_up_to(TEXT_BYTES_MAX, name_or_file).map_err(|error| {
             format!(
                 "--scenario {name_or_file:?} is not built in, and cannot be read as a file \
                  ({error}); built in are {names}"
@@ -467,6 +471,9 @@ impl Group {
         match (self.model, self.workers, self.capacity) {
             _ if self.count == 0 => Err("count: must be positive".to_owned()),
             _ if self.weight == 0 => Err("weight: must be positive".to_owned()),
+            _ if self.time.is_zero() => {
+                Err(format!("time: {} is no work at all; say how long it takes", self.time))
+            }
             (Model::Latency | Model::Sharing, Some(_), _) => misplaced("workers", "queue"),
             (Model::Latency | Model::Queue, _, Some(_)) => misplaced("capacity", "sharing"),
             (Model::Queue, Some(0), _) => Err("workers: must be positive".to_owned()),
@@ -588,6 +595,17 @@ impl Effect {
             Effect::Capacity(..) => "capacity varies".to_owned(),
         }
     }
+}
+
+/// The text of a file that is no longer than that.
+fn read_up_to(bytes_max: u64, path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        let what = format!("it is longer than {} MiB, which no scenario is", bytes_max >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(text)
 }
 
 fn is_factor(factor: f64) -> bool {

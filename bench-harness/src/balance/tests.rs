@@ -2,11 +2,16 @@
 
 use super::report::{PolicyReport, SimReport};
 use super::scenario::{BUILT_IN, Scenario};
-use super::{Contender, simulate, svg};
+use super::{Contender, svg};
+use crate::interrupt::Interrupt;
 use catena_engine::time::Duration;
 
 fn contenders(list: &str) -> Vec<Contender> {
     list.split(',').map(|name| name.parse().expect(name)).collect()
+}
+
+fn simulate(name: &str, scenario: &Scenario, policies: &[Contender], seed: u64) -> SimReport {
+    super::simulate(name, scenario, policies, seed, &Interrupt::default())
 }
 
 fn run(name: &str, list: &str, seed: u64) -> SimReport {
@@ -312,4 +317,19 @@ fn a_scenario_that_is_wrong_says_where() {
     }
     let error = Scenario::load("supermarkt").expect_err("a slip").to_string();
     assert!(error.contains("supermarkt") && error.contains("beyond-round-robin"), "{error}");
+}
+
+#[test]
+fn what_was_not_simulated_to_the_end_is_named_and_nothing_is_told_of_it() {
+    let scenario = Scenario::load("slow-core").expect("it is built in");
+    let interrupt = Interrupt::default();
+    interrupt.set();
+    let report =
+        super::simulate("slow-core", &scenario, &contenders("rr,hist+retry"), 1, &interrupt);
+    assert!(report.policies.is_empty());
+    assert_eq!(report.not_simulated, ["rr", "hist+retry"]);
+    assert!(report.text(true).contains("Interrupted: nothing is told of rr, hist+retry."));
+    let whole = simulate("slow-core", &scenario, &contenders("rr"), 1);
+    let json = serde_json::to_string(&whole).expect("it is plain data");
+    assert!(!json.contains("not_simulated") && !whole.text(true).contains("Interrupted"));
 }

@@ -39,6 +39,12 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
+/// The most that a lognormal's logarithm may deviate by: its mean is 268,337 times its median then, and
+/// what simulations are made of deviates by 2 at most.
+const SIGMA_MAX: f64 = 5.0;
+/// The longest mean of a lognormal, in seconds: as long as any span of time that can be written.
+const MEAN_SECS_MAX: f64 = 86_400.0;
+
 /// How long something takes, as a law of chance.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Distribution {
@@ -57,6 +63,17 @@ pub enum Distribution {
 }
 
 impl Distribution {
+    /// True if it takes no time, whatever is drawn.
+    pub fn is_zero(&self) -> bool {
+        match *self {
+            Distribution::Const(only) | Distribution::Exp(only) => only.is_zero(),
+            Distribution::LogNormal(median, _) => median.is_zero(),
+            Distribution::Normal(one, other)
+            | Distribution::Bimodal(one, other, _)
+            | Distribution::Uniform(one, other) => one.is_zero() && other.is_zero(),
+        }
+    }
+
     /// One of them, in nanoseconds.
     pub fn draw(&self, rng: &mut Rng) -> f64 {
         let nanos = |duration: Duration| duration.as_nanos() as f64;
@@ -121,7 +138,14 @@ impl FromStr for Distribution {
             ("exp", [mean]) => Distribution::Exp(time(mean)?),
             ("normal", [mean, by]) => Distribution::Normal(time(mean)?, time(by)?),
             ("lognormal", [median, sigma]) => {
-                Distribution::LogNormal(time(median)?, number(sigma)?)
+                let (median, sigma) = (time(median)?, number(sigma)?);
+                if sigma > SIGMA_MAX {
+                    return Err(format!("{text:?}: sigma is at most {SIGMA_MAX}"));
+                }
+                if median.as_secs_f64() * (sigma * sigma / 2.0).exp() > MEAN_SECS_MAX {
+                    return Err(format!("{text:?}: its mean is longer than 24h"));
+                }
+                Distribution::LogNormal(median, sigma)
             }
             ("bimodal", [one, other, share]) => {
                 let share = number(share)?;
@@ -164,7 +188,7 @@ fn normal(rng: &mut Rng) -> f64 {
 pub enum ServerSet {
     /// All there are.
     All,
-    /// From … to, both included.
+    /// From … to, both included; ascending, and none twice.
     Ranges(Vec<(u32, u32)>),
 }
 
@@ -178,10 +202,16 @@ impl ServerSet {
         if let Some(&(_, last)) = ranges.iter().find(|(_, last)| *last >= count) {
             return Err(last);
         }
-        let mut servers: Vec<u32> = ranges.iter().flat_map(|&(a, b)| a..=b).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        Ok(servers)
+        Ok(ranges.iter().flat_map(|&(a, b)| a..=b).collect())
+    }
+
+    /// A server that is named twice is a slip: its fault would not be on twice.
+    fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Result<Self, String> {
+        ranges.sort_unstable();
+        match ranges.windows(2).find(|pair| pair[1].0 <= pair[0].1) {
+            Some(pair) => Err(format!("server {} is named twice", pair[1].0)),
+            None => Ok(ServerSet::Ranges(ranges)),
+        }
     }
 }
 
@@ -199,7 +229,7 @@ impl FromStr for ServerSet {
             let (first, last) = (number(first)?, number(last)?);
             if first <= last { Ok((first, last)) } else { Err(wrong()) }
         });
-        ranges.collect::<Result<_, _>>().map(ServerSet::Ranges)
+        ServerSet::from_ranges(ranges.collect::<Result<_, _>>()?)
     }
 }
 
@@ -212,7 +242,10 @@ impl<'de> Deserialize<'de> for ServerSet {
             Text(String),
         }
         match Written::deserialize(deserializer)? {
-            Written::List(list) => Ok(ServerSet::Ranges(list.iter().map(|&n| (n, n)).collect())),
+            Written::List(list) => {
+                let ranges = list.iter().map(|&n| (n, n)).collect();
+                ServerSet::from_ranges(ranges).map_err(de::Error::custom)
+            }
             Written::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
@@ -246,14 +279,25 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for wrong in ["", "exp", "exp:x", "exp:1ms,2ms", "bimodal:1ms,2ms,3", "zipf:1ms"] {
+        for wrong in [
+            "",
+            "exp",
+            "exp:x",
+            "exp:1ms,2ms",
+            "bimodal:1ms,2ms,3",
+            "zipf:1ms",
+            "uniform:2ms,1ms",
+            "lognormal:10ms,1e9",
+            "lognormal:24h,50",
+            "lognormal:24h,1",
+        ] {
             assert!(wrong.parse::<Distribution>().is_err(), "{wrong:?}");
         }
-        assert!("uniform:2ms,1ms".parse::<Distribution>().is_err());
-        for wrong in ["", "one", "3-1", "1,,2", "-1"] {
+        assert!("lognormal:100ms,5".parse::<Distribution>().is_ok());
+        for wrong in ["", "one", "3-1", "1,,2", "-1", "0,0", "0-2,2", "4,0-9"] {
             assert!(wrong.parse::<ServerSet>().is_err(), "{wrong:?}");
         }
-        let set: ServerSet = "0-2,2,7".parse().expect("ranges");
+        let set: ServerSet = "7,0-2".parse().expect("ranges");
         assert_eq!((set.of(8), set.of(7)), (Ok(vec![0, 1, 2, 7]), Err(7)));
     }
 }

@@ -17,6 +17,7 @@ use super::faults::{Case, Condition};
 use super::record::{End, Record};
 use super::scenario::{Arrival, Load, Scenario};
 use super::servers::{Done, Server};
+use crate::interrupt::Interrupt;
 use catena_balancer::endpoint::{ServerLoad, Slot};
 use catena_engine::rng::Rng;
 use catena_engine::time::{Duration, Instant};
@@ -96,13 +97,14 @@ pub struct World {
 }
 
 impl World {
-    /// Runs a scenario with a policy to its end.
+    /// Runs a scenario with a policy to its end; `None` if somebody wants it to end before.
     pub fn run(
         scenario: &Scenario,
         contender: &Contender,
         seed: u64,
         line_of: Vec<usize>,
-    ) -> Record {
+        interrupt: &Interrupt,
+    ) -> Option<Record> {
         let mut world = World::new(scenario, contender, seed, line_of);
         let grace = world.timeout.unwrap_or_default().max(LAST_CALLS);
         let end = world.arrivals_end + grace;
@@ -112,13 +114,16 @@ impl World {
             if is_over || at > end {
                 break;
             }
+            if interrupt.is_set() {
+                return None;
+            }
             world.now = at;
             world.handle(event);
         }
         for call in world.calls.ids() {
             world.end_call(call, End::TimedOut);
         }
-        world.record
+        Some(world.record)
     }
 
     fn new(scenario: &Scenario, contender: &Contender, seed: u64, line_of: Vec<usize>) -> Self {

@@ -108,6 +108,23 @@ fn whatever_a_field_is_the_error_names_it() {
 }
 
 #[test]
+fn what_makes_no_sense_is_named() {
+    for (right, wrong, named) in [
+        ("time = 'exp:1ms'", "time = 'exp:0ms'", "servers[0].time: exp:0us is no work"),
+        ("time = 'exp:1ms'", "time = 'normal:0,0'", "servers[0].time"),
+        ("time = 'exp:1ms'", "time = 'lognormal:10ms,1e9'", "sigma is at most 5"),
+        ("time = 'exp:1ms'", "time = 'lognormal:24h,50'", "sigma is at most 5"),
+        ("time = 'exp:1ms'", "time = 'lognormal:24h,2'", "its mean is longer than 24h"),
+        ("servers = [2]", "servers = [0, 0]", "server 0 is named twice"),
+        ("servers = [2]", "servers = '0-2,1'", "server 1 is named twice"),
+    ] {
+        let text = fault("slow = 10").replace(right, wrong);
+        let error = Scenario::parse(&text).expect_err(wrong);
+        assert!(error.contains(named), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn what_is_missing_or_unknown_is_named() {
     for line in ["about", "duration", "rate", "count", "model", "time"] {
         let without: Vec<&str> =
@@ -143,6 +160,12 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
         let path = path.to_str().expect("a name");
         let error = Scenario::load(path).expect_err(name).to_string();
         assert!(error.contains(path) && error.contains(what), "{name}: {error}");
+    }
+    let long = format!("{FULL}{}", "# more\n".repeat(200_000));
+    std::fs::write(path("long"), long).expect("a temporary file");
+    for endless in ["/dev/zero", path("long").to_str().expect("a name")] {
+        let error = Scenario::load(endless).expect_err("it is too long").to_string();
+        assert!(error.contains(endless) && error.contains("longer than 1 MiB"), "{error}");
     }
     std::fs::write(path("right"), FULL).expect("a temporary file");
     assert!(Scenario::load(path("right").to_str().expect("a name")).is_ok());

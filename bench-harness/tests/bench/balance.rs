@@ -236,7 +236,7 @@ fn faults_are_taken_only_where_that_was_said() {
 #[test]
 fn what_is_wrong_with_a_live_run_is_named_before_it() {
     let broken = Scenario::new("broken", &KILLED.replace("servers = [1]", "servers = [3]"));
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 12] = [
         (&["--live", "--scenario", broken.path()], 1, "faults[0].servers: there is no 3"),
         (&["--live", "--scenario", "supermarket"], 1, "servers: 1000"),
         (&["--live", "--scenario", "rate-flips"], 1, "replicas"),
@@ -244,6 +244,10 @@ fn what_is_wrong_with_a_live_run_is_named_before_it() {
         (&["--sim", "--scenario", "rolling-restart", "-R", "1k"], 1, "faults[0].drain"),
         (&["--sim", "--scenario", "pause-one"], 1, "of_saturation"),
         (&["--live", "--sim", "--scenario", "pause-one"], 2, "cannot be used with"),
+        (&["--sim", "--scenario", "slow-core", "--runs", "3"], 2, "--runs <N>"),
+        (&["--sim", "--scenario", "slow-core", "--idempotent"], 2, "--idempotent"),
+        (&["--sim", "--scenario", "slow-core", "--json", "-", "--svg", "-"], 2, "both say -"),
+        (&["--sim", "--scenario", "/dev/zero"], 1, "longer than 1 MiB"),
         (&["--scenario", "pause-one"], 2, "say --sim or --live"),
     ];
     for (args, code, named) in cases {
@@ -257,4 +261,73 @@ fn what_is_wrong_with_a_live_run_is_named_before_it() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("--idempotent"), "{text}");
+}
+
+#[test]
+fn servers_are_counted_as_the_command_line_says_also_in_a_simulation() {
+    let scenario = Scenario::new("counted", KILLED);
+    let args = ["balance", "--sim", "--scenario", scenario.path(), "--policy", "rr"];
+    for (count, more) in [(3, &[][..]), (5, &["--servers", "5"])] {
+        let output = bench(&[&args, more, &["--json", "-"]].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        let servers = report["policies"][0]["servers"].as_array().expect("an array");
+        assert_eq!(servers.len(), count, "{more:?}");
+    }
+    let output = bench(&[&args[..], &["--servers", "1"]].concat());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("--servers: faults[0].servers: there is no 1"), "{text}");
+}
+
+#[test]
+fn a_drawing_goes_to_standard_output_if_that_is_said() {
+    let scenario = Scenario::new("drawn", KILLED);
+    let json = Scenario::new("drawn-json", "");
+    let args = ["balance", "--sim", "--scenario", scenario.path(), "--policy", "rr", "--svg", "-"];
+    let output = bench(&[&args[..], &["--json", json.path()]].concat());
+    let (drawn, text) = (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let drawn = String::from_utf8(drawn).expect("text");
+    assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"), "{drawn}");
+    assert!(text.contains("Simulated"), "people read it on standard error: {text}");
+    let report = fs::read_to_string(json.path()).expect("it is there");
+    assert!(serde_json::from_str::<Value>(&report).is_ok(), "{report}");
+    assert!(!Path::new("-").exists());
+}
+
+/// Policies that are simulated to the end are told, the others are named.
+#[test]
+fn an_interrupted_simulation_tells_what_is_done() {
+    let endless = KILLED.replace("duration = '2s'", "duration = '24h'");
+    let endless = endless.replace("interval = '250ms'\n", "").replace("rate = 600", "rate = 900");
+    let scenario = Scenario::new("endless", &endless);
+    let run = Command::new(PROGRAM)
+        .args([
+            "balance",
+            "--sim",
+            "--scenario",
+            scenario.path(),
+            "--policy",
+            "hist",
+            "--json",
+            "-",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program is built");
+    // Its signals are caught once there is a thread for them, and nothing is simulated before.
+    let tasks = format!("/proc/{}/task", run.id());
+    wait_until("it listens for signals", || {
+        let tasks = fs::read_dir(&tasks).into_iter().flatten().flatten();
+        let mut names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|name| name.trim() == "signals")
+    });
+    kill_process(Pid::from_child(&run), Signal::INT).expect("it runs");
+    let output = run.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains("before any policy was simulated to the end"), "{text}");
+    assert!(output.stdout.is_empty());
 }

@@ -56,8 +56,7 @@ impl ShardPlan {
     pub(crate) fn all(builder: &ServerBuilder) -> Result<Vec<ShardPlan>, StartError> {
         builder.admission.validate().map_err(StartError::Config)?;
         check("connections_max", builder.connections_max.into(), CONNECTIONS_MAX.into())?;
-        let cores = choose_cores(&builder.cores, &available_cores().map_err(StartError::Thread)?)?;
-        check("the number of shards", cores.len() as u64, SHARDS_MAX as u64)?;
+        let cores = cores_of_shards(&builder.cores)?;
         let count = u16::try_from(cores.len()).expect("SHARDS_MAX is far below");
         let plan = |(index, core)| ShardPlan {
             index: ShardIndex(index),
@@ -67,6 +66,14 @@ impl ShardPlan {
         };
         Ok((0..count).zip(cores).map(plan).collect())
     }
+}
+
+/// The core of each shard, as many as there will be shards; `None`: not pinned. The only place that
+/// counts them: whatever is sized by the number of shards has it from here.
+pub(crate) fn cores_of_shards(cores: &Cores) -> Result<Vec<Option<usize>>, StartError> {
+    let chosen = choose_cores(cores, &available_cores().map_err(StartError::Thread)?)?;
+    check("the number of shards", chosen.len() as u64, SHARDS_MAX as u64)?;
+    Ok(chosen)
 }
 
 /// What every driver asks for alike is checked before any of them is made.
@@ -80,7 +87,7 @@ fn mailbox_messages(shards: u16) -> usize {
     (1 << share.ilog2()).min(MAILBOX_MESSAGES_MAX)
 }
 
-/// The core of each shard; `None`: not pinned.
+/// The same, where these cores may be used.
 fn choose_cores(cores: &Cores, available: &[usize]) -> Result<Vec<Option<usize>>, StartError> {
     let chosen = match cores {
         Cores::All => available.to_vec(),

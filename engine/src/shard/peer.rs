@@ -340,7 +340,7 @@ impl Peer {
                 if matches!(reason, CloseReason::PeerMisbehaved(_)) {
                     serving.metrics.protocol_errors.increment();
                 }
-                log_close(&reason, self.owner);
+                log_close(&reason, self.owner, serving);
                 if let Some(client) = client {
                     let has_answered = self.has_answered;
                     calls::lost(&serving.local, client, self.socket, &reason, has_answered);
@@ -412,8 +412,8 @@ impl Peer {
     }
 }
 
-fn log_close(reason: &CloseReason, owner: Owner) {
-    if reason.is_peers_fault() {
+fn log_close(reason: &CloseReason, owner: Owner, serving: &mut Serving) {
+    if reason.is_peers_fault() && serving.may_complain() {
         tracing::warn!(%reason, ?owner, "connection ended by the peer's fault");
     } else {
         tracing::debug!(%reason, ?owner, "connection ended");

@@ -1,11 +1,12 @@
 //! A request: admit, route, dispatch, answer.
 
+use super::complaints::{Complaint, Complaints};
 use super::message::{HandedOver, ShardMessage};
 use super::relays::{Relays, is_relayed};
 use crate::dispatch::Router;
 use crate::driver::{Driver, SocketId};
 use crate::handler::{Answered, Outcome, Reply, ReplyTarget, Request, RequestBody};
-use crate::local::{Deferred, DeferredKey, Local, Origin};
+use crate::local::{Deferred, DeferredKey, Local, Origin, TimerKey};
 use crate::mailbox::Mailboxes;
 use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
@@ -40,6 +41,7 @@ pub(crate) struct Serving {
     /// may have waited so long in the kernel.
     waited_before: Duration,
     recent_service: RecentService,
+    complaints: Complaints,
     /// Messages for other shards; sent at the end of the turn.
     outbox: Outbox,
     /// Requests that other shards handed over, by their key for it.
@@ -71,6 +73,7 @@ impl Serving {
             rng,
             waited_before: Duration::ZERO,
             recent_service: RecentService::default(),
+            complaints: Complaints::default(),
             outbox: Outbox::default(),
             handed_over: BTreeMap::new(),
         }
@@ -92,6 +95,29 @@ impl Serving {
     #[inline]
     pub(crate) fn turn(&self) -> u64 {
         self.turn
+    }
+
+    /// True if a peer's fault is worth a log line of its own; otherwise it is in a sum told later.
+    pub(super) fn may_complain(&mut self) -> bool {
+        match self.complaints.add(self.local.now()) {
+            Complaint::Tell => true,
+            Complaint::LeaveOut => false,
+            Complaint::LeaveOutUntil(at) => {
+                self.local.state().timers.borrow_mut().insert(at, TimerKey::Complaints);
+                false
+            }
+        }
+    }
+
+    /// Tells how many faults of peers had no log line of their own, if there were any.
+    pub(super) fn tell_complaints(&mut self) {
+        let count = self.complaints.take_left_out();
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "more connections ended by their peers' fault, not logged singly"
+            );
+        }
     }
 
     /// Serves a request of `connection`, and since when it waits; `now` is the instant before it.

@@ -4,7 +4,7 @@ mod script;
 
 use super::*;
 use crate::driver::SocketId;
-use crate::limits::{BACKLOG_READ_MAX, PEER_TURN_FRAMES_MAX};
+use crate::limits::{BACKLOG_READ_MAX, COMPLAINTS_MAX, COMPLAINTS_WINDOW, PEER_TURN_FRAMES_MAX};
 use crate::mailbox::mesh;
 use crate::time::Duration;
 use crate::wire::deframer::{Deframer, Input};
@@ -215,6 +215,25 @@ fn above_the_limit_on_memory_the_connection_that_holds_most_is_ended() {
             .any(|header| header.kind == Kind::GoAway && header.code == GoAwayReason::OVERLOADED.0)
     };
     assert_eq!(last_words.iter().map(overloaded).collect::<Vec<_>>(), [true, false, false]);
+}
+
+#[test]
+fn of_many_peers_at_fault_a_few_have_a_log_line_and_the_sum_is_told_in_time() {
+    let mut stage = Stage::new(AdmissionConfig::default());
+    let began = stage.driver.now();
+    for _ in 0..3 * COMPLAINTS_MAX {
+        let socket = stage.driver.accepts();
+        stage.driver.receives(socket, b"GET / HTTP/1.1\r\nHost: somewhere else\r\n\r\n".to_vec());
+        stage.turn();
+        stage.driver.ends(socket);
+        stage.turn();
+    }
+    assert_eq!(stage.shard.serving.metrics.protocol_errors.value(), 30);
+    let until = stage.turn().until.expect("the sum is still to be told");
+    assert!(until.since(began) <= COMPLAINTS_WINDOW + Duration::from_micros(10), "{until:?}");
+    stage.driver.wait(COMPLAINTS_WINDOW);
+    assert_eq!(stage.turn().until, None, "nothing is left to be told");
+    assert!(stage.shard.serving.may_complain());
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use super::wrong_usage;
 use crate::Failure;
+use crate::balance;
 use crate::balance::contender::Contender;
 use crate::balance::scenario::{Effect, Group, Model, Scenario};
-use crate::cli::{BalanceArgs, OfferedRate, SLOTS_MAX};
+use crate::cli::{BalanceArgs, SLOTS_MAX};
 use crate::host;
 use catena_balancer::discovery::Resolved;
 use catena_engine::time::Duration;
@@ -60,18 +61,7 @@ impl Plan {
     /// # Errors
     /// If the scenario cannot be read, or cannot be had live.
     pub fn new(args: &BalanceArgs) -> Result<Plan, Failure> {
-        let mut scenario = Scenario::load(&args.scenario)?;
-        match args.rate {
-            Some(OfferedRate::PerSecond(rate)) => scenario.set_rate(rate),
-            Some(OfferedRate::OfSaturation(share)) => scenario.set_of_saturation(share),
-            None => {}
-        }
-        if let Some(duration) = args.duration {
-            scenario.set_duration(duration).map_err(|error| format!("--duration: {error}"))?;
-        }
-        if let Some(count) = args.servers {
-            scenario.set_server_count(count).map_err(|error| format!("--servers: {error}"))?;
-        }
+        let scenario = balance::scenario(args)?;
         if let Some(hedging) = args.policy.iter().find(|contender| contender.hedge)
             && !args.idempotent
         {

@@ -52,6 +52,7 @@ impl LiveReport {
             duration_secs: plan.scenario.duration.0.as_secs_f64(),
             interval_secs: plan.scenario.interval().as_secs_f64(),
             policies: policies.collect(),
+            not_simulated: Vec::new(),
             lines,
         };
         let runs: Vec<RunReport> = findings.into_iter().map(|found| found.run).collect();
