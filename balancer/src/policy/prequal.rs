@@ -7,6 +7,10 @@
 //!
 //! Every answer carries its server's load in this protocol, so each is a probe for nothing; how many
 //! probes are asked for besides is a matter of configuration. Of each server the latest probe is kept.
+//!
+//! In the paper a server answers a probe with the median latency of its recent calls that met about as much
+//! load as there is now. So do the servers of the simulator. A server of this engine tells an average of
+//! its last few service times, whatever load those met: what is seen live is a relative of Prequal's rule.
 
 use super::{Candidates, Policy, Verdict, Why};
 use crate::config::believe;
@@ -155,11 +159,10 @@ impl Prequal {
     }
 
     /// Hot and cold in one order: worse is greater.
-    fn badness(&self, entry: &Entry) -> (bool, u64, u32) {
+    fn badness(&self, entry: &Entry) -> (bool, u64) {
         match self.is_hot(entry) {
-            true => (true, u64::from(entry.in_flight), 0),
-            // Of equally fast ones, that with the fewest in flight.
-            false => (false, entry.latency.as_nanos() as u64, 0),
+            true => (true, u64::from(entry.in_flight)),
+            false => (false, entry.latency.as_nanos() as u64),
         }
     }
 
