@@ -309,7 +309,7 @@ impl Balancer {
         Explanation {
             chosen: self.endpoint_of(ticket.slot).name.clone(),
             verdict: self.why.verdict,
-            candidates: self.why.considered().iter().map(candidate).collect(),
+            candidates: self.why.compared().map(candidate).collect(),
         }
     }
 
@@ -399,22 +399,28 @@ impl Balancer {
 /// For those whose endpoints are not always able to take a call: they avoid the ones that are not.
 #[cfg(feature = "tower")]
 impl Balancer {
+    /// When the call is due that tries whether an ejected endpoint other than `avoid` has recovered.
+    pub(crate) fn trial_at(&self, avoid: &[Slot]) -> Option<Instant> {
+        self.health.trial_at(avoid)
+    }
+
     /// The call that tries whether an ejected endpoint has recovered, if one is due. That it is one of
-    /// `avoid` when its time has come is an answer too.
+    /// `avoid` when its time has come is an answer too, and the next one is tried.
     pub(crate) fn start_trial(
         &mut self,
         avoid: &[Slot],
         now: Instant,
         rng: &mut Rng,
     ) -> Option<Ticket> {
-        let slot = self.health.begin_trial(now)?;
-        if !avoid.contains(&slot) {
-            return Some(self.begin_trial(slot, now));
-        }
-        let latency = Duration::ZERO;
-        let observed = Observed { failed: true, latency, abandoned: false, trial: true };
-        if let Some(change) = self.health.ended(slot, &observed, now, rng) {
-            self.note(change);
+        while let Some(slot) = self.health.begin_trial(now) {
+            if !avoid.contains(&slot) {
+                return Some(self.begin_trial(slot, now));
+            }
+            let latency = Duration::ZERO;
+            let observed = Observed { failed: true, latency, abandoned: false, trial: true };
+            if let Some(change) = self.health.ended(slot, &observed, now, rng) {
+                self.note(change);
+            }
         }
         None
     }

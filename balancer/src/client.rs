@@ -317,7 +317,8 @@ fn was_never_sent(error: &CallError) -> bool {
     matches!(error, CallError::Unreachable { .. } | CallError::TooManyWaiting)
 }
 
-/// True if another endpoint may do what this one did not.
+/// True if another endpoint may do what this one did not. TOO_MANY_HOPS is not among them: what went through
+/// a circle of proxies goes through it again, and each round costs every proxy of it.
 fn is_worth_another(error: &CallError) -> bool {
     match error {
         CallError::Status { status, .. } => {

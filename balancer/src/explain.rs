@@ -24,7 +24,8 @@ pub struct PickRow {
     pub name: Arc<str>,
     /// How often it was chosen, for each verdict that it was ever chosen for.
     pub picked: Vec<(Verdict, u64)>,
-    /// How often it was compared, and another was chosen.
+    /// How often it was compared, and another was chosen; where a pick compares more than
+    /// [`COMPARE_ALL_MAX`](crate::policy::COMPARE_ALL_MAX), one less than that of them are counted.
     pub passed_over: u64,
     /// How often it would have been chosen, and was not yet due its full part.
     pub held_back: u64,
@@ -95,7 +96,7 @@ impl PickTable {
     #[cold]
     pub(crate) fn count(&mut self, chosen: Slot, why: &Why, held_back: Option<Slot>) {
         self.rows[chosen as usize].add(why.verdict, 1);
-        for &(slot, _) in why.considered().iter().filter(|(slot, _)| *slot != chosen) {
+        for &(slot, _) in why.compared().filter(|(slot, _)| *slot != chosen) {
             self.rows[slot as usize].passed_over += 1;
         }
         if let Some(slot) = held_back {
@@ -155,7 +156,7 @@ pub struct Explanation {
     pub chosen: Arc<str>,
     /// What decided.
     pub verdict: Verdict,
-    /// Who was compared, the chosen one among them; none if nobody was.
+    /// Who was compared, each once, the chosen one among them; none if nobody was.
     pub candidates: Vec<Candidate>,
 }
 

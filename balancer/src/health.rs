@@ -338,6 +338,12 @@ impl Health {
         self.begin_trial_at(Instant::from_nanos(overdue), avoid)
     }
 
+    /// When the next trial of another than `avoid` is due; `None`: of nobody, as things stand.
+    #[cfg(feature = "tower")]
+    pub fn trial_at(&self, avoid: &[Slot]) -> Option<Instant> {
+        self.pauses(avoid).map(|(ends, _)| ends).min()
+    }
+
     /// How it stands with the connection to an endpoint; true if that is news. Whoever is not told of is
     /// taken to be connected. Calls go to connected endpoints as long as there are any, wherever they
     /// stand: silence and refusals may be doubted when they are many, a missing connection may not.
@@ -463,14 +469,17 @@ impl Health {
         if self.trial_at.is_none_or(|at| now < at) {
             return None;
         }
-        let pauses = self.members.iter().enumerate().filter_map(|(slot, member)| {
-            let ends = member.as_ref().and_then(Member::trial_at)?;
-            (ends <= now && !avoid.contains(&(slot as Slot))).then_some((ends, slot as Slot))
-        });
-        let (_, slot) = pauses.min()?;
+        let (_, slot) = self.pauses(avoid).filter(|(ends, _)| *ends <= now).min()?;
         self.member(slot).standing = Standing::Trial;
         self.note_pauses();
         Some(slot)
+    }
+
+    /// When the pauses end of those that may then be tried, other than `avoid`.
+    fn pauses(&self, avoid: &[Slot]) -> impl Iterator<Item = (Instant, Slot)> {
+        let slots = self.members.iter().enumerate();
+        let ends = slots.filter_map(|(slot, member)| Some((member.as_ref()?.trial_at()?, slot)));
+        ends.map(|(ends, slot)| (ends, slot as Slot)).filter(|(_, slot)| !avoid.contains(slot))
     }
 
     fn is_in_use(&self, slot: Slot) -> bool {

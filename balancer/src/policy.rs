@@ -213,9 +213,17 @@ pub struct Why {
 }
 
 impl Why {
-    /// Who was compared, with the cost of each in the policy's own measure: less is better.
+    /// Who was compared, with the cost of each in the policy's own measure: less is better. Of more than
+    /// [`COMPARE_ALL_MAX`] these are some, the chosen one among them.
     pub fn considered(&self) -> &[(Slot, f32)] {
         &self.considered[..self.count]
+    }
+
+    /// The same, each endpoint once: a policy may come upon one in two ways.
+    pub(crate) fn compared(&self) -> impl Iterator<Item = &(Slot, f32)> {
+        let all = self.considered();
+        let is_first = |index: usize| all[..index].iter().all(|other| other.0 != all[index].0);
+        all.iter().enumerate().filter_map(move |(index, one)| is_first(index).then_some(one))
     }
 
     /// Begins anew.
@@ -225,13 +233,28 @@ impl Why {
         self.verdict = Verdict::Chance;
     }
 
-    /// Notes a candidate; of more than [`COMPARE_ALL_MAX`] the first ones are kept.
+    /// Notes a candidate; of more than [`COMPARE_ALL_MAX`] the first ones are kept, so that who may
+    /// consider more is to say whom it chose, by [`Why::choose`].
     #[inline]
     pub fn consider(&mut self, slot: Slot, cost: f32) {
         if let Some(place) = self.considered.get_mut(self.count) {
             *place = (slot, cost);
             self.count += 1;
         }
+    }
+
+    /// Notes who was chosen out of those considered, in the place of another if there were so many that
+    /// it was not kept.
+    #[inline]
+    pub fn choose(&mut self, slot: Slot, cost: f32, verdict: Verdict) -> Slot {
+        self.verdict = verdict;
+        let is_kept = self.considered().iter().any(|considered| considered.0 == slot);
+        if let Some(last) = self.considered[..self.count].last_mut()
+            && !is_kept
+        {
+            *last = (slot, cost);
+        }
+        slot
     }
 
     /// The cheapest of those considered; of equals the first, which chance has put there.

@@ -213,7 +213,10 @@ impl Proxy {
         let again = match end {
             End::Unreachable | End::NeverSent | End::TooManyWaiting => true,
             End::Answered(head) => {
-                let is_wanted = is_worth_another(head.status) && tries < self.config.attempts_max;
+                // For a caller that waits no more nothing is taken out of the budget.
+                let is_wanted = is_worth_another(head.status)
+                    && tries < self.config.attempts_max
+                    && attempt.has_time(now);
                 let is_granted = is_wanted && self.balancer.take_retry(now);
                 let is_refused = is_wanted && !is_granted;
                 self.balancer.tally(slot as Slot).retries_refused += u64::from(is_refused);
@@ -309,7 +312,8 @@ fn outcome_of(end: &End, timeout: Duration) -> Outcome {
     }
 }
 
-/// True if another server may do what this one did not begin.
+/// True if another server may do what this one did not begin. TOO_MANY_HOPS is not among them: what went in a
+/// circle goes in it again, and each round costs every proxy of it.
 fn is_worth_another(status: Status) -> bool {
     matches!(status, Status::SHED | Status::DRAINING | Status::UNAVAILABLE)
 }

@@ -20,6 +20,8 @@
 //! - a request that finds its server's connection not ready (it is being made, its window or its output
 //!   is full) waits for it, as long as its deadline allows, and no more than [`RelayConfig::waiting_max`]
 //!   of them; a server whose last attempt to connect failed is not waited for;
+//! - the load that a server tells with an answer goes through. What the shard says by itself (pongs,
+//!   refusals) tells none, for its own load is another figure;
 //! - an attempt is only made again when it was certainly not executed, whatever the [`Relay`] says.
 
 use crate::client::{Client, ClientKey};
@@ -41,7 +43,7 @@ pub trait Relay {
     fn choose(&mut self, request: &Chosen<'_>) -> Option<Destination>;
 
     /// An attempt has ended. What it says to do next counts only if the attempt was certainly not
-    /// executed (see [`End::is_not_executed`]).
+    /// executed (see [`End::is_not_executed`]) and there is time for another (see [`Attempt::has_time`]).
     fn ended(&mut self, attempt: Attempt, end: &End, now: Instant) -> Next;
 }
 
@@ -82,6 +84,15 @@ pub struct Attempt {
     pub started: Instant,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
+}
+
+impl Attempt {
+    /// True if its caller still waits: where it does not, another attempt is not made, whatever the
+    /// [`Relay`] says.
+    #[inline]
+    pub fn has_time(&self, now: Instant) -> bool {
+        self.deadline.is_none_or(|deadline| deadline > now)
+    }
 }
 
 /// How an attempt ended.

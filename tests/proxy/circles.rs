@@ -1,14 +1,17 @@
 //! Proxies that are each other's upstreams: a request ends there, and is not passed around for ever.
 
 use crate::scene::{Scene, client, each_world, of, told};
+use catena_balancer::client::{Balanced, BalancedConfig, BalancedError};
 use catena_balancer::discovery::Endpoints;
+use catena_balancer::evidence::SharedEvidence;
+use catena_balancer::policy::by_name;
 use catena_balancer::proxy::ProxyConfig;
 use catena_engine::limits::HOPS_MAX;
 use catena_engine::shard::Shard;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::sim::{Engine, EngineConfig};
 use catena_engine::time::Duration;
-use catena_engine::{MethodId, Router, Status};
+use catena_engine::{CallError, MethodId, Router, Status};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -66,6 +69,30 @@ fn a_request_in_a_circle_is_refused() {
         assert!(!text.is_empty(), "it does not say why");
         assert_eq!(requests(&proxies) - came_before, 1 + u64::from(HOPS_MAX));
         assert_eq!(in_flight(&proxies), [0, 0]);
+    });
+}
+
+/// Not by a client that may send it again, and has two proxies to choose from, either.
+#[test]
+fn nobody_sends_again_what_went_in_a_circle() {
+    each_world(8, |scene| {
+        let proxies = circle(scene);
+        let endpoints = Endpoints::fixed(of(&proxies.each_ref())).expect("there are two");
+        let came_before = requests(&proxies);
+        let error = scene.run(move |local| async move {
+            let policy = by_name("hist").expect("there is such a policy");
+            let evidence = SharedEvidence::new(1);
+            let config = BalancedConfig::default();
+            let client = Balanced::new(&local, config, policy, endpoints, evidence);
+            local.sleep(Duration::from_millis(50)).await;
+            client.call(WORK, &b"round"[..]).idempotent().send().await.expect_err("it goes round")
+        });
+        let BalancedError::Call { error: CallError::Status { status, .. }, attempts, .. } = error
+        else {
+            panic!("{error}")
+        };
+        assert_eq!((status, attempts), (Status::TOO_MANY_HOPS, 1));
+        assert_eq!(requests(&proxies) - came_before, 1 + u64::from(HOPS_MAX));
     });
 }
 

@@ -2,6 +2,7 @@
 //! network, the clock and the faults simulated.
 
 mod circles;
+mod counters;
 mod endings;
 mod health;
 mod metadata;

@@ -113,6 +113,24 @@ fn all_of_a_request_but_its_call_id_goes_through() {
     });
 }
 
+/// One figure for each endpoint: what a pong tells is not to be another one than what answers tell.
+#[test]
+fn a_proxy_tells_no_load_of_its_own() {
+    each_world(4, |scene| {
+        let server = scene.server(|_| echo());
+        let proxy = scene.proxy(&[&server], ProxyConfig::default());
+        let addresses = [&server, &proxy].map(|engine| engine.address().expect("it listens"));
+        scene.run(move |local| async move {
+            let [of_server, of_proxy] = addresses.map(|address| client(&local, address));
+            let patience = Duration::from_secs(10);
+            assert!(of_server.probe(patience).await.expect("it lives").tells_load());
+            assert!(!of_proxy.probe(patience).await.expect("it lives").tells_load());
+            let answer = of_proxy.call(ECHO, &b"x"[..]).await.expect("echoed");
+            assert_eq!(answer.head.in_flight, 1, "its server's");
+        });
+    });
+}
+
 /// A route is the servers' affair, also one that no shard of the proxy has.
 #[test]
 fn a_wrong_shard_is_told_by_the_server_that_knows() {

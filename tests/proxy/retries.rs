@@ -2,9 +2,11 @@
 
 use crate::scene::{Scene, client, each_world, told};
 use catena_balancer::budget::BudgetConfig;
+use catena_balancer::metrics::Tally;
 use catena_balancer::proxy::ProxyConfig;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::relay::RelayConfig;
+use catena_engine::service::Failure;
 use catena_engine::sim::Engine;
 use catena_engine::time::Duration;
 use catena_engine::{MethodId, Router, Status};
@@ -94,6 +96,54 @@ fn retries_end_with_their_budget() {
         assert!(statuses.iter().all(|status| *status == Status::SHED), "{statuses:?}");
         let sent = by_one.get() + by_other.get();
         assert!((201..=220).contains(&sent), "{sent} sent for 200 that were asked for");
+    });
+}
+
+/// A refusal that comes after the deadline is not tried elsewhere, so it costs no retry.
+#[test]
+fn who_waits_no_more_takes_nothing_out_of_the_budget() {
+    each_world(4, |scene| {
+        let asked = Rc::<Cell<u32>>::default();
+        let servers = [(); 2].map(|()| {
+            let counted = asked.clone();
+            scene.server(move |_| {
+                let counted = counted.clone();
+                Router::new().method_async("work", move |request| {
+                    counted.set(counted.get() + 1);
+                    async move {
+                        request.local.sleep(Duration::from_millis(50)).await;
+                        Err::<&[u8], _>(Failure::new(Status::SHED, "no"))
+                    }
+                })
+            })
+        });
+        let relay =
+            RelayConfig { timeout: Some(Duration::from_millis(200)), ..RelayConfig::default() };
+        let mut config = ProxyConfig { relay, ..ProxyConfig::default() };
+        // One retry is in it, and the next one comes after a second.
+        config.balancer.budget =
+            BudgetConfig { share: 0.0, reserve_per_second: 1.0, ..BudgetConfig::default() };
+        let (proxy, counted) = scene.proxy_counted(&servers.each_ref(), config);
+        let address = proxy.address().expect("it listens");
+        let call = move |local| async move {
+            told(client(&local, address).call(WORK, &b"x"[..]).await).expect("answered").0
+        };
+        let late = scene.start(call);
+        scene.world.run_for(Duration::from_millis(40));
+        assert_eq!(asked.get(), 1);
+        // The answer comes meanwhile, and is read after the deadline.
+        let lasts = Duration::from_millis(300);
+        scene.world.inject(catena_engine::sim::Fault::Pause { host: proxy.host(), lasts });
+        assert_eq!(scene.wait(late), Status::SHED);
+        scene.world.run_for(Duration::from_millis(50));
+        let sums = |figure: fn(&Tally) -> u64| -> u64 {
+            servers.iter().map(|server| figure(&counted.tally(server))).sum()
+        };
+        assert_eq!((sums(|it| it.retries), sums(|it| it.retries_refused)), (0, 0));
+        assert_eq!(scene.run(call), Status::SHED);
+        scene.world.run_for(Duration::from_millis(50));
+        assert_eq!(asked.get(), 3, "the retry was taken by a call that had no use for it");
+        assert_eq!((sums(|it| it.retries), sums(|it| it.retries_refused)), (1, 1));
     });
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use catena_balancer::discovery::{Endpoints, Resolved};
+use catena_balancer::metrics::{MetricsSnapshot, Tally};
 use catena_balancer::policy::by_name;
 use catena_balancer::proxy::{ProxyConfig, Shared, router};
 use catena_engine::client::CallError;
@@ -91,7 +92,8 @@ impl Scene<'_> {
     ) -> Engine {
         self.world.run_for(Duration::from_millis(1));
         let endpoints = Endpoints::fixed(of(servers)).expect("there are some");
-        let proxy = self.start_proxy(EngineConfig::default(), policy, endpoints, config);
+        let shared = move || Shared::new(endpoints.clone(), 1);
+        let proxy = self.start_proxy(EngineConfig::default(), policy, config, shared);
         self.world.run_for(Duration::from_millis(50));
         proxy
     }
@@ -103,21 +105,31 @@ impl Scene<'_> {
         endpoints: Endpoints,
         config: ProxyConfig,
     ) -> Engine {
-        self.start_proxy(engine, "hist", endpoints, config)
+        self.start_proxy(engine, "hist", config, move || Shared::new(endpoints.clone(), 1))
+    }
+
+    /// A proxy before `servers`, connected to those that are there, and what it counts.
+    pub fn proxy_counted(&mut self, servers: &[&Engine], config: ProxyConfig) -> (Engine, Counted) {
+        self.world.run_for(Duration::from_millis(1));
+        let shared = Shared::new(Endpoints::fixed(of(servers)).expect("there are some"), 1);
+        let counted = Counted(shared.clone());
+        let proxy =
+            self.start_proxy(EngineConfig::default(), "hist", config, move || shared.clone());
+        self.world.run_for(Duration::from_millis(50));
+        (proxy, counted)
     }
 
     fn start_proxy(
         &mut self,
         engine: EngineConfig,
         policy: &'static str,
-        endpoints: Endpoints,
         config: ProxyConfig,
+        shared: impl Fn() -> Shared + 'static,
     ) -> Engine {
         self.world.start_engine(EngineConfig {
             port: Some(PORT),
             service: Rc::new(move |local, _| {
-                let shared = Shared::new(endpoints.clone(), 1);
-                router(local, config.clone(), by_name(policy).expect("known"), shared)
+                router(local, config.clone(), by_name(policy).expect("known"), shared())
             }),
             ..engine
         })
@@ -175,6 +187,27 @@ impl Scene<'_> {
     ) -> T {
         let work = self.start(work);
         self.wait(work)
+    }
+}
+
+/// What a proxy counts. It publishes every 20 ms: let the world go on before a look.
+pub struct Counted(Shared);
+
+impl Counted {
+    /// What the balancer counted of one server.
+    pub fn tally(&self, server: &Engine) -> Tally {
+        let name = server.address().expect("it listens").to_string();
+        MetricsSnapshot::of(&self.0.evidence).endpoint(&name).expect("it is known").tally
+    }
+
+    /// How many attempts at one server ended so, by the page of metrics.
+    pub fn attempts(&self, server: &Engine, end: &str) -> u64 {
+        let mut page = String::new();
+        self.0.metrics.write_prometheus(&mut page).expect("a string takes it all");
+        let address = server.address().expect("it listens");
+        let series = format!(r#"catena_proxy_attempts_total{{endpoint="{address}",end="{end}"}} "#);
+        let figure = page.lines().find_map(|line| line.strip_prefix(&series));
+        figure.expect("there is such a series").parse().expect("a number")
     }
 }
 

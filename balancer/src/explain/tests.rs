@@ -1,6 +1,6 @@
 use super::*;
 use crate::balancer::{Balancer, BalancerConfig, Member, Ticket};
-use crate::endpoint::Outcome;
+use crate::endpoint::{Outcome, ServerLoad};
 use crate::evidence::SharedEvidence;
 use crate::policy::by_name;
 use catena_engine::rng::Rng;
@@ -139,6 +139,49 @@ fn picks_are_counted_by_verdict_and_endpoint() {
     // Another endpoint in the place of one that left begins anew.
     bed.set_members(&[("b:7000", 1), ("c:7000", 1)]);
     assert_eq!((&*bed.rows()[0].name, bed.rows()[0].picks()), ("c:7000", 0));
+}
+
+/// More are compared than a sentence has room for.
+#[test]
+fn the_chosen_one_is_among_those_that_are_told() {
+    const NAMES: [&str; 20] = [
+        "a:1", "b:1", "c:1", "d:1", "e:1", "f:1", "g:1", "h:1", "i:1", "j:1", "k:1", "l:1", "m:1",
+        "n:1", "o:1", "p:1", "q:1", "r:1", "s:1", "t:1",
+    ];
+    // Ours looks at no more than it draws and those that answered last.
+    for (policy, told_max) in [("c3", 8), ("prequal", 8), ("hist", 6)] {
+        let mut bed = Bed::new(policy, &NAMES.map(|name| (name, 1)));
+        let (mut compared, mut passed_over) = (0, 0);
+        for _ in 0..500 {
+            let Bed { balancer, rng, now } = &mut bed;
+            *now += Duration::from_millis(1);
+            // As many as Prequal's pool holds; of the others it knows nothing.
+            for slot in (0..16).filter(|_| policy == "prequal") {
+                let latency = Duration::from_micros(200 + rng.below(200));
+                let load =
+                    ServerLoad { in_flight: 1, queue_delay: Duration::ZERO, service_time: latency };
+                balancer.probed(slot, &load, *now, rng);
+            }
+            let ticket = balancer.start(&[], *now, rng).expect("there are many");
+            let explained = balancer.explain(&ticket);
+            let told = &explained.candidates;
+            if explained.verdict != Verdict::Explore {
+                let of_chosen = told.iter().filter(|it| it.name == explained.chosen).count();
+                assert_eq!(of_chosen, 1, "{policy}: {explained}");
+            }
+            let mut names: Vec<_> = told.iter().map(|candidate| &candidate.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), told.len(), "{policy}, somebody is told twice: {explained}");
+            compared = compared.max(told.len());
+            passed_over += told.len().saturating_sub(1) as u64;
+            let latency = Duration::from_micros(200 + rng.below(200));
+            balancer.end(ticket, &Outcome::Answered(None), *now + latency, rng);
+        }
+        assert_eq!(compared, told_max, "{policy}: otherwise nothing was seen");
+        let counted: u64 = bed.rows().iter().map(|row| row.passed_over).sum();
+        assert_eq!(counted, passed_over, "{policy}");
+    }
 }
 
 #[test]

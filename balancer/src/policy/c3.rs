@@ -81,7 +81,6 @@ impl Policy for C3 {
         rng: &mut Rng,
         why: &mut Why,
     ) -> Slot {
-        why.verdict = Verdict::Cheapest;
         let slots = candidates.slots();
         // Equal scores are common at the start, and all clients must not begin with the same server.
         let (before, after) = slots.split_at(rng.below(slots.len() as u64) as usize);
@@ -93,7 +92,8 @@ impl Policy for C3 {
                 best = Some((score, slot));
             }
         }
-        best.expect("candidates are never none").1
+        let (score, slot) = best.expect("candidates are never none");
+        why.choose(slot, score as f32, Verdict::Cheapest)
     }
 
     fn ended(&mut self, slot: Slot, outcome: &Outcome, cost: Option<Duration>, _now: Instant) {

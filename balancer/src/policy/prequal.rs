@@ -146,6 +146,14 @@ impl Prequal {
         entry.in_flight > self.hot_above
     }
 
+    /// Hot and cold in one figure, for whoever wants to know why.
+    fn cost(&self, entry: &Entry) -> f32 {
+        match self.is_hot(entry) {
+            true => 1e18 * (1.0 + entry.in_flight as f32),
+            false => entry.latency.as_secs_f32(),
+        }
+    }
+
     /// Hot and cold in one order: worse is greater.
     fn badness(&self, entry: &Entry) -> (bool, u64, u32) {
         match self.is_hot(entry) {
@@ -189,19 +197,15 @@ impl Policy for Prequal {
             return slots[rng.below(slots.len() as u64) as usize];
         }
         for entry in self.pool.iter().filter(|entry| is_candidate(entry)) {
-            let is_hot = self.is_hot(entry);
-            let cost = match is_hot {
-                true => 1e18 * (1.0 + entry.in_flight as f32),
-                false => entry.latency.as_secs_f32(),
-            };
-            why.consider(entry.slot, cost);
+            why.consider(entry.slot, self.cost(entry));
         }
         let indices = (0..self.pool.len()).filter(|&index| is_candidate(&self.pool[index]));
         let best = indices.min_by_key(|&index| self.badness(&self.pool[index]));
         let best = best.expect("the pool holds two at least");
-        why.verdict = if self.is_hot(&self.pool[best]) { Verdict::AllHot } else { Verdict::Cold };
+        let entry = &self.pool[best];
+        let verdict = if self.is_hot(entry) { Verdict::AllHot } else { Verdict::Cold };
+        let slot = why.choose(entry.slot, self.cost(entry), verdict);
         let entry = &mut self.pool[best];
-        let slot = entry.slot;
         entry.in_flight += 1;
         entry.uses_left = entry.uses_left.saturating_sub(1);
         if entry.uses_left == 0 {

@@ -17,9 +17,11 @@ use futures_util::TryFutureExt;
 use futures_util::future::ErrInto;
 use std::collections::HashMap;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::time::Sleep;
 
 /// How a balancing service behaves.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -51,8 +53,11 @@ impl BalanceConfig {
 
 /// Sends each request to the service of the policy's choice.
 ///
-/// - Ready when a service is that calls may go to. A service that is ready and ejected does not count;
-///   how long to wait for the others is for a timeout or load-shed layer around this one to say.
+/// - Ready when a service is that calls may go to. A service that is ready and ejected does not count
+///   before it is due to be tried again; how long to wait for that or for the others is for a timeout or
+///   load-shed layer around this one to say.
+/// - It wakes whoever waits when a trial is due, by tokio's timer. Where there is no tokio, it is for the
+///   caller to ask again.
 /// - A service whose `poll_ready` fails is dropped, as tower's rules have it, until it is discovered
 ///   again. One that fails its calls stays, and is ejected and tried again.
 /// - An endpoint that is discovered again under its key keeps its record and gets the new service. One
@@ -71,6 +76,8 @@ pub struct Balance<D: Discover, C> {
     evidence: Arc<SharedEvidence>,
     classify: C,
     timeout: Duration,
+    /// For the next trial, while there is nobody else to call.
+    wake_up: Option<Pin<Box<Sleep>>>,
 }
 
 impl<D: Discover, C> Balance<D, C> {
@@ -93,6 +100,7 @@ impl<D: Discover, C> Balance<D, C> {
             evidence,
             classify,
             timeout: config.timeout,
+            wake_up: None,
         }
     }
 
@@ -163,13 +171,20 @@ where
             return Poll::Ready(Err(NoEndpoint.into()));
         }
         let mut core = self.shared.lock();
-        core.tick_if_due(now());
+        let now = now();
+        core.tick_if_due(now);
         log(&mut core.balancer);
-        match core.balancer.can_start(&self.unready) {
-            true => Poll::Ready(Ok(())),
-            // Whoever is not ready has been given the waker, and so has discovery.
-            false => Poll::Pending,
+        let trial_at = core.balancer.trial_at(&self.unready);
+        if core.balancer.can_start(&self.unready) || trial_at.is_some_and(|at| at <= now) {
+            self.wake_up = None;
+            return Poll::Ready(Ok(()));
         }
+        // Whoever is not ready has been given the waker, and so has discovery. Those that are ready are
+        // ejected, or tried by a call that is under way.
+        core.waiting = Some(context.waker().clone());
+        drop(core);
+        self.wake_up = trial_at.and_then(|at| wake_after(at.since(now), context));
+        Poll::Pending
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
@@ -296,6 +311,17 @@ impl<D: Discover, C> Balance<D, C> {
             self.take_over(HashMap::new());
         }
     }
+}
+
+/// A timer that wakes whoever waits; `None` where no tokio turns it.
+fn wake_after(delay: Duration, context: &mut Context<'_>) -> Option<Pin<Box<Sleep>>> {
+    tokio::runtime::Handle::try_current().ok()?;
+    let mut sleep = Box::pin(tokio::time::sleep(delay));
+    // A timer that is due at once is not polled again.
+    if sleep.as_mut().poll(context).is_ready() {
+        context.waker().wake_by_ref();
+    }
+    Some(sleep)
 }
 
 fn log(balancer: &mut Balancer) {

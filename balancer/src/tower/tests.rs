@@ -7,7 +7,7 @@ use ::tower::load::Load;
 use ::tower::{BoxError, Service};
 use futures_util::Stream;
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,6 +25,8 @@ enum Manner {
     Answers,
     Fails,
     Hangs,
+    /// When it is polled again.
+    AnswersLater,
 }
 
 /// A service, and the test's hand on it.
@@ -64,6 +66,14 @@ impl Service<()> for Mock {
             Manner::Answers => Box::pin(std::future::ready(Ok("answer"))),
             Manner::Fails => Box::pin(std::future::ready(Err("failure".into()))),
             Manner::Hangs => Box::pin(std::future::pending()),
+            Manner::AnswersLater => {
+                let mut polls = 0;
+                Box::pin(poll_fn(move |context| {
+                    polls += 1;
+                    context.waker().wake_by_ref();
+                    if polls > 3 { Poll::Ready(Ok("answer")) } else { Poll::Pending }
+                }))
+            }
         }
     }
 }
@@ -270,6 +280,94 @@ fn ejected_ones_that_alone_are_ready_are_not_called() {
     }
     assert_eq!(c.calls(), calls);
     assert_eq!(poll_ready(&mut balance), Poll::Pending);
+}
+
+/// `a` has failed until it was ejected, for 10 ms at most; `b` and `c` will never be ready again.
+fn only_an_ejected_one_is_ready() -> (Balanced, [Mock; 3]) {
+    let mocks = [Mock::new(), Mock::new(), Mock::new()];
+    let [a, b, c] = &mocks;
+    let mut config = BalanceConfig::default();
+    config.balancer.health.pause_min = Duration::from_millis(10);
+    let script = Script::of(&[("a", a), ("b", b), ("c", c)]);
+    let policy = by_name("rr").expect("there is such a policy");
+    let mut balance = Balance::new(script, policy, config, ByResult);
+    a.set(Mood::Ready, Manner::Fails);
+    while balance.view().metrics().endpoint("a").is_none_or(|it| it.standings.ejected == 0) {
+        call(&mut balance);
+    }
+    a.set(Mood::Ready, Manner::Answers);
+    b.set(Mood::Busy, Manner::Answers);
+    c.set(Mood::Busy, Manner::Answers);
+    (balance, mocks)
+}
+
+/// Runs in a runtime with a timer, within what is far more than it should take; in a task of its own, which
+/// the end of that time does not wake.
+fn within_patience(work: impl Future<Output = ()> + Send + 'static) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().build().expect("a runtime");
+    let patience = Duration::from_secs(10);
+    let ended = runtime
+        .block_on(async { tokio::time::timeout(patience, tokio::spawn(work)).await })
+        .expect("it waits for what never comes");
+    ended.expect("it does not panic");
+}
+
+#[test]
+fn who_waits_is_woken_when_an_ejected_one_is_to_be_tried() {
+    within_patience(async {
+        let (mut balance, mocks) = only_an_ejected_one_is_ready();
+        let calls = |mocks: &[Mock; 3]| mocks.each_ref().map(Mock::calls);
+        let [of_a, ..] = calls(&mocks);
+        // Those that said they were ready take one call each; whatever comes then is for `a`.
+        for _ in 0..20 {
+            poll_fn(|context| balance.poll_ready(context)).await.expect("there are three");
+            balance.call(()).await.expect("all are well");
+        }
+        let [now_of_a, of_b, of_c] = calls(&mocks);
+        assert!(now_of_a - of_a >= 18, "{of_a} to {now_of_a}; {of_b}, {of_c}");
+        assert!(tally(&balance.view(), "a").trials >= 1);
+    });
+}
+
+#[test]
+fn who_waits_is_woken_when_the_call_ends_that_tries() {
+    within_patience(async {
+        let (mut balance, mocks) = only_an_ejected_one_is_ready();
+        while tally(&balance.view(), "a").trials == 0 {
+            mocks[0].set(Mood::Ready, Manner::AnswersLater);
+            poll_fn(|context| balance.poll_ready(context)).await.expect("there are three");
+            let call = balance.call(());
+            if tally(&balance.view(), "a").trials == 0 {
+                call.await.expect("all are well");
+                continue;
+            }
+            assert_eq!(poll_ready(&mut balance), Poll::Pending, "the only one is being tried");
+            // Two tasks, so that the end of the one does not wake the other by itself.
+            let call = tokio::spawn(call);
+            poll_fn(|context| balance.poll_ready(context)).await.expect("there are three");
+            assert!(call.await.expect("it does not panic").is_ok());
+        }
+    });
+}
+
+#[test]
+fn a_trial_that_is_due_makes_it_ready_also_where_nothing_wakes() {
+    let (mut balance, [a, ..]) = only_an_ejected_one_is_ready();
+    let trials = |balance: &Balanced| tally(&balance.view(), "a").trials;
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while trials(&balance) == 0 {
+        assert!(std::time::Instant::now() < until, "it waits for what never comes");
+        match poll_ready(&mut balance) {
+            Poll::Ready(ready) => {
+                ready.expect("there are three");
+                let answer = pin!(balance.call(())).poll(&mut context());
+                assert!(matches!(answer, Poll::Ready(Ok(_))));
+            }
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+    assert!(a.calls() > 0);
 }
 
 #[test]

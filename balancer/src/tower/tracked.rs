@@ -10,7 +10,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 /// A balancer that several threads tell of their calls.
 #[derive(Debug)]
@@ -20,13 +20,15 @@ pub(super) struct Shared(Mutex<Core>);
 pub(super) struct Core {
     pub(super) balancer: Balancer,
     pub(super) rng: Rng,
+    /// Of whoever waits until a call may begin; the end of one may change that.
+    pub(super) waiting: Option<Waker>,
     tick_at: Instant,
 }
 
 impl Shared {
     pub(super) fn new(balancer: Balancer) -> Arc<Self> {
         let rng = Rng::from_seed(RandomState::new().hash_one("balance"));
-        Arc::new(Shared(Mutex::new(Core { balancer, rng, tick_at: Instant::ZERO })))
+        Arc::new(Shared(Mutex::new(Core { balancer, rng, waiting: None, tick_at: Instant::ZERO })))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
@@ -101,9 +103,12 @@ impl<C> Guard<C> {
     fn end(&mut self, class: Class) {
         let Some(ticket) = self.ticket.take() else { return };
         let mut core = self.shared.lock();
-        let Core { balancer, rng, .. } = &mut *core;
+        let Core { balancer, rng, waiting, .. } = &mut *core;
         class.count(balancer.tally(ticket.slot()));
         balancer.end(ticket, &class.outcome(self.patience), now(), rng);
+        let waiting = waiting.take();
+        drop(core);
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -230,7 +230,10 @@ pub(super) fn forward(
         None
     });
     if let Some((status, text)) = refusal {
-        let head = serving.bare_head(head, status, arrived, now);
+        let head = ResponseHead {
+            in_flight: ResponseHead::LOAD_UNKNOWN,
+            ..serving.bare_head(head, status, arrived, now)
+        };
         let status = connection.respond(head, Payload::Copied(text.as_bytes()));
         serving.metrics.count_response(status.class());
     }
@@ -264,7 +267,8 @@ pub(super) fn ended(serving: &mut Serving, peers: &mut Peers, token: u64, end: E
         status,
         queue_delay_us: 0,
         service_us: 0,
-        in_flight: serving.admission.in_flight(),
+        // Of no server: those behind have not answered.
+        in_flight: ResponseHead::LOAD_UNKNOWN,
     };
     tell(serving, peers, token, head, PassedBody::text(&text));
 }
@@ -283,8 +287,7 @@ fn try_again(
     relayed.stage = Stage::Between;
     let now = local.now();
     let next = relays.relay.ended(relayed.attempt, end, now);
-    let has_time = relayed.deadline.is_none_or(|deadline| deadline > now);
-    if next == Next::Tell || !end.is_not_executed() || !has_time {
+    if next == Next::Tell || !end.is_not_executed() || !relayed.attempt.has_time(now) {
         return Err(Refused { end: Some(*end), tries: relayed.tries, none_is_left: false });
     }
     relayed.head.repeat |= end.was_sent();

@@ -218,7 +218,9 @@ impl Serving {
         }
     }
 
-    /// Answers a ping that waits since `queued` with the load of this shard.
+    /// Answers a ping that waits since `queued` with the load of this shard, unless it passes requests on:
+    /// the answers that it passes back tell the load of other servers, and a caller that takes both for one
+    /// figure would compare them with each other.
     pub(crate) fn answer_ping(
         &self,
         connection: &mut Connection,
@@ -226,6 +228,9 @@ impl Serving {
         queued: Instant,
         now: Instant,
     ) {
+        if self.relays.is_some() {
+            return connection.pong(PongHead::without_load(echo));
+        }
         connection.pong(PongHead {
             echo,
             queue_delay_us: now.micros_since(queued),

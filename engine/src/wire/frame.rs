@@ -194,7 +194,8 @@ pub struct PongHead {
 }
 
 impl PongHead {
-    /// A pong that tells no load: that of a client, or of a server that is older than the load.
+    /// A pong that tells no load: that of a client, of a server that passes requests on, or of one that is
+    /// older than the load.
     pub const fn without_load(echo: u64) -> Self {
         PongHead { echo, queue_delay_us: 0, service_us: 0, in_flight: 0 }
     }
