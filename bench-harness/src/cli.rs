@@ -322,7 +322,7 @@ pub struct BalanceArgs {
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// Prints the scenario, to start one's own from, and ends.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["rate", "duration", "servers", "idempotent", "runs", "json", "svg"])]
     pub show: bool,
 }
 

@@ -236,7 +236,7 @@ fn faults_are_taken_only_where_that_was_said() {
 #[test]
 fn what_is_wrong_with_a_live_run_is_named_before_it() {
     let broken = Scenario::new("broken", &KILLED.replace("servers = [1]", "servers = [3]"));
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 13] = [
         (&["--live", "--scenario", broken.path()], 1, "faults[0].servers: there is no 3"),
         (&["--live", "--scenario", "supermarket"], 1, "servers: 1000"),
         (&["--live", "--scenario", "rate-flips"], 1, "replicas"),
@@ -247,6 +247,7 @@ fn what_is_wrong_with_a_live_run_is_named_before_it() {
         (&["--sim", "--scenario", "slow-core", "--runs", "3"], 2, "--runs <N>"),
         (&["--sim", "--scenario", "slow-core", "--idempotent"], 2, "--idempotent"),
         (&["--sim", "--scenario", "slow-core", "--json", "-", "--svg", "-"], 2, "both say -"),
+        (&["--show", "--scenario", "slow-core", "--servers", "2"], 2, "--servers <N>"),
         (&["--sim", "--scenario", "/dev/zero"], 1, "longer than 1 MiB"),
         (&["--scenario", "pause-one"], 2, "say --sim or --live"),
     ];
