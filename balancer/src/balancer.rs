@@ -100,6 +100,9 @@ impl Ticket {
     }
 }
 
+/// Calls look at all connections no more often than this.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
 /// See the module page.
 #[derive(Debug)]
 pub struct Balancer {
@@ -125,6 +128,8 @@ pub struct Balancer {
     /// The slot at which the next refresh goes on.
     refresh_next: usize,
     ticked_at: Instant,
+    /// When all connections were looked at last.
+    followed_at: Instant,
     events: Vec<Event>,
 }
 
@@ -162,6 +167,7 @@ impl Balancer {
             counts: Counts::default(),
             refresh_next: 0,
             ticked_at: now,
+            followed_at: now,
             events: Vec::new(),
         }
     }
@@ -209,7 +215,14 @@ impl Balancer {
     ) -> Option<Ticket> {
         loop {
             let ticket = self.start(avoid, now, rng)?;
-            if reach(ticket.slot) == Reach::Connected || !self.follow_reach(&reach, now) {
+            let found = reach(ticket.slot);
+            if found == Reach::Connected {
+                return Some(ticket);
+            }
+            // While nobody is connected not every call looks at all of them.
+            let is_news = self.health.reached(ticket.slot, found, now);
+            let looks = is_news || now.since(self.followed_at) >= LOOK_INTERVAL_MIN;
+            if !(is_news | (looks && self.follow_reach(&reach, now))) {
                 return Some(ticket);
             }
             self.end(ticket, &Outcome::Abandoned, now, rng);
@@ -221,6 +234,7 @@ impl Balancer {
     #[cold]
     pub fn follow_reach(&mut self, reach: impl Fn(Slot) -> Reach, now: Instant) -> bool {
         let mut has_changed = false;
+        self.followed_at = now;
         for (slot, endpoint) in self.endpoints.iter().enumerate() {
             let Some(endpoint) = endpoint else { continue };
             let slot = slot as Slot;
@@ -458,6 +472,11 @@ impl Balancer {
             self.narrowed.clear();
             let may_be = |slot: &&Slot| !avoid.contains(slot) && passed_over != Some(**slot);
             self.narrowed.extend(eligible.iter().filter(may_be));
+            if self.narrowed.is_empty() {
+                // All that are connected were tried; some may yet be.
+                self.health.second_best(&mut self.narrowed);
+                self.narrowed.retain(|slot| may_be(&slot));
+            }
             eligible = &self.narrowed;
         }
         match eligible {

@@ -277,16 +277,23 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
     let mut attempts = 0;
     let mut is_not_executed = true;
     let mut last_error = None;
+    let mut is_free = false;
     loop {
-        // If all were tried, then one of them again.
-        let attempt =
-            shared.attempt(&request, tried.slots()).or_else(|| shared.attempt(&request, &[]));
+        let to_somebody_new = shared.attempt(&request, tried.slots());
+        let is_new = to_somebody_new.is_some();
+        // If all were tried then one of them again, and that is no longer free. Where nobody can be reached
+        // there is no point in it.
+        let attempt = to_somebody_new.or_else(|| {
+            let is_in_vain = matches!(last_error, Some(CallError::Unreachable { .. }));
+            let is_paid = !is_in_vain && (!is_free || shared.may_retry(attempts));
+            is_paid.then(|| shared.attempt(&request, &[]))?
+        });
         let Some(attempt) = attempt else {
             let call = |error| BalancedError::Call { error, attempts, is_not_executed };
             return Err(last_error.map_or(BalancedError::NoEndpoint, call));
         };
         let slot = attempt.slot;
-        shared.tally(slot, |tally| tally.retries += u64::from(attempts > 0));
+        shared.tally(slot, |tally| tally.retries += u64::from(last_error.is_some()));
         attempts += 1;
         tried.push(slot);
         let failure = match shared.with_hedge(attempt, &request, &mut tried).await {
@@ -296,14 +303,13 @@ async fn run(shared: Rc<Shared>, mut request: BalancedRequest) -> Result<Answer,
         let error = failure.error;
         is_not_executed &= failure.is_not_executed;
         // What was never sent has loaded nobody: it goes elsewhere freely, as long as there is somebody new.
-        let is_free = was_never_sent(&error) && tried.has_room();
+        is_free = was_never_sent(&error) && is_new && tried.has_room();
         attempts -= u32::from(is_free);
         let may_be_sent_again = attempts < shared.config.attempts_max
             && (error.is_not_executed() || request.is_idempotent)
             && is_worth_another(&error)
             && shared.local.now() < deadline;
-        let is_sent_again = may_be_sent_again
-            && (is_free || shared.state.borrow_mut().balancer.take_retry(shared.local.now()));
+        let is_sent_again = may_be_sent_again && (is_free || shared.may_retry(attempts));
         if !is_sent_again {
             shared.tally(slot, |tally| tally.retries_refused += u64::from(may_be_sent_again));
             return Err(BalancedError::Call { error, attempts, is_not_executed });
@@ -333,6 +339,12 @@ fn is_worth_another(error: &CallError) -> bool {
 }
 
 impl Shared {
+    /// Takes a retry out of the budget for a call that was sent so often; false: it may not be sent again.
+    fn may_retry(&self, attempts: u32) -> bool {
+        attempts < self.config.attempts_max
+            && self.state.borrow_mut().balancer.take_retry(self.local.now())
+    }
+
     /// Counts something of an endpoint that is not seen from the balancer.
     fn tally(&self, slot: Slot, count: impl FnOnce(&mut Tally)) {
         count(self.state.borrow_mut().balancer.tally(slot));

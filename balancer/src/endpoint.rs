@@ -79,9 +79,10 @@ impl Outcome {
             | Status::EXPIRED_IN_QUEUE
             | Status::INTERNAL
             | Status::UNAVAILABLE
-            | Status::TOO_MANY_HOPS
             | Status::UPSTREAM_LOST => Outcome::Failed { timeout: patience },
             Status::DEADLINE_PASSED => Outcome::TimedOut,
+            // It speaks of the way that the request has come, which anybody may have made long.
+            Status::TOO_MANY_HOPS => Outcome::Abandoned,
             _ => Outcome::Answered(load),
         }
     }

@@ -312,6 +312,15 @@ impl Health {
         &self.eligible
     }
 
+    /// Adds those to `slots`, which are ascending then, that calls may go to when all that are eligible were
+    /// tried in vain: whoever may yet be connected.
+    pub fn second_best(&self, slots: &mut Vec<Slot>) {
+        let may_be = |member: &Member| member.reach == Reach::NotYet && !member.is_out();
+        let members = self.members.iter().enumerate();
+        let found = members.filter(|(_, member)| member.as_ref().is_some_and(may_be));
+        slots.extend(found.map(|(slot, _)| slot as Slot));
+    }
+
     /// The share of its part that an endpoint gets, up to 1.
     #[inline]
     pub fn due_share(&self, slot: Slot) -> f64 {

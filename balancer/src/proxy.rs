@@ -181,7 +181,9 @@ impl Proxy {
         let reach = |slot| reach(servers, slot);
         let ticket = match balancer.start_connected(&slots[..tries], now, rng, reach) {
             Some(ticket) => ticket,
-            // All were tried. One that has refused, or left, may be there again.
+            // All were tried. One that has refused, or left, may be there again; a queue that was full is
+            // full still.
+            None if request.last == Some(End::TooManyWaiting) => return None,
             None => balancer.start_connected(&[], now, rng, reach)?,
         };
         if tries > 0 && reach(ticket.slot()) == Reach::Unreachable {

@@ -60,7 +60,7 @@ pub(crate) trait Prober: 'static {
 pub(crate) fn log_connection(is_connected: bool, name: &str) {
     match is_connected {
         true => tracing::warn!(endpoint = name, "endpoint is connected again"),
-        false => tracing::warn!(endpoint = name, "endpoint cannot be reached; calls go to others"),
+        false => tracing::warn!(endpoint = name, "endpoint is not connected"),
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`scenario`], [`values`], `scenarios/*.toml` | what is simulated |
+//! | [`mod@scenario`], [`values`], `scenarios/*.toml` | what is simulated |
 //! | [`contender`] | a policy and what is put around it |
 //! | [`world`], [`events`] | what happens, one event after the other |
 //! | [`clients`], [`servers`], [`faults`] | those to whom it happens |

@@ -56,6 +56,8 @@ pub struct Chosen<'a> {
     pub deadline: Option<Instant>,
     /// The tokens of the attempts that have failed, oldest first.
     pub tried: &'a [u64],
+    /// How the last one of them ended.
+    pub last: Option<End>,
     /// The instant.
     pub now: Instant,
 }

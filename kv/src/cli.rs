@@ -55,9 +55,15 @@ pub struct ProxyArgs {
     /// A server to pass requests on to: HOST:PORT, dns:NAME:PORT or file:PATH. At least one.
     #[arg(long, short, value_name = "SPEC", required = true)]
     pub upstream: Vec<Upstream>,
-    /// How a server is chosen for a request: random, rr, wrr, ll[:D], ewma[:D], c3, prequal,
-    /// prequal-piggyback or hist[:D]; D: so many are compared at a time.
-    #[arg(long, value_name = "POLICY", default_value = "hist", value_parser = parse_policy)]
+    /// How a server is chosen for a request.
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value = "hist",
+        value_parser = parse_policy,
+        help = "How a server is chosen for a request: random, rr, wrr, ll[:D], ewma[:D], c3, prequal, \
+                prequal-piggyback or hist[:D]; D: so many are compared at a time"
+    )]
     pub policy: String,
     /// CPUs to run on, one shard each: all, or a list like 0,2-3.
     #[arg(

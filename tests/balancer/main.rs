@@ -370,3 +370,32 @@ fn whoever_is_connected_answers_though_most_are_down() {
         });
     }
 }
+
+/// Nobody can be reached: each call says so after a look at each, and costs the budget nothing.
+#[test]
+fn where_nobody_can_be_reached_a_call_looks_at_each_once() {
+    for policy in ["hist", "ll", "rr"] {
+        each_world(2, |world| {
+            let behaviour = Behaviour { policy, is_idempotent: false, ..Behaviour::default() };
+            let scene = Scene::set(world, behaviour);
+            let unreachable = |scene: &Scene<'_>| {
+                let metrics = scene.metrics();
+                metrics.endpoints.iter().map(|it| it.tally.errors_unreachable).sum::<u64>()
+            };
+            for server in &scene.servers {
+                let host = server.host();
+                scene.world.inject(Fault::Crash { host, how: Crash::Kill, down_for: None });
+            }
+            scene.world.run_for(Duration::from_secs(2));
+            scene.seen.failed.borrow_mut().clear();
+            let before = unreachable(&scene);
+            scene.world.run_for(Duration::from_secs(1));
+            let looks = unreachable(&scene) - before;
+            let failed = scene.seen.failed.borrow().len() as u64;
+            // The metrics are up to a tick old.
+            let bound = (failed + failed / 10 + 1) * SERVERS as u64;
+            assert!(failed > 100 && looks <= bound, "{policy}: {looks} looks for {failed} calls");
+            scene.end();
+        });
+    }
+}

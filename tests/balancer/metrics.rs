@@ -6,7 +6,7 @@ use catena_engine::sim::{Crash, Fault};
 use catena_engine::time::Duration;
 
 impl Scene<'_> {
-    fn metrics(&self) -> MetricsSnapshot {
+    pub fn metrics(&self) -> MetricsSnapshot {
         let client = self.seen.client.borrow();
         let balancer = client.as_ref().expect("it has started").balancer();
         MetricsSnapshot::of(balancer.evidence())

@@ -147,3 +147,49 @@ fn of_many_servers_the_two_that_are_connected_get_the_requests() {
         });
     }
 }
+
+/// A request whose deadline passes while its answer's place becomes free leaves the queue once, and not
+/// twice: or the queue would be shorter than nothing, and nobody could wait any more.
+#[test]
+fn who_is_late_when_its_turn_comes_leaves_the_queue_once() {
+    each_world(4, |scene| {
+        let narrow = ConnectionConfig { in_flight_max: 2, ..ConnectionConfig::default() };
+        let server = scene.server_with(narrow, |_| {
+            Router::new().method_async("work", |request| async move {
+                let millis = u64::from(request.payload.first().copied().unwrap_or(0));
+                request.local.sleep(Duration::from_millis(millis)).await;
+                Ok(&b""[..])
+            })
+        });
+        let timeout = Some(Duration::from_millis(300));
+        let relay = RelayConfig { timeout, ..RelayConfig::default() };
+        let proxy = scene.proxy(&[&server], ProxyConfig { relay, ..ProxyConfig::default() });
+        let (address, host) = (proxy.address().expect("it listens"), proxy.host());
+        let calls = scene.start(move |local| async move {
+            let client = client(&local, address);
+            let call = |millis: u8| {
+                let call = client.call(WORK, vec![millis]);
+                local.spawn(
+                    async move { told(call.await).map_or(Status::DEADLINE_PASSED, |it| it.0) },
+                )
+            };
+            // Two take all the window has until 250 ms, the third waits until its deadline.
+            let mut calls: Vec<_> = [250, 250, 1].map(call).into();
+            local.sleep(Duration::from_millis(200)).await;
+            calls.extend([1; 8].map(call));
+            local.sleep(Duration::from_secs(1)).await;
+            // More than the window takes: they wait for it.
+            calls.extend([1; 8].map(call));
+            let mut statuses = Vec::new();
+            for call in calls {
+                statuses.push(call.await);
+            }
+            statuses
+        });
+        scene.world.run_for(Duration::from_millis(240));
+        scene.world.inject(Fault::Pause { host, lasts: Duration::from_millis(80) });
+        let mut statuses = scene.wait(calls);
+        assert_ne!(statuses.remove(2), Status::OK, "its deadline passes meanwhile");
+        assert!(statuses.iter().all(|status| *status == Status::OK), "{statuses:?}");
+    });
+}

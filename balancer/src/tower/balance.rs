@@ -174,8 +174,12 @@ where
         let now = now();
         core.tick_if_due(now);
         log(&mut core.balancer);
+        if core.balancer.can_start(&self.unready) {
+            self.wake_up = None;
+            return Poll::Ready(Ok(()));
+        }
         let trial_at = core.balancer.trial_at(&self.unready);
-        if core.balancer.can_start(&self.unready) || trial_at.is_some_and(|at| at <= now) {
+        if trial_at.is_some_and(|at| at <= now) {
             self.wake_up = None;
             return Poll::Ready(Ok(()));
         }

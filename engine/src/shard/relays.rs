@@ -66,17 +66,25 @@ impl Relays {
         Relays { relay, config, requests: Requests::default(), metrics }
     }
 
-    /// Finds a server for a request that has none, attempt after attempt.
-    fn place(&mut self, token: u64, peers: &mut Peers, local: &Local) -> Result<(), Refused> {
+    /// Finds a server for a request that has none, attempt after attempt; `last` is how the last one
+    /// before ended.
+    fn place(
+        &mut self,
+        token: u64,
+        mut last: Option<End>,
+        peers: &mut Peers,
+        local: &Local,
+    ) -> Result<(), Refused> {
         let Relays { relay, config, requests, metrics } = self;
         let relayed = requests.get_mut(token).expect("whoever places a request has its token");
         let now = local.now();
-        let mut refused = Refused { end: None, tries: 0, none_is_left: false };
+        let mut none_is_left = false;
         while usize::from(relayed.tries) < TRIES_MAX {
             let (head, deadline) = (&relayed.head, relayed.deadline);
-            let chosen = relay.choose(&Chosen { head, deadline, tried: relayed.tried(), now });
+            let tried = relayed.tried();
+            let chosen = relay.choose(&Chosen { head, deadline, tried, last, now });
             let Some(Destination { client, token: choice }) = chosen else {
-                refused.none_is_left = true;
+                none_is_left = true;
                 break;
             };
             relayed.attempt = Attempt { token: choice, started: now, deadline };
@@ -85,12 +93,12 @@ impl Relays {
             let Err(end) = start(relayed, token, client, (config, metrics), peers, local) else {
                 return Ok(());
             };
-            refused.end = Some(end);
+            last = Some(end);
             if relay.ended(relayed.attempt, &end, now) == Next::Tell {
                 break;
             }
         }
-        Err(Refused { tries: relayed.tries, ..refused })
+        Err(Refused { end: last, tries: relayed.tries, none_is_left })
     }
 
     /// Starts the requests that wait for `client`, as many as its window takes and its connection has
@@ -116,11 +124,13 @@ impl Relays {
                     Err(StartError::Leaving | StartError::NotOpen) => {
                         return link_is_down(client, client_key, local);
                     }
+                    // It leaves the queue with this, and must not be counted as gone once more.
                     Err(StartError::TooLarge { .. } | StartError::MetadataTooLong { .. }) => {
+                        relayed.stage = Stage::Between;
                         local.push(Command::RelayEnded { token, end: End::TooLarge });
                     }
                     // Its caller's connection is about to say so.
-                    Err(StartError::DeadlinePassed) => {}
+                    Err(StartError::DeadlinePassed) => relayed.stage = Stage::Between,
                 }
             } else {
                 client.relays_in_vain = client.relays_in_vain.saturating_sub(1);
@@ -220,7 +230,7 @@ pub(super) fn forward(
         let relayed = relays.requests.get_mut(token).expect("entered just now");
         relayed.content_bytes = bytes;
         relayed.kept.keep(body, relays.config.copy_bytes_max, lend, metrics);
-        if let Err(refused) = relays.place(token, peers, local) {
+        if let Err(refused) = relays.place(token, None, peers, local) {
             relays.requests.free(token);
             return Some(refusal_of(refused));
         }
@@ -291,9 +301,7 @@ fn try_again(
         return Err(Refused { end: Some(*end), tries: relayed.tries, none_is_left: false });
     }
     relayed.head.repeat |= end.was_sent();
-    relays
-        .place(token, peers, local)
-        .map_err(|refused| Refused { end: refused.end.or(Some(*end)), ..refused })
+    relays.place(token, Some(*end), peers, local)
 }
 
 /// Tells the caller how its request ended.
@@ -356,7 +364,7 @@ fn start(
     } else if client.link == Link::Down {
         local.push(Command::Connect(client_key));
     }
-    if client.relays.len() - client.relays_in_vain >= config.waiting_max {
+    if client.relays.len().saturating_sub(client.relays_in_vain) >= config.waiting_max {
         return Err(End::TooManyWaiting);
     }
     client.relays.push_back(token);
