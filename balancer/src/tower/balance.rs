@@ -56,8 +56,8 @@ impl BalanceConfig {
 /// - Ready when a service is that calls may go to. A service that is ready and ejected does not count
 ///   before it is due to be tried again; how long to wait for that or for the others is for a timeout or
 ///   load-shed layer around this one to say.
-/// - It wakes whoever waits when a trial is due, by tokio's timer. Where there is no tokio, it is for the
-///   caller to ask again.
+/// - It wakes whoever waits when a trial is due, by tokio's timer, which the runtime must have enabled
+///   (`enable_time`). Where there is no tokio, it is for the caller to ask again.
 /// - A service whose `poll_ready` fails is dropped, as tower's rules have it, until it is discovered
 ///   again. One that fails its calls stays, and is ejected and tried again.
 /// - An endpoint that is discovered again under its key keeps its record and gets the new service. One
