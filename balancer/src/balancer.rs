@@ -221,8 +221,9 @@ impl Balancer {
             }
             // While nobody is connected not every call looks at all of them.
             let is_news = self.health.reached(ticket.slot, found, now);
-            let looks = is_news || now.since(self.followed_at) >= LOOK_INTERVAL_MIN;
-            if !(is_news | (looks && self.follow_reach(&reach, now))) {
+            let is_due = is_news || now.since(self.followed_at) >= LOOK_INTERVAL_MIN;
+            let has_changed = is_due && self.follow_reach(&reach, now);
+            if !is_news && !has_changed {
                 return Some(ticket);
             }
             self.end(ticket, &Outcome::Abandoned, now, rng);

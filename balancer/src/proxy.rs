@@ -193,10 +193,10 @@ impl Proxy {
         }
         self.balancer.tally(ticket.slot()).retries += u64::from(tries > 0);
         self.probe_wanted(now);
-        let server = self.servers[ticket.slot() as usize].as_ref();
-        let server = server.expect("an endpoint has a connection");
+        let client = client_of(&self.servers, ticket.slot());
+        let client = client.expect("an endpoint has a connection");
         let token = ticket.into_token() | (tries as u64) << TRIES_SHIFT;
-        Some(Destination::new(&server.client, token))
+        Some(Destination::new(client, token))
     }
 
     fn ended(&mut self, attempt: Attempt, end: &End, now: Instant) -> Next {
@@ -234,22 +234,16 @@ impl Proxy {
     fn probe_wanted(&mut self, now: Instant) {
         let Proxy { balancer, rng, servers, probes, this, local, config, .. } = self;
         let interval = config.balancer.health.heartbeat_interval;
-        for &slot in balancer.wanted_probes(now, rng) {
-            if let Some(Some(Server { client, .. })) = servers.get(slot as usize) {
-                probes.send((slot, client), interval, this, local);
-            }
-        }
+        let wanted = balancer.wanted_probes(now, rng);
+        probes.send(wanted, |slot| client_of(servers, slot), interval, this, local);
     }
 
     /// Asks those for a sign of life that have given none for long.
     fn send_heartbeats(&mut self) {
         let Proxy { balancer, servers, probes, this, local, config, .. } = self;
         let interval = config.balancer.health.heartbeat_interval;
-        for &slot in balancer.wanted_heartbeats(local.now()) {
-            if let Some(Some(Server { client, .. })) = servers.get(slot as usize) {
-                probes.send((slot, client), interval, this, local);
-            }
-        }
+        let wanted = balancer.wanted_heartbeats(local.now());
+        probes.send(wanted, |slot| client_of(servers, slot), interval, this, local);
     }
 
     /// Takes over a changed list of endpoints, and what that means for connections.
@@ -298,7 +292,12 @@ impl Proxy {
 /// How it stands with the connection to a server.
 #[inline]
 fn reach(servers: &[Option<Server>], slot: Slot) -> Reach {
-    servers[slot as usize].as_ref().expect("an endpoint has a connection").client.reach()
+    client_of(servers, slot).expect("an endpoint has a connection").reach()
+}
+
+#[inline]
+fn client_of(servers: &[Option<Server>], slot: Slot) -> Option<&Client> {
+    Some(&servers.get(slot as usize)?.as_ref()?.client)
 }
 
 /// What the end of an attempt says of its server.
@@ -324,8 +323,7 @@ impl Prober for RefCell<Proxy> {
     fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>) {
         let mut proxy = self.borrow_mut();
         let Proxy { balancer, rng, servers, probes, local, .. } = &mut *proxy;
-        let server = servers.get(slot as usize).and_then(Option::as_ref);
-        let client = server.map(|server| &server.client);
+        let client = client_of(servers, slot);
         probes.ended((slot, address), answer, client, balancer, local.now(), rng);
     }
 }

@@ -69,8 +69,24 @@ pub(crate) fn log_connection(is_connected: bool, name: &str) {
 pub(crate) struct Probes(Vec<bool>);
 
 impl Probes {
+    /// Asks the endpoints at `slots`, each of which `client_of` knows how to reach, or is gone.
+    pub(crate) fn send<'c, P: Prober>(
+        &mut self,
+        slots: &[Slot],
+        client_of: impl Fn(Slot) -> Option<&'c Client>,
+        heartbeat_interval: Option<Duration>,
+        prober: &Weak<P>,
+        local: &Local,
+    ) {
+        for &slot in slots {
+            if let Some(client) = client_of(slot) {
+                self.send_one((slot, client), heartbeat_interval, prober, local);
+            }
+        }
+    }
+
     /// Asks `client`, which is the endpoint at `slot`, unless that is under way.
-    pub(crate) fn send<P: Prober>(
+    fn send_one<P: Prober>(
         &mut self,
         (slot, client): (Slot, &Client),
         heartbeat_interval: Option<Duration>,

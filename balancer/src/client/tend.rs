@@ -64,11 +64,8 @@ impl Shared {
         let mut state = self.state.borrow_mut();
         let State { balancer, rng, clients, probes, .. } = &mut *state;
         let (prober, interval) = (Rc::downgrade(self), self.heartbeat_interval());
-        for &slot in balancer.wanted_probes(self.local.now(), rng) {
-            if let Some(Some(client)) = clients.get(slot as usize) {
-                probes.send((slot, client), interval, &prober, &self.local);
-            }
-        }
+        let wanted = balancer.wanted_probes(self.local.now(), rng);
+        probes.send(wanted, |slot| client_of(clients, slot), interval, &prober, &self.local);
     }
 
     /// Asks those for a sign of life that have given none for long.
@@ -76,11 +73,8 @@ impl Shared {
         let mut state = self.state.borrow_mut();
         let State { balancer, clients, probes, .. } = &mut *state;
         let (prober, interval) = (Rc::downgrade(self), self.heartbeat_interval());
-        for &slot in balancer.wanted_heartbeats(self.local.now()) {
-            if let Some(Some(client)) = clients.get(slot as usize) {
-                probes.send((slot, client), interval, &prober, &self.local);
-            }
-        }
+        let wanted = balancer.wanted_heartbeats(self.local.now());
+        probes.send(wanted, |slot| client_of(clients, slot), interval, &prober, &self.local);
     }
 
     fn heartbeat_interval(&self) -> Option<Duration> {
@@ -91,14 +85,19 @@ impl Shared {
 /// How it stands with the connection to an endpoint.
 #[inline]
 pub(super) fn reach(clients: &[Option<Client>], slot: Slot) -> Reach {
-    clients[slot as usize].as_ref().expect("an endpoint has a client").reach()
+    client_of(clients, slot).expect("an endpoint has a client").reach()
+}
+
+#[inline]
+fn client_of(clients: &[Option<Client>], slot: Slot) -> Option<&Client> {
+    clients.get(slot as usize)?.as_ref()
 }
 
 impl Prober for Shared {
     fn probe_ended(&self, slot: Slot, address: SocketAddr, answer: Option<PongHead>) {
         let mut state = self.state.borrow_mut();
         let State { balancer, rng, clients, probes, .. } = &mut *state;
-        let client = clients.get(slot as usize).and_then(Option::as_ref);
+        let client = client_of(clients, slot);
         probes.ended((slot, address), answer, client, balancer, self.local.now(), rng);
     }
 }
