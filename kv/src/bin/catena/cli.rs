@@ -162,7 +162,7 @@ mod tests {
     fn the_docs_know_every_flag_and_no_other() {
         let command = Cli::command();
         let proxy = command.find_subcommand("proxy").expect("it is a verb");
-        let found = disagreements(proxy, include_str!("../../docs/proxy.md"));
+        let found = disagreements(proxy, include_str!("../../../../docs/proxy.md"));
         assert!(found.is_empty(), "docs/proxy.md: {found:#?}");
     }
 
@@ -176,7 +176,7 @@ mod tests {
         let help: Vec<&str> = help.split([' ', ',', ';', '\n']).collect();
         for name in known.split(", ") {
             assert!(help.contains(&name), "{name} in {help:?}");
-            let docs = include_str!("../../docs/proxy.md");
+            let docs = include_str!("../../../../docs/proxy.md");
             assert!(docs.contains(&format!("`{name}`")), "{name} in docs/proxy.md");
         }
     }

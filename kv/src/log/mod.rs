@@ -1,0 +1,1 @@
+//! The log of one shard: records, segments, batches, recovery.

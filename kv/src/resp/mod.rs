@@ -1,0 +1,1 @@
+//! The Redis protocol: commands in, replies out.
