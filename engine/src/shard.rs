@@ -165,11 +165,7 @@ impl Shard {
         Shard {
             hosted,
             drain_timeout: config.connection.drain_timeout,
-            peers: Peers::new(
-                config.connection,
-                config.connections_max,
-                memory_max,
-            ),
+            peers: Peers::new(config.connection, config.connections_max, memory_max),
             serving: Serving::new(local.clone(), router, Admission::new(config.admission), rng),
             mailboxes,
             inbox,

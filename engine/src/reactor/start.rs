@@ -200,17 +200,15 @@ pub(crate) fn start(
     let mut stream_sockets = streams.sockets.into_iter();
     let builder = Arc::new(builder);
     let mailboxes = mesh(count, mailbox_messages(count));
-    let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| {
-        ShardStart {
-            plan,
-            builder: builder.clone(),
-            shard_ports: shard_ports.clone(),
-            sockets: sockets.next().unwrap_or_default(),
-            stream_sockets: stream_sockets.next().unwrap_or_default(),
-            stream_addresses: streams.addresses.clone(),
-            share,
-            mailboxes,
-        }
+    let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| ShardStart {
+        plan,
+        builder: builder.clone(),
+        shard_ports: shard_ports.clone(),
+        sockets: sockets.next().unwrap_or_default(),
+        stream_sockets: stream_sockets.next().unwrap_or_default(),
+        stream_addresses: streams.addresses.clone(),
+        share,
+        mailboxes,
     });
     let mut starting = Vec::new();
     let all_ready = match get_ready(starts, supervision, &mut starting) {

@@ -2,7 +2,7 @@
 
 use super::message::ShardMessage;
 use super::streams::Arrival;
-use crate::application::{Application, Addresses};
+use crate::application::{Addresses, Application};
 use crate::driver::{Chunk, Driver, ListenerId, Output, SocketId};
 use crate::limits::TURN_TIME_MAX;
 use crate::local::Local;

@@ -309,7 +309,11 @@ impl Streams {
         let Some(largest) = open.max_by_key(|state| state.accounted) else { return };
         let (socket, bytes) = (largest.socket, largest.accounted);
         let all_bytes = self.memory;
-        tracing::warn!(bytes, all_bytes, "streams hold too much memory; the one that holds most is ended");
+        tracing::warn!(
+            bytes,
+            all_bytes,
+            "streams hold too much memory; the one that holds most is ended"
+        );
         if let Some(state) = self.state_mut(socket) {
             state.phase = Phase::Lost;
         }
