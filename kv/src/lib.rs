@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod effect;
+pub mod limits;
 pub mod log;
 pub mod resp;
 pub mod slot;
