@@ -11,7 +11,7 @@
 
 use super::error::ProtocolError;
 use super::inline;
-use super::limits::{Limits, UNAUTHENTICATED_ARGS_MAX, UNAUTHENTICATED_BULK_BYTES_MAX};
+use super::limits::Limits;
 
 /// Arguments and inline bytes that an idle parser keeps room for: enough for what most commands are, and
 /// small beside the rest of a connection. More is given back when the next command begins.
@@ -152,11 +152,13 @@ impl Parser {
         };
         self.look_at(bytes - self.searched);
         self.searched = 0;
-        if count > i64::from(self.limits.args_max) {
-            return Err(ProtocolError::InvalidMultibulkLength);
-        }
-        if self.limits.unauthenticated && count > i64::from(UNAUTHENTICATED_ARGS_MAX) {
-            return Err(ProtocolError::UnauthenticatedMultibulkLength);
+        if count > i64::from(self.limits.args_allowed()) {
+            // Redis' order: what is no number of arguments at all comes first.
+            let known = count <= i64::from(i32::MAX) && self.limits.unauthenticated;
+            return Err(match known {
+                true => ProtocolError::UnauthenticatedMultibulkLength,
+                false => ProtocolError::InvalidMultibulkLength,
+            });
         }
         let Ok(count @ 1..) = u32::try_from(count) else {
             return Ok(Some(Parsed::Empty { read: bytes }));
@@ -212,11 +214,12 @@ impl Parser {
             [got, ..] => return Err(ProtocolError::ExpectedBulk { got: *got }),
             [] => return Ok(None),
         };
-        if length < 0 || length > i64::from(self.limits.bulk_bytes_max) {
-            return Err(ProtocolError::InvalidBulkLength);
-        }
-        if self.limits.unauthenticated && length > i64::from(UNAUTHENTICATED_BULK_BYTES_MAX) {
-            return Err(ProtocolError::UnauthenticatedBulkLength);
+        if !(0..=i64::from(self.limits.bulk_bytes_allowed())).contains(&length) {
+            let known = (0..=i64::from(self.limits.bulk_bytes_max)).contains(&length);
+            return Err(match known {
+                true => ProtocolError::UnauthenticatedBulkLength,
+                false => ProtocolError::InvalidBulkLength,
+            });
         }
         self.look_at(line_bytes - self.searched);
         self.searched = 0;

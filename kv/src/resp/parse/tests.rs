@@ -182,6 +182,7 @@ fn less_is_allowed_before_authentication_and_all_after() {
     let bad = |stream: &str, error| check(before, stream.as_bytes(), &[], Some(error));
     bad("*11\r\n", ProtocolError::UnauthenticatedMultibulkLength);
     bad("*1000000\r\n", ProtocolError::UnauthenticatedMultibulkLength);
+    bad("*2147483647\r\n", ProtocolError::UnauthenticatedMultibulkLength);
     bad("*2147483648\r\n", ProtocolError::InvalidMultibulkLength);
     bad("*1\r\n$16385\r\n", ProtocolError::UnauthenticatedBulkLength);
     bad("*1\r\n$4294967296\r\n", ProtocolError::InvalidBulkLength);
