@@ -320,6 +320,16 @@ impl<'a> Args<'a> {
         self.spans.get(index).map(|span| span.of(self.bytes))
     }
 
+    /// The argument of that number, for callers who have checked [`Args::len`].
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    #[inline]
+    pub fn at(&self, index: usize) -> &'a [u8] {
+        self.spans[index].of(self.bytes)
+    }
+
     /// The name of the command.
     #[must_use]
     #[inline]
