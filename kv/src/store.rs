@@ -6,7 +6,7 @@ use crate::keyspace::Keyspace;
 use crate::partition::{Memory, Partition};
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
-use crate::table::{Arena, Graveyard, HashSeed, PAGES_MAX};
+use crate::table::{Arena, CellRef, Graveyard, HashSeed, KeyHash, PAGES_MAX};
 use catena_engine::shard_index::ShardIndex;
 use std::ops::Range;
 
@@ -109,6 +109,19 @@ impl Store {
     pub fn keyspace(&mut self, place: usize, now_ms: u64) -> Keyspace<'_> {
         let partition = &mut self.partitions[place];
         Keyspace { partition, common: &mut self.common, now_ms, gate: None }
+    }
+
+    /// Where the entry of a key probably lies, for [`Store::warm`]; `None`: elsewhere, or nowhere.
+    #[inline]
+    pub fn locate(&self, key: &[u8]) -> Option<CellRef> {
+        let place = self.place_of(Slot::of(key)).ok()?;
+        self.partitions[place].table().locate(KeyHash::of(&self.common.memory.seed, key))
+    }
+
+    /// Has an entry brought into the cache.
+    #[inline]
+    pub fn warm(&self, cell: CellRef) {
+        self.common.memory.arena.warm(cell);
     }
 
     /// The last index that has committed in a partition, by its place.

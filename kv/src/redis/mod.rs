@@ -16,7 +16,7 @@ pub mod client;
 
 use crate::command::error::Error;
 use crate::command::spec::{self, Run, RunKeyed, Spec};
-use crate::resp::{Args, Limits, Parsed, Protocol, Reply};
+use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
 use crate::slot::Slot;
 use crate::store::Store;
 use answers::Gate;
@@ -40,6 +40,7 @@ pub struct Redis {
     waiting: Vec<StreamId>,
     /// Memory for an answer that does not go straight out.
     scratch: Vec<u8>,
+    scout: Parser,
     addresses: Addresses,
 }
 
@@ -59,6 +60,7 @@ impl Redis {
             clients_begun: 0,
             waiting: Vec::new(),
             scratch: Vec::new(),
+            scout: Parser::default(),
             addresses: Addresses::default(),
         }
     }
@@ -144,6 +146,7 @@ impl Redis {
         let now_ms = (self.clock)();
         let Client { parser, state } = client;
         let mut read = 0;
+        self.warm(&store, bytes);
         loop {
             match parser.next(&bytes[read..]) {
                 Ok(Parsed::Command { args, read: length }) => {
@@ -168,6 +171,27 @@ impl Redis {
             }
         }
         read
+    }
+
+    /// Has the keys of a pipeline's commands brought into the cache, all at a time, before the first is
+    /// carried out. One after the other each would wait for its own.
+    fn warm(&mut self, store: &Store, bytes: &[u8]) {
+        self.scout.reset();
+        let mut cells = [None; 32];
+        let mut count = 0;
+        let mut read = 0;
+        while count < cells.len()
+            && let Ok(Parsed::Command { args, read: length }) = self.scout.next(&bytes[read..])
+        {
+            read += length;
+            if args.len() > 1 {
+                cells[count] = store.locate(args.at(1));
+            }
+            count += 1;
+        }
+        for cell in cells[..count].iter().flatten() {
+            store.warm(*cell);
+        }
     }
 
     /// Carries a command out, or sees to it.

@@ -95,6 +95,14 @@ impl Parser {
         }
     }
 
+    /// Forgets what it has found: the next bytes begin with a command.
+    pub fn reset(&mut self) {
+        self.position = 0;
+        self.searched = 0;
+        self.args_left = 0;
+        self.bulk_bytes = None;
+    }
+
     /// Changes the limits; they hold for whatever is announced from now on.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
