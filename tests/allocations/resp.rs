@@ -3,7 +3,9 @@
 use allocation_counter::measure;
 use catena_kv::resp::{Limits, Parsed, Parser, Protocol, Reply};
 
-const STREAM: &[u8] = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\nGET \"key\"\r\n*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n";
+const STREAM: &[u8] = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n\
+    GET \"key\"\r\n\
+    *2\r\n$3\r\nGET\r\n$3\r\nkey\r\n";
 
 /// Answers each command of the stream, which comes in pieces, with its own arguments.
 fn serve(parser: &mut Parser, out: &mut Vec<u8>, piece: usize) -> usize {
