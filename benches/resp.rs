@@ -30,11 +30,13 @@ fn parse_all(parser: &mut Parser, stream: &[u8]) -> usize {
 
 fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("resp/parse");
+    let thousand = [b"*2\r\n$4\r\nECHO\r\n$1000\r\n", &[b'x'; 1000][..], b"\r\n"].concat();
     for (name, command, depth) in [
         ("get", GET, 1),
         ("set", SET, 1),
         ("get_pipeline", GET, DEPTH),
         ("set_pipeline", SET, DEPTH),
+        ("echo_1000_pipeline", &thousand, DEPTH),
         ("inline_ping", b"PING\r\n", 1),
     ] {
         let stream = command.repeat(depth);

@@ -212,6 +212,7 @@ fn what_a_large_command_took_is_given_back() {
     let _ = parse(&mut parser, &encode(&vec![b"x".to_vec(); 50_000]), &[]);
     assert!(parser.memory_bytes() >= 50_000 * size_of::<Span>());
     let _ = parse(&mut parser, &encode(&[b"PING".to_vec()]), &[]);
+    assert!(parser.memory_bytes() <= ARGS_KEPT * size_of::<Span>());
     let inline = [&[b'x'; 60_000][..], b"\nPING\n"].concat();
     let _ = parse(&mut parser, &inline, &[]);
     assert!(parser.memory_bytes() <= ARGS_KEPT * size_of::<Span>() + INLINE_BYTES_KEPT);
