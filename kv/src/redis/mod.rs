@@ -10,12 +10,16 @@
 //! |---|---|
 //! | [`client`] | what is known of a connection |
 //! | [`answers`] | the order of answers, while some wait |
+//! | [`here`] | commands about the connection and the server |
+//! | [`server`] | what these know of the server |
 
 pub mod answers;
 pub mod client;
+pub mod here;
+pub mod server;
 
 use crate::command::error::Error;
-use crate::command::spec::{self, Run, RunKeyed, Spec};
+use crate::command::spec::{self, Here, Run, RunKeyed, Spec};
 use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
 use crate::slot::Slot;
 use crate::store::Store;
@@ -25,8 +29,11 @@ use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::{Stream, StreamId, Streams};
 use catena_engine::{Application, Local};
 use client::{ANSWERS_WAITING_MAX, Client, ClientState};
+use here::Place;
+use server::Server;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The application that speaks the Redis protocol on one shard.
 pub struct Redis {
@@ -42,12 +49,14 @@ pub struct Redis {
     scratch: Vec<u8>,
     scout: Parser,
     addresses: Addresses,
+    server: Arc<Server>,
 }
 
 impl Redis {
     /// Serves the keys of `store`. `clock` tells Unix time in milliseconds.
     pub fn new(
         local: &Local,
+        server: Arc<Server>,
         store: Rc<RefCell<Store>>,
         clock: impl Fn() -> u64 + 'static,
     ) -> Self {
@@ -62,6 +71,7 @@ impl Redis {
             scratch: Vec::new(),
             scout: Parser::default(),
             addresses: Addresses::default(),
+            server,
         }
     }
 }
@@ -219,7 +229,7 @@ impl Redis {
                 };
                 self.run_keyed(client, store, (run, place), args, stream, now_ms);
             }
-            Run::Here(_) => self.answer(client, stream, |reply| reply.simple("PONG")),
+            Run::Here(command) => self.run_here(client, store, command, args, stream),
             Run::Everywhere(_) => {}
         }
     }
@@ -269,6 +279,25 @@ impl Redis {
         client.answers.push(&output[before..], gate);
         output.truncate(before);
         self.wait(client);
+    }
+
+    fn run_here(
+        &mut self,
+        client: &mut ClientState,
+        store: &Store,
+        command: Here,
+        args: &Args<'_>,
+        stream: &mut Stream<'_>,
+    ) {
+        let mut text = Vec::new();
+        let now = self.local.now();
+        let place = Place { server: &self.server, store, addresses: &self.addresses, now };
+        let ended = here::run(command, client, &place, args, &mut text);
+        // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
+        self.answer(client, stream, |reply| reply.raw(&text));
+        if ended == here::Ended::Closes {
+            stream.close();
+        }
     }
 
     /// Gives an answer that is known, in its turn.

@@ -11,6 +11,7 @@ use catena_kv::store::{Store, StoreConfig};
 use std::cell::RefCell;
 use std::io::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -54,7 +55,7 @@ fn service(local: &Local) -> Router {
         memory_bytes_max: u64::MAX,
     };
     let store = Rc::new(RefCell::new(Store::in_memory(config)));
-    Router::new().application(Redis::new(local, store, unix_ms))
+    Router::new().application(Redis::new(local, Arc::default(), store, unix_ms))
 }
 
 fn unix_ms() -> u64 {
