@@ -113,6 +113,11 @@ impl Partition {
         self.table.expiring() > 0 || !self.in_flight.is_empty()
     }
 
+    /// True if it has keys, or may get some.
+    pub fn has_keys(&self) -> bool {
+        !self.table.is_empty() || !self.in_flight.is_empty()
+    }
+
     /// The newest state of a key, in flight or not, and the index of an entry in flight that it depends on.
     /// A value that is in flight in pieces is put together in `scratch`.
     #[inline]

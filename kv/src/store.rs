@@ -135,6 +135,47 @@ impl Store {
         &self.partitions
     }
 
+    /// Which partitions these are, by their numbers.
+    pub fn own_partitions(&self) -> Range<u16> {
+        self.own.clone()
+    }
+
+    /// Where the keys of this shard lie.
+    pub fn arena(&self) -> &Arena {
+        &self.common.memory.arena
+    }
+
+    /// Deletes all keys. The entries that do it, by the places of their partitions.
+    ///
+    /// # Errors
+    /// If nothing can be logged any more.
+    pub fn clear(&mut self) -> Result<Vec<(usize, u64)>, Error> {
+        let mut entries = Vec::new();
+        for (place, partition) in self.partitions.iter_mut().enumerate() {
+            if partition.has_keys() {
+                entries.push((place, self.common.order(partition, &[EffectRef::Clear])?));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// One of the keys, by chance.
+    pub fn random_key(&self, random: u64) -> Option<&[u8]> {
+        let mut at = usize::try_from(random % (self.len() as u64).max(1)).ok()?;
+        for partition in &self.partitions {
+            let table = partition.table();
+            if at >= table.len() {
+                at -= table.len();
+                continue;
+            }
+            let mut key = None;
+            let bits = random.rotate_left(32) ^ random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            table.sample(self.arena(), bits, 1, |entry| key = Some(entry.key()));
+            return key;
+        }
+        None
+    }
+
     /// Keys of all partitions, expired ones included that nobody has met.
     pub fn len(&self) -> usize {
         self.partitions.iter().map(|partition| partition.table().len()).sum()

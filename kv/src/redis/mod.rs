@@ -10,11 +10,17 @@
 //! |---|---|
 //! | [`client`] | what is known of a connection |
 //! | [`answers`] | the order of answers, while some wait |
+//! | [`bundle`], [`hand_over`], `ask` | commands that another shard carries out, and its answers |
+//! | [`everywhere`] | commands about all keys |
 //! | [`here`] | commands about the connection and the server |
 //! | [`server`] | what these know of the server |
 
 pub mod answers;
+mod ask;
+pub mod bundle;
 pub mod client;
+pub mod everywhere;
+pub mod hand_over;
 pub mod here;
 pub mod server;
 
@@ -24,11 +30,14 @@ use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
 use crate::slot::Slot;
 use crate::store::Store;
 use answers::Gate;
-use catena_engine::application::Addresses;
+use ask::Walked;
+use bundle::{Bundle, Whole};
+use catena_engine::application::{Addresses, Message};
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::{Stream, StreamId, Streams};
 use catena_engine::{Application, Local};
 use client::{ANSWERS_WAITING_MAX, Client, ClientState};
+use hand_over::HandOver;
 use here::Place;
 use server::Server;
 use std::cell::RefCell;
@@ -48,8 +57,12 @@ pub struct Redis {
     /// Memory for an answer that does not go straight out.
     scratch: Vec<u8>,
     scout: Parser,
+    asked_parser: Parser,
     addresses: Addresses,
     server: Arc<Server>,
+    hand_over: HandOver,
+    /// Walks of `KEYS` that have ended since the last turn.
+    walked: Walked,
 }
 
 impl Redis {
@@ -70,8 +83,11 @@ impl Redis {
             waiting: Vec::new(),
             scratch: Vec::new(),
             scout: Parser::default(),
+            asked_parser: Parser::default(),
             addresses: Addresses::default(),
             server,
+            hand_over: HandOver::new(local.shard_count()),
+            walked: Walked::default(),
         }
     }
 }
@@ -126,7 +142,22 @@ impl Application for Redis {
         client.is_some_and(|client| !client.state.answers.is_empty())
     }
 
+    fn message(&mut self, from: ShardIndex, message: Message, _: &mut Streams) {
+        let message = message.downcast::<Bundle>().expect("the shards of a store send these");
+        self.take_bundle(from, message);
+    }
+
     fn turn_ended(&mut self, streams: &mut Streams) {
+        self.tell_walked();
+        self.tell_committed();
+        self.release_answers(streams);
+        self.hand_over.send(&self.local);
+    }
+}
+
+impl Redis {
+    /// Sends the answers that are due.
+    fn release_answers(&mut self, streams: &mut Streams) {
         if self.waiting.is_empty() {
             return;
         }
@@ -147,9 +178,7 @@ impl Application for Redis {
             client.state.is_waiting
         });
     }
-}
 
-impl Redis {
     fn read(&mut self, client: &mut Client, bytes: &[u8], stream: &mut Stream<'_>) -> usize {
         let store = self.store.clone();
         let mut store = store.borrow_mut();
@@ -218,19 +247,27 @@ impl Redis {
             Ok(spec) => spec,
             Err(error) => return self.answer(client, stream, |reply| reply.error(&*error.0)),
         };
-        match spec.run {
-            Run::Keyed(run) => {
-                let place = match place_of_keys(store, spec, args) {
-                    Ok(Ok(place)) => place,
-                    Ok(Err(_shard)) => return,
-                    Err(error) => {
-                        return self.answer(client, stream, |reply| reply.error(&*error.0));
-                    }
-                };
-                self.run_keyed(client, store, (run, place), args, stream, now_ms);
+        let done = match spec.run {
+            Run::Keyed(run) => match place_of_keys(store, spec, args) {
+                Ok((_, Ok(place))) => {
+                    self.run_keyed(client, store, (run, place), args, stream, now_ms);
+                    Ok(())
+                }
+                Ok((slot, Err(shard))) if client.is_on_own_port => Err(self.moved(slot, shard)),
+                Ok((_, Err(shard))) => {
+                    self.ask_shard(client, shard, Whole::Answer, args);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Run::Here(command) => {
+                self.run_here(client, store, command, args, stream);
+                Ok(())
             }
-            Run::Here(command) => self.run_here(client, store, command, args, stream),
-            Run::Everywhere(_) => {}
+            Run::Everywhere(command) => self.ask_everywhere(client, store, command, args),
+        };
+        if let Err(error) = done {
+            self.answer(client, stream, |reply| reply.error(&*error.0));
         }
     }
 
@@ -329,7 +366,7 @@ fn place_of_keys(
     store: &Store,
     spec: &Spec,
     args: &Args<'_>,
-) -> Result<Result<usize, ShardIndex>, Error> {
+) -> Result<(Slot, Result<usize, ShardIndex>), Error> {
     let first = spec.keys.first as usize;
     let slot = Slot::of(args.at(first));
     if spec.keys.last != spec.keys.first {
@@ -338,5 +375,5 @@ fn place_of_keys(
             return Err(Error::CROSS_SLOT);
         }
     }
-    Ok(store.place_of(slot))
+    Ok((slot, store.place_of(slot)))
 }
