@@ -51,10 +51,10 @@ pub struct ArenaFull {
 
 impl fmt::Display for ArenaFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = self.pages_max as usize * PAGE_BYTES >> 20;
+        let kib = self.pages_max as usize * (PAGE_BYTES / 1_024);
         write!(
             f,
-            "the memory of this shard is full: all {} pages ({mib} MiB) that it may have for entries \
+            "the memory of this shard is full: all {} pages ({kib} KiB) that it may have for entries \
              are taken; delete keys, or spread the partitions over more shards",
             self.pages_max
         )
@@ -206,5 +206,16 @@ impl Arena {
         for number in self.entry(cell).apart() {
             self.apart.remove(number);
         }
+    }
+}
+
+#[cfg(test)]
+impl Arena {
+    /// Panics if the counters do not add up. The result is the number of entries.
+    pub(super) fn recount(&self) -> usize {
+        let (bytes, entries) = self.pages.recount();
+        assert_eq!(self.runs_bytes, bytes);
+        self.apart.recount();
+        entries
     }
 }

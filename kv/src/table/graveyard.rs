@@ -80,3 +80,18 @@ impl Graveyard {
         false
     }
 }
+
+#[cfg(test)]
+impl Graveyard {
+    /// Panics if the counters do not add up.
+    pub(super) fn recount(&self) {
+        let open = self.open.as_ref();
+        let in_open = open.map_or(0, |(segment, from)| {
+            (*from..segment.buckets()).filter(|&bucket| segment.bucket(bucket).is_some()).count()
+        });
+        let waiting: usize = self.indexes.iter().map(Index::len).sum();
+        assert_eq!(self.len, waiting + in_open);
+        let bytes: usize = self.indexes.iter().map(Index::bytes_held).sum();
+        assert_eq!(self.bytes_held, bytes + open.map_or(0, |(segment, _)| segment.table_bytes()));
+    }
+}

@@ -13,6 +13,9 @@
 //!
 //! After Fagin, Nievergelt, Pippenger, Strong: "Extendible hashing: a fast access method for dynamic files" (1979).
 
+#[cfg(test)]
+mod recount;
+
 use super::arena::CellRef;
 use super::chunked::Chunked;
 use super::hash::KeyHash;

@@ -1,5 +1,8 @@
 //! The pages of an arena: which class each has, which of their runs are free, where the next entry goes.
 
+#[cfg(test)]
+mod recount;
+
 use super::arena::{ArenaFull, CellRef};
 use super::chunked::Chunked;
 use super::class::{CELL_BYTES, CLASSES, Class};

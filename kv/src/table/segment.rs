@@ -139,7 +139,7 @@ impl Segment {
             self.earliest_seen = u64::MAX;
         }
         let (from, end) = (self.swept as usize, self.buckets());
-        let to = end.min(from + buckets);
+        let to = end.min(from.saturating_add(buckets));
         for slot in (from..to).filter_map(|bucket| self.slots.get_bucket(bucket)) {
             self.earliest_seen = self.earliest_seen.min(visit(*slot).unwrap_or(u64::MAX));
         }

@@ -7,7 +7,7 @@ use super::entry::Entry;
 /// What one step of a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Swept {
-    /// Buckets and segments looked at.
+    /// Buckets looked at, and segments that were not opened.
     pub looked: usize,
     /// Entries found that have expired.
     pub expired: usize,
@@ -39,10 +39,9 @@ impl Table {
                 return Swept { round_ended: true, ..swept };
             }
             let segment = self.index.segment_mut(self.sweep_at);
-            swept.looked += 1;
+            let mut looked = 1;
             if segment.earliest() <= now_ms {
-                let left = budget - swept.looked;
-                let (looked, completed) = segment.sweep(left, |slot| {
+                let (buckets, completed) = segment.sweep(budget - swept.looked, |slot| {
                     let entry = arena.entry(slot.cell);
                     if entry.is_expired(now_ms) {
                         swept.expired += 1;
@@ -50,11 +49,13 @@ impl Table {
                     }
                     entry.expires_at()
                 });
-                swept.looked += looked;
+                looked = buckets.max(1);
                 if !completed {
+                    swept.looked += looked;
                     return swept;
                 }
             }
+            swept.looked += looked;
             self.sweep_at += 1;
         }
         swept
