@@ -4,14 +4,15 @@ use super::arena::Arena;
 use super::index::Index;
 use super::segment::Segment;
 
-/// The content of cleared tables. Freeing millions of entries at once would be a pause, so it is done a
-/// bounded piece at a time. One for each [`Arena`].
+/// The content of cleared tables. Freeing millions of entries at once would be a pause, so it is
+/// done a bounded piece at a time. One for each [`Arena`].
 #[derive(Debug, Default)]
 pub struct Graveyard {
     indexes: Vec<Index>,
     /// The segment that is being taken apart, and its next bucket.
     open: Option<(Segment, usize)>,
     len: usize,
+    /// The bytes of what the indexes and the open segment hold.
     bytes_held: usize,
 }
 
@@ -28,7 +29,7 @@ impl Graveyard {
 
     /// The bytes of index memory that wait. The entries' own are still counted by the [`Arena`].
     pub fn bytes_held(&self) -> usize {
-        self.bytes_held
+        self.bytes_held + self.indexes.capacity() * size_of::<Index>()
     }
 
     /// Frees what waits in up to `budget` buckets of the index.

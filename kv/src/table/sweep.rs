@@ -16,15 +16,18 @@ pub struct Swept {
 }
 
 impl Table {
-    /// One step of an endless sweep: goes round robin over the segments, opens those in which something may
-    /// have expired at `now_ms`, and visits the entries that have. Looks at `budget` buckets or segments at
-    /// most, and ends with the round.
+    /// One step of an endless sweep: goes round robin over the segments, opens those in which
+    /// something may have expired at `now_ms`, and visits the entries that have. Looks at `budget`
+    /// buckets or segments at most, and ends with the round.
     ///
-    /// It removes nothing: the caller makes deletions of what it visits, which take effect when they are
-    /// committed. What is not removed until then is visited again in the next round.
+    /// What is put or expires behind the step, in a segment that it is in the middle of, is found
+    /// in the next round. It removes nothing: the caller makes deletions of what it visits, which
+    /// take effect when they are committed. What is not removed until then is visited again in the
+    /// next round.
     ///
-    /// Opening a segment reads each entry in it, to find a few if expiries are spread out. What has expired is
-    /// hidden anyway, so this is about memory alone: do not begin a round soon after one that found little.
+    /// Opening a segment reads each entry in it, to find a few if expiries are spread out. What has
+    /// expired is hidden anyway, so this is about memory alone: do not begin a round soon after one
+    /// that found little.
     pub fn sweep<'a>(
         &mut self,
         arena: &'a Arena,

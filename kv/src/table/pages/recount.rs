@@ -3,8 +3,8 @@
 use super::*;
 
 impl Pages {
-    /// Panics if anything does not add up. The result is the bytes of all runs that hold an entry, and how many
-    /// those are.
+    /// Panics if anything does not add up. The result is the bytes of all runs that hold an entry,
+    /// and how many those are.
     pub(in crate::table) fn recount(&self) -> (u64, usize) {
         let (mut bytes, mut entries, mut with_memory) = (0, 0, 0);
         let mut free = vec![0; CLASSES];

@@ -46,7 +46,8 @@ fn no_put_and_no_removal_moves_more_than_a_segment() {
         note(work_of(&mut world, |world| assert!(world.remove(&number.to_le_bytes()))));
     }
     assert_eq!(most.slots_moved, SLOTS_MOVED_MAX, "a segment splits when it is full, not later");
-    // 250,000 keys are 256 segments or less: the directory's largest step, and the entering of a segment.
+    // 250,000 keys are 256 segments or less: the directory's largest step, and the entering of a
+    // segment.
     assert!(most.places_written <= 256 + 16, "{most:?}");
     assert!(held_full / KEYS as usize <= 21, "{held_full} bytes of index");
     assert!(world.table.bytes_held() < 1_024, "{} bytes left", world.table.bytes_held());
@@ -84,7 +85,8 @@ fn equal_hash_words_end_the_splitting() {
     let found = |number: u32| world.table.get(&world.arena, hash, &number.to_le_bytes());
     assert!((0..5_000).all(|number| found(number).is_some()) && found(5_000).is_none());
     let mut met = 0;
-    assert_eq!(world.table.walk(&world.arena, hash.word(), 10, |_| met += 1), Some(0x8000_0002));
+    let next = world.table.walk(&world.arena, hash.word(), 10, |_| met += 1);
+    assert!(next.is_some_and(|next| next > hash.word()));
     assert_eq!(met, 5_000, "what cannot be told apart comes together");
     (0..5_000_u32).for_each(|number| {
         assert!(world.table.remove(&mut world.arena, hash, &number.to_le_bytes()))

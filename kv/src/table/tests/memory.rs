@@ -50,7 +50,8 @@ fn a_workload_that_changes_the_sizes_of_values_does_not_keep_its_peak() {
     let keys = 0..40_000_u32;
     let mut held = Vec::new();
     for round in 1..6_u32 {
-        // Each round moves seven of eight entries to another size, so that pages of the old size stay sparse.
+        // Each round moves seven of eight entries to another size, so that pages of the old size
+        // stay sparse.
         for number in keys.clone().filter(|number| !(number / 3 + round).is_multiple_of(8)) {
             world.put(&number.to_le_bytes(), &vec![1; 90 * round as usize % 1_000], None);
         }

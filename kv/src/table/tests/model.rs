@@ -132,7 +132,8 @@ struct Model {
     index: u64,
 }
 
-/// Keys of all lengths, the longest beyond what fits into a run. The first byte says whose they are.
+/// Keys of all lengths, the longest beyond what fits into a run. The first byte says whose they
+/// are.
 fn key(table: usize, number: u32) -> Vec<u8> {
     let mut key = vec![table as u8];
     key.extend(number.to_le_bytes());
@@ -278,9 +279,9 @@ impl Model {
         }
     }
 
-    /// A whole round leaves nothing that has expired.
+    /// The rest of a round, that round's successor, and nothing that has expired is left.
     fn sweep_a_round(&mut self, table: usize, now_ms: u64) {
-        while !self.tables[table].sweep(&self.arena, 0, usize::MAX, |_| {}).round_ended {}
+        self.sweep(table, now_ms, usize::MAX);
         self.sweep(table, now_ms, usize::MAX);
         let is_due = |entry: &Expected| entry.expires_at.is_some_and(|at| at <= now_ms);
         assert!(!self.expected[table].values().any(is_due), "it overlooked some");
