@@ -1,9 +1,10 @@
 //! The memory of a shard's entries.
 //!
-//! Pages of 64 KiB are divided in cells of 16 bytes; an entry takes a run of cells of its size class,
-//! and a page holds runs of one class. Free runs are chained within their page. New entries go to the
-//! fullest page of their class that has room, so that sparse ones drain; a page that becomes empty is given
-//! back, and what does not drain by itself is moved out by [compaction](super::compact).
+//! Pages of 64 KiB are divided in cells of 16 bytes; an entry takes a run of cells of its size
+//! class, and a page holds runs of one class. Free runs are chained within their page. New entries
+//! go to the fullest page of their class that has room, so that sparse ones drain; a page that
+//! becomes empty is given back, and what does not drain by itself is moved out by
+//! [compaction](super::compact).
 
 use super::class::{CELL_BYTES, Class, RUN_BYTES_MAX};
 use super::entry::{self, Entry, NewEntry, NewValue, Shape};
@@ -41,8 +42,8 @@ impl CellRef {
     }
 }
 
-/// A write found no memory: all pages that the arena may have are taken, and none has room for this size.
-/// Nothing was changed.
+/// A write found no memory: all pages that the arena may have are taken, and none has room for this
+/// size. Nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArenaFull {
     /// The most pages of 64 KiB that this arena may have.
@@ -51,10 +52,10 @@ pub struct ArenaFull {
 
 impl fmt::Display for ArenaFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = self.pages_max as usize * PAGE_BYTES >> 20;
+        let kib = self.pages_max as usize * (PAGE_BYTES / 1_024);
         write!(
             f,
-            "the memory of this shard is full: all {} pages ({mib} MiB) that it may have for entries \
+            "the memory of this shard is full: all {} pages ({kib} KiB) that it may have for entries \
              are taken; delete keys, or spread the partitions over more shards",
             self.pages_max
         )
@@ -73,21 +74,22 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena of at most so many pages of 64 KiB: [`PAGES_MAX`] if nothing else limits it. What lies
-    /// apart, values above 8 KiB, is not part of that.
+    /// An arena of at most so many pages of 64 KiB: [`PAGES_MAX`] if nothing else limits it. What
+    /// lies apart, values above 8 KiB, is not part of that.
     pub fn new(pages_max: u32) -> Self {
         let pages = Pages::new(pages_max.min(PAGES_MAX));
         Self { pages, apart: Slab::default(), runs_bytes: 0 }
     }
 
-    /// The bytes that entries occupy: their runs, rounded up to the size class, and the keys and values
-    /// that lie apart.
+    /// The bytes that entries occupy: their runs, rounded up to the size class, and the keys and
+    /// values that lie apart.
     pub fn bytes_used(&self) -> u64 {
         self.runs_bytes + self.apart.bytes()
     }
 
-    /// The bytes held from the allocator: all pages, the one kept in reserve too, the tables of pages and
-    /// of what lies apart, and that itself. The allocator's own overhead is not known here.
+    /// The bytes held from the allocator: all pages, the one kept in reserve too, the tables of
+    /// pages and of what lies apart, and that itself. The allocator's own overhead is not known
+    /// here.
     pub fn bytes_held(&self) -> u64 {
         self.pages.bytes_held() + self.apart.bytes() + self.apart.slots_bytes() as u64
     }
@@ -120,7 +122,8 @@ impl Arena {
         Ok(cell)
     }
 
-    /// Stores an entry in place of the one at `cell`; the result tells where. Without room nothing changes.
+    /// Stores an entry in place of the one at `cell`; the result tells where. Without room nothing
+    /// changes.
     pub(super) fn replace(
         &mut self,
         cell: CellRef,
@@ -143,7 +146,8 @@ impl Arena {
         self.give_back(cell);
     }
 
-    /// Sets or takes away an expiry; the result tells where the entry lies now. Without room nothing changes.
+    /// Sets or takes away an expiry; the result tells where the entry lies now. Without room
+    /// nothing changes.
     pub(super) fn set_expiry(
         &mut self,
         cell: CellRef,
@@ -212,5 +216,16 @@ impl Arena {
         for number in self.entry(cell).apart() {
             self.apart.remove(number);
         }
+    }
+}
+
+#[cfg(test)]
+impl Arena {
+    /// Panics if the counters do not add up. The result is the number of entries.
+    pub(super) fn recount(&self) -> usize {
+        let (bytes, entries) = self.pages.recount();
+        assert_eq!(self.runs_bytes, bytes);
+        self.apart.recount();
+        entries
     }
 }

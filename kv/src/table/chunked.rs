@@ -3,7 +3,8 @@
 use std::ops::{Index, IndexMut};
 
 /// Elements a chunk. A power of two, so that finding an element is a shift and a mask; with the
-/// largest element (64 bytes) the last chunk, which alone is copied when it grows, stays within 32 KiB.
+/// largest element (64 bytes) the last chunk, which alone is copied when it grows, stays within 32
+/// KiB.
 const CHUNK_LEN: usize = 512;
 
 /// A vector in chunks of [`CHUNK_LEN`] elements. A `Vec` that doubles copies everything: for a
@@ -34,7 +35,8 @@ impl<T> Chunked<T> {
         }
         let last = self.chunks.last_mut().expect("a chunk was pushed if there was none with room");
         if last.len() == last.capacity() {
-            // Exact, because `bytes_held` relies on a full chunk having no capacity beyond its length.
+            // Exact, because `bytes_held` relies on a full chunk having no capacity beyond its
+            // length.
             let room = last.capacity().clamp(1, CHUNK_LEN - last.len());
             last.reserve_exact(room);
         }
@@ -48,6 +50,8 @@ impl<T> Chunked<T> {
         debug_assert!(value.is_some(), "a chunk goes with its last element");
         if last.is_empty() {
             self.chunks.pop();
+        } else if last.len() * 4 <= last.capacity() {
+            last.shrink_to(last.len() * 2);
         }
         self.len -= 1;
         value

@@ -3,8 +3,8 @@
 /// Bytes of a cell, the unit in which pages are divided.
 pub(super) const CELL_BYTES: usize = 16;
 
-/// Bytes of the largest class. What does not fit lies apart, in memory of its own; 8 KiB is an eighth
-/// of a page, so that at most a tenth of a page is lost behind its last run.
+/// Bytes of the largest class. What does not fit lies apart, in memory of its own; 8 KiB is an
+/// eighth of a page, so that at most a tenth of a page is lost behind its last run.
 pub(super) const RUN_BYTES_MAX: usize = 8 * 1_024;
 
 /// How many classes there are: 32 in steps of one cell, then 8 for each doubling up to 512 cells.
@@ -31,7 +31,7 @@ impl Class {
             return Self(cells as u8 - 1);
         }
         let doublings = (cells - 1).ilog2() - LINEAR.ilog2();
-        let steps = cells.div_ceil(LINEAR / STEPS << doublings) - STEPS - 1;
+        let steps = cells.div_ceil((LINEAR / STEPS) << doublings) - STEPS - 1;
         Self((LINEAR + STEPS * doublings as usize + steps) as u8)
     }
 
@@ -43,7 +43,7 @@ impl Class {
             return class + 1;
         }
         let (doublings, steps) = ((class - LINEAR) / STEPS, (class - LINEAR) % STEPS);
-        (STEPS + steps + 1) * (LINEAR / STEPS) << doublings
+        ((STEPS + steps + 1) * (LINEAR / STEPS)) << doublings
     }
 
     /// Bytes of a run.

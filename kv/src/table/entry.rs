@@ -5,16 +5,16 @@
 //!  flags  key bytes  value bytes  touched   index     [expires at]  key  value
 //!  u8     u16        u16          u16       u64       [u64]
 //! ```
-//! Little-endian, without padding: 15 bytes in front, so that a key of 16 and a value of 32 bytes fill
-//! four cells but for one byte. A key or value that lies apart has the number of its slot, 4 bytes,
-//! in its place. In a free run the flags are 0.
+//! Little-endian, without padding: 15 bytes in front, so that a key of 16 and a value of 32 bytes
+//! fill four cells but for one byte. A key or value that lies apart has the number of its slot, 4
+//! bytes, in its place. In a free run the flags are 0.
 
 use super::class::RUN_BYTES_MAX;
 use super::slab::Slab;
 use bytes::Bytes;
 
-/// The longest key in bytes: what the header's 16 bits tell. A key is stored, logged and hashed whole with
-/// every write; whoever has more than this to say wants a value.
+/// The longest key in bytes: what the header's 16 bits tell. A key is stored, logged and hashed
+/// whole with every write; whoever has more than this to say wants a value.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Bytes before the key of an entry that never expires.
@@ -57,8 +57,8 @@ pub struct NewEntry<'a> {
 pub enum NewValue<'a> {
     /// Copied.
     Copied(&'a [u8]),
-    /// Kept without a copy if it is too large for a run of cells, else copied. Counted by its length: let
-    /// it not be a small part of a large buffer.
+    /// Kept without a copy if it is too large for a run of cells, else copied. Counted by its
+    /// length: let it not be a small part of a large buffer.
     Shared(Bytes),
 }
 
@@ -71,8 +71,9 @@ impl NewValue<'_> {
     }
 }
 
-/// A stored entry. The view shows what has expired as well: replay and replication must see it. Who answers
-/// a client asks [`is_expired`](Self::is_expired), or uses [`Table::get_live`](super::Table::get_live).
+/// A stored entry. The view shows what has expired as well: replay and replication must see it. Who
+/// answers a client asks [`is_expired`](Self::is_expired), or uses
+/// [`Table::get_live`](super::Table::get_live).
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     /// From its first byte; may reach beyond its end.
@@ -182,7 +183,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// If not all fits into a run, the longer of key and value lies apart; if that does not do, both.
+    /// If not all fits into a run, the longer of key and value lies apart; if that does not do,
+    /// both.
     pub(super) fn of(entry: &NewEntry<'_>) -> Self {
         let header = HEADER_BYTES + if entry.expires_at.is_some() { EXPIRY_BYTES } else { 0 };
         let (key, value) = (entry.key.len(), entry.value.as_slice().len());
@@ -241,8 +243,8 @@ pub(super) fn len_with_expiry(entry: Entry<'_>, expires: bool) -> usize {
     without + if expires { EXPIRY_BYTES } else { 0 }
 }
 
-/// Sets or takes away the expiry of the entry that fills the first `len` bytes of `run`. The run has room
-/// for the result.
+/// Sets or takes away the expiry of the entry that fills the first `len` bytes of `run`. The run
+/// has room for the result.
 pub(super) fn set_expiry(run: &mut [u8], len: usize, expires_at: Option<u64>) {
     let expires = run[FLAGS] & EXPIRES != 0;
     match (expires, expires_at) {

@@ -4,14 +4,15 @@ use super::arena::Arena;
 use super::index::Index;
 use super::segment::Segment;
 
-/// The content of cleared tables. Freeing millions of entries at once would be a pause, so it is done a
-/// bounded piece at a time. One for each [`Arena`].
+/// The content of cleared tables. Freeing millions of entries at once would be a pause, so it is
+/// done a bounded piece at a time. One for each [`Arena`].
 #[derive(Debug, Default)]
 pub struct Graveyard {
     indexes: Vec<Index>,
     /// The segment that is being taken apart, and its next bucket.
     open: Option<(Segment, usize)>,
     len: usize,
+    /// The bytes of what the indexes and the open segment hold.
     bytes_held: usize,
 }
 
@@ -28,7 +29,7 @@ impl Graveyard {
 
     /// The bytes of index memory that wait. The entries' own are still counted by the [`Arena`].
     pub fn bytes_held(&self) -> usize {
-        self.bytes_held
+        self.bytes_held + self.indexes.capacity() * size_of::<Index>()
     }
 
     /// Frees what waits in up to `budget` buckets of the index.
@@ -78,5 +79,20 @@ impl Graveyard {
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+impl Graveyard {
+    /// Panics if the counters do not add up.
+    pub(super) fn recount(&self) {
+        let open = self.open.as_ref();
+        let in_open = open.map_or(0, |(segment, from)| {
+            (*from..segment.buckets()).filter(|&bucket| segment.bucket(bucket).is_some()).count()
+        });
+        let waiting: usize = self.indexes.iter().map(Index::len).sum();
+        assert_eq!(self.len, waiting + in_open);
+        let bytes: usize = self.indexes.iter().map(Index::bytes_held).sum();
+        assert_eq!(self.bytes_held, bytes + open.map_or(0, |(segment, _)| segment.table_bytes()));
     }
 }

@@ -9,9 +9,9 @@ pub struct HashSeed(RapidSecrets);
 
 /// The hash word of a key, computed once a command.
 ///
-/// The function is rapidhash V3: a few multiplications for a short key, keyed by a seed and secrets,
-/// and *versioned*, the same on all machines. That matters here: cursors of walks carry hash words
-/// to clients, and other replicas continue them. (foldhash and ahash are as fast and
+/// The function is rapidhash V3: a few multiplications for a short key, keyed by a seed and
+/// secrets, and *versioned*, the same on all machines. That matters here: cursors of walks carry
+/// hash words to clients, and other replicas continue them. (foldhash and ahash are as fast and
 /// promise no stable output.)
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct KeyHash(u32);

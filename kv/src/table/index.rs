@@ -7,27 +7,33 @@
 //!                  |   \
 //!   segments    (0: 0…) (1: 10…) (2: 11…)      each a small hash table of (hash word, cell)
 //! ```
-//! A segment that is full splits in two by the next bit of the hash word, which lies in the index: no key is
-//! read for that. So growth costs at most one split at a time, some microseconds, however large the
-//! table is. Sparse neighbours merge, and the directory halves when no segment needs its last bit.
+//! A segment that is full splits in two by the next bit of the hash word, which lies in the index:
+//! no key is read for that. So growth costs at most one split at a time, some microseconds, however
+//! large the table is. Sparse neighbours merge, and the directory halves when no segment needs its
+//! last bit.
 //!
-//! After Fagin, Nievergelt, Pippenger, Strong: "Extendible hashing: a fast access method for dynamic files" (1979).
+//! After Fagin, Nievergelt, Pippenger, Strong: "Extendible hashing: a fast access method for
+//! dynamic files" (1979).
+
+#[cfg(test)]
+mod recount;
 
 use super::arena::CellRef;
 use super::chunked::Chunked;
 use super::hash::KeyHash;
 use super::segment::{Room, Segment, Slot};
 
-/// The most bits of the hash word that choose a segment. With 2^18 segments, 250 to 470 million keys, the
-/// directory has 1 MiB and doubling it takes some 100 µs; beyond that the segments themselves grow.
+/// The most bits of the hash word that choose a segment. With 2^18 segments, 250 to 470 million
+/// keys, the directory has 1 MiB and doubling it takes some 100 µs; beyond that the segments
+/// themselves grow.
 pub(super) const DEPTH_MAX: u32 = 18;
 
-/// Neighbours merge when they hold this many together: it fills three quarters of a table of 1,024 buckets,
-/// and is far from the 1,537 at which they would split again.
+/// Neighbours merge when they hold this many together: it fills three quarters of a table of 1,024
+/// buckets, and is far from the 1,537 at which they would split again.
 const MERGE_LEN_MAX: usize = 768;
 
-/// Removals look for something to merge or shrink when a segment's length is a multiple of this: rarely
-/// enough to cost nothing, often enough to miss little.
+/// Removals look for something to merge or shrink when a segment's length is a multiple of this:
+/// rarely enough to cost nothing, often enough to miss little.
 const TIDY_EVERY: usize = 32;
 
 #[derive(Debug)]
@@ -44,7 +50,8 @@ pub(super) struct Index {
     work: Work,
 }
 
-/// What growing and shrinking has cost so far. The difference over one operation shows that each costs little.
+/// What growing and shrinking has cost so far. The difference over one operation shows that each
+/// costs little.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Work {
     /// Slots of the index that were moved, 8 bytes each.

@@ -15,9 +15,9 @@
 //! | `compact`, `graveyard` | memory comes back: sparse pages, tables that were cleared |
 //! | `chunked` | a vector that grows without a pause |
 //!
-//! A table holds committed state only. It knows no clock: instants are arguments in milliseconds of unix
-//! time, and an entry that has expired stays, and is shown, until it is removed: by the effect of a
-//! deletion, so that all replicas remove it at the same index.
+//! A table holds committed state only. It knows no clock: instants are arguments in milliseconds of
+//! unix time, and an entry that has expired stays, and is shown, until it is removed: by the effect
+//! of a deletion, so that all replicas remove it at the same index.
 
 mod arena;
 mod chunked;
@@ -45,8 +45,9 @@ pub use sweep::Swept;
 
 use index::Index;
 
-/// The entries of one partition. Their bytes lie in the shard's [`Arena`], which is an argument: always
-/// the same one. A table that shall go is [cleared](Self::clear) first, since its cells would stay taken.
+/// The entries of one partition. Their bytes lie in the shard's [`Arena`], which is an argument:
+/// always the same one. A table that shall go is [cleared](Self::clear) first, since its cells
+/// would stay taken.
 #[derive(Debug, Default)]
 pub struct Table {
     index: Index,
@@ -144,8 +145,8 @@ impl Table {
         Ok(Replaced::Entry)
     }
 
-    /// Sets or takes away the expiry of a key, as the write of this index. The result tells whether the
-    /// key is there.
+    /// Sets or takes away the expiry of a key, as the write of this index. The result tells whether
+    /// the key is there.
     ///
     /// # Errors
     /// The entry has to move for it and there is no room; it is as it was.

@@ -1,12 +1,16 @@
-//! The pages of an arena: which class each has, which of their runs are free, where the next entry goes.
+//! The pages of an arena: which class each has, which of their runs are free, where the next entry
+//! goes.
+
+#[cfg(test)]
+mod recount;
 
 use super::arena::{ArenaFull, CellRef};
 use super::chunked::Chunked;
 use super::class::{CELL_BYTES, CLASSES, Class};
 use super::entry;
 
-/// Bytes of a page: small enough to come and go in microseconds, large enough that what is known of a page
-/// (32 bytes) and of its allocation is below a thousandth.
+/// Bytes of a page: small enough to come and go in microseconds, large enough that what is known of
+/// a page (32 bytes) and of its allocation is below a thousandth.
 pub(super) const PAGE_BYTES: usize = 64 * 1_024;
 
 /// Cells of a page.
@@ -18,8 +22,8 @@ pub const PAGES_MAX: u32 = (1_u64 << 32 >> PAGE_CELLS.ilog2()) as u32;
 /// Pages with room are kept apart by how full they are, in eighths.
 pub(super) const BANDS: usize = 8;
 
-/// Pages in so many of the lower bands are worth emptying: below three quarters. Beyond, more than three
-/// bytes would have to move for each that comes back.
+/// Pages in so many of the lower bands are worth emptying: below three quarters. Beyond, more than
+/// three bytes would have to move for each that comes back.
 const EMPTIED_BANDS: usize = 6;
 
 /// The end of a list of pages.
@@ -201,8 +205,8 @@ impl Pages {
         }
     }
 
-    /// The next run that holds an entry in a page that is worth emptying; none if there is no such page,
-    /// or if one has been gone through in vain. Looks at the runs of one page at most.
+    /// The next run that holds an entry in a page that is worth emptying; none if there is no such
+    /// page, or if one has been gone through in vain. Looks at the runs of one page at most.
     pub(super) fn next_to_move(&mut self) -> Option<CellRef> {
         let Emptying { page, run: first } = match self.emptying {
             Some(emptying) => emptying,
@@ -225,7 +229,8 @@ impl Pages {
         None
     }
 
-    /// Takes the sparsest page out of the lists whose entries find room in other pages of their class.
+    /// Takes the sparsest page out of the lists whose entries find room in other pages of their
+    /// class.
     fn set_sparsest_aside(&mut self) -> Option<u32> {
         let (class, page) = (0..EMPTIED_BANDS)
             .flat_map(|band| self.classes.iter().enumerate().map(move |class| (band, class)))

@@ -5,12 +5,13 @@ use super::hash::KeyHash;
 use super::index::DEPTH_MAX;
 use hashbrown::HashTable;
 
-/// Buckets at which a segment splits instead of growing: rehashing 1,792 slots takes some microseconds, and
-/// what a segment has beside its buckets is then a tenth of a byte a key.
+/// Buckets at which a segment splits instead of growing: rehashing 1,792 slots takes some
+/// microseconds, and what a segment has beside its buckets is then a tenth of a byte a key.
 const BUCKETS_MAX: usize = 2_048;
 
-/// A full table whose slots are used to less than this share, in quarters, is full of traces of removed ones:
-/// it is written anew in its size. So at least a quarter of its slots is free after, which pays for it.
+/// A full table whose slots are used to less than this share, in quarters, is full of traces of
+/// removed ones: it is written anew in its size. So at least a quarter of its slots is free after,
+/// which pays for it.
 const REBUILD_BELOW_QUARTERS: usize = 3;
 
 /// What the index knows of an entry.
@@ -37,8 +38,8 @@ pub(super) struct Segment {
     depth: u8,
     /// No entry expires before, as far as is known without reading them.
     earliest: u64,
-    /// What that becomes when the sweep that is under way has seen all buckets: the earliest of those it
-    /// has seen, and of what came since it began.
+    /// What that becomes when the sweep that is under way has seen all buckets: the earliest of
+    /// those it has seen, and of what came since it began.
     earliest_seen: u64,
     /// The next bucket of that sweep; it begins again whenever slots move.
     swept: u32,
@@ -128,8 +129,9 @@ impl Segment {
         self.earliest
     }
 
-    /// Goes on with a sweep by at most so many buckets: `visit` is given each slot and says when its entry
-    /// expires. The result is how many buckets were looked at, and whether those were the last.
+    /// Goes on with a sweep by at most so many buckets: `visit` is given each slot and says when
+    /// its entry expires. The result is how many buckets were looked at, and whether those were the
+    /// last.
     pub(super) fn sweep(
         &mut self,
         buckets: usize,
@@ -139,7 +141,7 @@ impl Segment {
             self.earliest_seen = u64::MAX;
         }
         let (from, end) = (self.swept as usize, self.buckets());
-        let to = end.min(from + buckets);
+        let to = end.min(from.saturating_add(buckets));
         for slot in (from..to).filter_map(|bucket| self.slots.get_bucket(bucket)) {
             self.earliest_seen = self.earliest_seen.min(visit(*slot).unwrap_or(u64::MAX));
         }

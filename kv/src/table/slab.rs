@@ -71,3 +71,24 @@ impl Slab {
         self.slots.bytes_held()
     }
 }
+
+#[cfg(test)]
+impl Slab {
+    /// Panics if the counters do not add up.
+    pub(super) fn recount(&self) {
+        let (mut bytes, mut vacant) = (0, 0);
+        for number in 0..self.slots.len() {
+            match &self.slots[number] {
+                Slot::Held(held) => bytes += held.len() as u64,
+                Slot::Vacant { .. } => vacant += 1,
+            }
+        }
+        assert_eq!(self.bytes, bytes);
+        let next = |&number: &u32| match self.slots[number as usize] {
+            Slot::Vacant { next } => (next != NONE).then_some(next),
+            Slot::Held(_) => panic!("slot {number} is held and in the list of vacant ones"),
+        };
+        let first = (self.vacant != NONE).then_some(self.vacant);
+        assert_eq!(std::iter::successors(first, next).count(), vacant);
+    }
+}

@@ -7,7 +7,7 @@ use super::entry::Entry;
 /// What one step of a sweep did.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Swept {
-    /// Buckets and segments looked at.
+    /// Buckets looked at, and segments that were not opened.
     pub looked: usize,
     /// Entries found that have expired.
     pub expired: usize,
@@ -16,15 +16,18 @@ pub struct Swept {
 }
 
 impl Table {
-    /// One step of an endless sweep: goes round robin over the segments, opens those in which something may
-    /// have expired at `now_ms`, and visits the entries that have. Looks at `budget` buckets or segments at
-    /// most, and ends with the round.
+    /// One step of an endless sweep: goes round robin over the segments, opens those in which
+    /// something may have expired at `now_ms`, and visits the entries that have. Looks at `budget`
+    /// buckets or segments at most, and ends with the round.
     ///
-    /// It removes nothing: the caller makes deletions of what it visits, which take effect when they are
-    /// committed. What is not removed until then is visited again in the next round.
+    /// What is put or expires behind the step, in a segment that it is in the middle of, is found
+    /// in the next round. It removes nothing: the caller makes deletions of what it visits, which
+    /// take effect when they are committed. What is not removed until then is visited again in the
+    /// next round.
     ///
-    /// Opening a segment reads each entry in it, to find a few if expiries are spread out. What has expired is
-    /// hidden anyway, so this is about memory alone: do not begin a round soon after one that found little.
+    /// Opening a segment reads each entry in it, to find a few if expiries are spread out. What has
+    /// expired is hidden anyway, so this is about memory alone: do not begin a round soon after one
+    /// that found little.
     pub fn sweep<'a>(
         &mut self,
         arena: &'a Arena,
@@ -39,10 +42,9 @@ impl Table {
                 return Swept { round_ended: true, ..swept };
             }
             let segment = self.index.segment_mut(self.sweep_at);
-            swept.looked += 1;
+            let mut looked = 1;
             if segment.earliest() <= now_ms {
-                let left = budget - swept.looked;
-                let (looked, completed) = segment.sweep(left, |slot| {
+                let (buckets, completed) = segment.sweep(budget - swept.looked, |slot| {
                     let entry = arena.entry(slot.cell);
                     if entry.is_expired(now_ms) {
                         swept.expired += 1;
@@ -50,11 +52,13 @@ impl Table {
                     }
                     entry.expires_at()
                 });
-                swept.looked += looked;
+                looked = buckets.max(1);
                 if !completed {
+                    swept.looked += looked;
                     return swept;
                 }
             }
+            swept.looked += looked;
             self.sweep_at += 1;
         }
         swept

@@ -1,5 +1,10 @@
 //! The table as its users see it.
 
+mod expiry;
+mod growth;
+mod memory;
+mod model;
+
 use super::*;
 
 const SEED: u64 = 7;

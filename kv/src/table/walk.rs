@@ -6,18 +6,19 @@ use super::entry::Entry;
 use super::hash::KeyHash;
 use super::segment::Segment;
 
-/// The most looks at a segment that one step of a walk takes: at some microseconds a look, a step through a
-/// table that was nearly emptied ends in time.
+/// The most looks at a segment that one step of a walk takes: at some microseconds a look, a step
+/// through a table that was nearly emptied ends in time.
 const LOOKS_MAX: usize = 16;
 
 impl Table {
-    /// One step of a walk over all entries: visits about `count` of those whose hash word is `from` or
-    /// more, and says where to go on; `None` is the end. A walk begins at 0.
+    /// One step of a walk over all entries: visits about `count` of those whose hash word is `from`
+    /// or more, and says where to go on; `None` is the end. A walk begins at 0.
     ///
-    /// Every entry that is there from the beginning of a walk to its end is visited at least once, whatever is
-    /// put, removed, split, merged or moved in between: a step takes all entries of a range of hash words, and
-    /// the next begins behind. (An entry that goes and comes again may be missed or met twice.) Nothing is
-    /// kept between steps. A step may visit none and not be the last; within it the order is arbitrary.
+    /// Every entry that is there from the beginning of a walk to its end is visited at least once,
+    /// whatever is put, removed, split, merged or moved in between: a step takes all entries of a
+    /// range of hash words, and the next begins behind. (An entry that goes and comes again may be
+    /// missed or met twice.) Nothing is kept between steps. A step may visit none and not be the
+    /// last; within it the order is arbitrary.
     pub fn walk<'a>(
         &self,
         arena: &'a Arena,
@@ -35,7 +36,8 @@ impl Table {
                 visit(arena.entry(slot.cell));
             }
             from = to.checked_add(1)?;
-            // Nearly enough is enough: another look for the last few would cost as much as this one.
+            // Nearly enough is enough: another look for the last few would cost as much as this
+            // one.
             if visited * 4 >= count * 3 {
                 break;
             }
@@ -44,8 +46,8 @@ impl Table {
     }
 
     /// Visits about `count` entries from a random place on, for an eviction that compares their
-    /// [stamps](Entry::touched). Neighbours in the index have nothing in common but bits of their hash, so
-    /// they are as good a sample as any. Visits fewer only in a sparse table.
+    /// [stamps](Entry::touched). Neighbours in the index have nothing in common but bits of their
+    /// hash, so they are as good a sample as any. Visits fewer only in a sparse table.
     pub fn sample<'a>(
         &self,
         arena: &'a Arena,
@@ -74,8 +76,8 @@ impl Table {
     }
 }
 
-/// The last hash word of a step of about `count` entries. Hash words are uniform, so that a share of the
-/// segment's words has that share of its entries: no sorting, and nothing to remember.
+/// The last hash word of a step of about `count` entries. Hash words are uniform, so that a share
+/// of the segment's words has that share of its entries: no sorting, and nothing to remember.
 fn end_of_step(segment: &Segment, from: u32, count: usize) -> u32 {
     let last = segment.last_word();
     let words = (last - segment.first_word()) as u64 + 1;
