@@ -7,7 +7,7 @@
 //! ```
 
 use crate::effect::EffectRef;
-use crate::partition::Memory;
+use crate::memory::Memory;
 use crate::table::KeyHash;
 use hashbrown::HashTable;
 use std::collections::VecDeque;

@@ -44,7 +44,7 @@ impl Keyspace<'_> {
         if bytes.len() > KEY_BYTES_MAX {
             return Err(Error::KEY_TOO_LONG);
         }
-        Ok(Key { bytes, hash: KeyHash::of(&self.common.memory.seed, bytes) })
+        Ok(Key { bytes, hash: self.common.memory.hash(bytes) })
     }
 
     /// # Errors
@@ -53,10 +53,18 @@ impl Keyspace<'_> {
         if bytes > self.common.value_bytes_max { Err(Error::TOO_LONG) } else { Ok(()) }
     }
 
+    /// Ends a key if it has expired.
+    pub fn end_if_expired(&mut self, key: &Key<'_>) {
+        if self.has_expired(key) {
+            self.end_expired(key);
+        }
+    }
+
     /// What a key holds. One that has expired is deleted, and holds nothing.
     #[inline]
     pub fn get(&mut self, key: &Key<'_>) -> Option<Found<'_>> {
         if self.partition.has_expiring() && self.has_expired(key) {
+            self.common.counters.misses += 1;
             self.end_expired(key);
             return None;
         }
@@ -146,7 +154,6 @@ impl Keyspace<'_> {
     /// does later.
     #[cold]
     fn end_expired(&mut self, key: &Key<'_>) {
-        self.common.counters.misses += 1;
         // A log that has failed is told to whoever writes; to a reader the key is gone all the same.
         if self.delete(key).is_ok() {
             self.common.counters.expired += 1;

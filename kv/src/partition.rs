@@ -14,9 +14,9 @@
 
 use crate::effect::EffectRef;
 use crate::in_flight::InFlight;
+use crate::memory::Memory;
 use crate::slot::Partition as PartitionId;
-use crate::slot_counts::SlotCounts;
-use crate::table::{Arena, Graveyard, HashSeed, KeyHash, NewEntry, NewValue, Replaced, Table};
+use crate::table::{Arena, HashSeed, KeyHash, NewEntry, NewValue, Table};
 
 /// See the module page.
 #[derive(Debug)]
@@ -29,19 +29,6 @@ pub struct Partition {
     committed: u64,
     in_flight: InFlight,
     table: Table,
-}
-
-/// What the partitions of a shard share: where their keys lie, how they are hashed and counted.
-#[derive(Debug)]
-pub struct Memory {
-    /// Where their keys lie.
-    pub arena: Arena,
-    /// What keys are hashed with.
-    pub seed: HashSeed,
-    /// How many there are in each slot.
-    pub counts: SlotCounts,
-    /// What is no key any more, and is freed piece by piece.
-    pub graveyard: Graveyard,
 }
 
 /// Which version of a key it is: the epoch and the index of the entry that wrote it last.
@@ -289,55 +276,31 @@ fn apply(
     index: u64,
     effect: &EffectRef<'_>,
 ) {
-    let Memory { arena, seed, counts, graveyard } = memory;
     match *effect {
         EffectRef::Put { key, value, expires_at } => {
-            let entry =
-                NewEntry { key, value: NewValue::Copied(value), index, expires_at, touched: 0 };
-            put(table, arena, counts, KeyHash::of(seed, key), entry);
+            let value = NewValue::Copied(value);
+            let entry = NewEntry { key, value, index, expires_at, touched: 0 };
+            memory.put(table, memory.hash(key), entry);
         }
-        EffectRef::Delete { key } => {
-            if table.remove(arena, KeyHash::of(seed, key), key) {
-                counts.remove(key);
-            }
-        }
+        EffectRef::Delete { key } => memory.remove(table, memory.hash(key), key),
         EffectRef::Expire { key, expires_at } => {
-            let hash = KeyHash::of(seed, key);
-            table.set_expiry(arena, hash, key, expires_at, index).expect(ROOM);
+            memory.set_expiry(table, memory.hash(key), key, expires_at, index);
         }
         EffectRef::Splice { key, offset, bytes } => {
-            let hash = KeyHash::of(seed, key);
-            let Some(entry) = table.get(arena, hash, key) else { return };
+            let hash = memory.hash(key);
+            let Some(entry) = table.get(&memory.arena, hash, key) else { return };
             let (mut value, expires_at) = (entry.value().bytes().to_vec(), entry.expires_at());
             splice(&mut value, offset as usize, bytes);
             let value = NewValue::Shared(value.into());
-            let entry = NewEntry { key, value, index, expires_at, touched: 0 };
-            put(table, arena, counts, hash, entry);
+            memory.put(table, hash, NewEntry { key, value, index, expires_at, touched: 0 });
         }
         EffectRef::Clear => {
-            table.clear(graveyard);
-            counts.clear(id);
+            memory.clear(table);
+            memory.counts.clear(id);
         }
         EffectRef::NoOp
         | EffectRef::OpenSession { .. }
         | EffectRef::CloseSession { .. }
         | EffectRef::Request(_) => {}
-    }
-}
-
-/// What is ordered is applied, come what may: whoever orders sees to it that there is room.
-const ROOM: &str = "a write that was ordered had room reserved for it";
-
-#[inline]
-fn put(
-    table: &mut Table,
-    arena: &mut Arena,
-    counts: &mut SlotCounts,
-    hash: KeyHash,
-    entry: NewEntry<'_>,
-) {
-    let key = entry.key;
-    if table.put(arena, hash, entry).expect(ROOM) == Replaced::Nothing {
-        counts.add(key);
     }
 }

@@ -3,10 +3,11 @@
 use crate::command::error::Error;
 use crate::effect::EffectRef;
 use crate::keyspace::Keyspace;
-use crate::partition::{Memory, Partition};
+use crate::memory::Memory;
+use crate::partition::Partition;
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
-use crate::table::{Arena, CellRef, Graveyard, HashSeed, KeyHash, PAGES_MAX};
+use crate::table::{Arena, CellRef, HashSeed, PAGES_MAX};
 use catena_engine::shard_index::ShardIndex;
 use std::ops::Range;
 
@@ -33,9 +34,16 @@ pub struct StoreConfig {
 #[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
-    own: Range<u16>,
-    partitions: Vec<Partition>,
+    partitions: OwnPartitions,
     common: Common,
+}
+
+/// The partitions of one shard.
+#[derive(Debug)]
+pub struct OwnPartitions {
+    all: Partitions,
+    numbers: Range<u16>,
+    list: Vec<Partition>,
 }
 
 /// What the partitions of a shard share.
@@ -66,21 +74,20 @@ impl Store {
     pub fn in_memory(config: StoreConfig) -> Self {
         let own = config.partitions.of_shard(config.shard, config.shards);
         let partition = |id| Partition::new(PartitionId(id), config.epoch);
+        let list = own.clone().map(partition).collect();
         Store {
-            partitions: own.clone().map(partition).collect(),
+            partitions: OwnPartitions { all: config.partitions, numbers: own.clone(), list },
             common: Common {
-                memory: Memory {
-                    arena: Arena::new(PAGES_MAX),
-                    seed: HashSeed::new(config.hash_seed),
-                    counts: SlotCounts::new(config.partitions, own.clone()),
-                    graveyard: Graveyard::default(),
-                },
+                memory: Memory::new(
+                    Arena::new(PAGES_MAX),
+                    HashSeed::new(config.hash_seed),
+                    SlotCounts::new(config.partitions, own),
+                ),
                 counters: Counters::default(),
                 value_bytes_max: config.value_bytes_max,
                 scratch: Vec::new(),
                 commits_at_once: true,
             },
-            own,
             config,
         }
     }
@@ -96,18 +103,15 @@ impl Store {
     /// The other shard.
     #[inline]
     pub fn place_of(&self, slot: Slot) -> Result<usize, ShardIndex> {
-        let partition = PartitionId::of(slot, self.config.partitions);
-        if self.own.contains(&partition.0) {
-            Ok(usize::from(partition.0 - self.own.start))
-        } else {
-            Err(shard_of(partition, self.config.partitions, self.config.shards))
-        }
+        self.partitions
+            .place_of(slot)
+            .map_err(|elsewhere| shard_of(elsewhere, self.config.partitions, self.config.shards))
     }
 
     /// The keys of one partition, by its place, for a command.
     #[inline]
     pub fn keyspace(&mut self, place: usize, now_ms: u64) -> Keyspace<'_> {
-        let partition = &mut self.partitions[place];
+        let partition = &mut self.partitions.list[place];
         Keyspace { partition, common: &mut self.common, now_ms, gate: None }
     }
 
@@ -115,7 +119,7 @@ impl Store {
     #[inline]
     pub fn locate(&self, key: &[u8]) -> Option<CellRef> {
         let place = self.place_of(Slot::of(key)).ok()?;
-        self.partitions[place].table().locate(KeyHash::of(&self.common.memory.seed, key))
+        self.partitions.list[place].table().locate(self.common.memory.hash(key))
     }
 
     /// Has an entry brought into the cache.
@@ -127,17 +131,22 @@ impl Store {
     /// The last index that has committed in a partition, by its place.
     #[inline]
     pub fn committed(&self, place: usize) -> u64 {
-        self.partitions[place].committed()
+        self.partitions.list[place].committed()
     }
 
     /// The partitions of this shard.
     pub fn partitions(&self) -> &[Partition] {
-        &self.partitions
+        &self.partitions.list
+    }
+
+    /// The partitions, and the memory that they share.
+    pub fn parts(&mut self) -> (&mut OwnPartitions, &mut Memory) {
+        (&mut self.partitions, &mut self.common.memory)
     }
 
     /// Which partitions these are, by their numbers.
     pub fn own_partitions(&self) -> Range<u16> {
-        self.own.clone()
+        self.partitions.numbers.clone()
     }
 
     /// Where the keys of this shard lie.
@@ -151,7 +160,7 @@ impl Store {
     /// If nothing can be logged any more.
     pub fn clear(&mut self) -> Result<Vec<(usize, u64)>, Error> {
         let mut entries = Vec::new();
-        for (place, partition) in self.partitions.iter_mut().enumerate() {
+        for (place, partition) in self.partitions.list.iter_mut().enumerate() {
             if partition.has_keys() {
                 entries.push((place, self.common.order(partition, &[EffectRef::Clear])?));
             }
@@ -162,7 +171,7 @@ impl Store {
     /// One of the keys, by chance.
     pub fn random_key(&self, random: u64) -> Option<&[u8]> {
         let mut at = usize::try_from(random % (self.len() as u64).max(1)).ok()?;
-        for partition in &self.partitions {
+        for partition in &self.partitions.list {
             let table = partition.table();
             if at >= table.len() {
                 at -= table.len();
@@ -178,7 +187,7 @@ impl Store {
 
     /// Keys of all partitions, expired ones included that nobody has met.
     pub fn len(&self) -> usize {
-        self.partitions.iter().map(|partition| partition.table().len()).sum()
+        self.partitions.list.iter().map(|partition| partition.table().len()).sum()
     }
 
     /// True if there are none.
@@ -194,12 +203,31 @@ impl Store {
     /// True if a write that needs memory may be carried out.
     #[inline]
     pub fn has_memory(&self) -> bool {
-        self.common.memory.arena.bytes_held() <= self.config.memory_bytes_max
+        self.common.memory.bytes_used() <= self.config.memory_bytes_max
     }
 
     /// Keys in a slot of this shard.
     pub fn keys_in_slot(&self, slot: Slot) -> u32 {
         self.common.memory.counts.of(slot)
+    }
+}
+
+impl OwnPartitions {
+    /// The place of a slot's partition among these.
+    ///
+    /// # Errors
+    /// The partition, if it is none of these.
+    #[inline]
+    pub fn place_of(&self, slot: Slot) -> Result<usize, PartitionId> {
+        let partition = PartitionId::of(slot, self.all);
+        let is_own = self.numbers.contains(&partition.0);
+        if is_own { Ok(usize::from(partition.0 - self.numbers.start)) } else { Err(partition) }
+    }
+
+    /// The one at a place.
+    #[inline]
+    pub fn at(&mut self, place: usize) -> &mut Partition {
+        &mut self.list[place]
     }
 }
 
