@@ -297,6 +297,9 @@ fn a_full_disk_takes_no_new_names_and_lets_go_of_old_ones() {
         assert_eq!(kind(&mut driver, wanted.clone()), ErrorKind::StorageFull, "{wanted:?}");
     }
     assert_eq!(available(&mut driver), 0);
+    let file = open(&mut driver, "/a", OpenFile::default());
+    write(&mut driver, file, &[2]);
+    driver.close_file(file);
     done(&mut driver, rename("/a", "/b"));
     done(&mut driver, FileTask::RemoveFile { path: "/b".into() });
     assert!(world.count(EventKind::DiskWasFull) >= 5);

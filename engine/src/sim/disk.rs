@@ -155,10 +155,12 @@ impl Disk {
         let id = (operation.at, operation.handle);
         let handle = self.handles.get_mut(&id).expect("a handle outlives its operations");
         handle.in_flight -= 1;
-        if handle.closing && handle.in_flight == 0 {
-            self.handles.remove(&id);
-        }
+        let is_last = handle.closing && handle.in_flight == 0;
         let result = self.carry_out(stage, &mut operation);
+        if is_last {
+            self.handles.remove(&id);
+            self.forget_files();
+        }
         let kind = match (result, operation.work) {
             (Err(Errno::NOSPC), _) => EventKind::DiskWasFull,
             (Err(_), _) => EventKind::FileFailed,
@@ -174,7 +176,6 @@ impl Disk {
         ];
         stage.record_at(operation.at, kind, &facts);
         let Operation { at, op, buffer, .. } = operation;
-        self.forget_files();
         stage.notify(at, Notice::File { op, buffer, result });
     }
 
@@ -200,8 +201,8 @@ impl Disk {
         self.crash_tasks(stage);
         if how == Crash::PowerLoss {
             (0..self.files.len()).for_each(|index| self.lose_power(stage, index));
-            let kept = self.names.lose_power(&mut self.rng);
-            self.record_names(stage, &kept);
+            let drawn = self.names.lose_power(&mut self.rng);
+            self.record_names(stage, &drawn);
         }
         self.forget_files();
     }
@@ -216,7 +217,7 @@ impl Disk {
         (self.slow_factor, self.slow_until) = (factor, until);
     }
 
-    /// Writes find no room until an instant.
+    /// Nothing finds room until an instant.
     pub fn fill(&mut self, until: Instant) {
         self.full_until = until;
     }
@@ -254,7 +255,7 @@ impl Disk {
             Work::Read { offset } => Ok(self.files[index].cached.read(offset, buffer.bytes_mut())),
             Work::Write { offset } => {
                 let growth = self.files[index].cached.growth_bytes(offset, bytes);
-                let full = self.is_filled(stage) || growth > self.available_bytes();
+                let full = !self.has_room(stage, growth);
                 if full || failing {
                     // Some of it may be there nevertheless.
                     let (_, kept) = draw_fate(offset, bytes, &mut self.rng);
@@ -310,11 +311,11 @@ impl Disk {
         left.pieces
     }
 
-    /// Notes which names survived.
-    fn record_names(&self, stage: &mut Stage, kept: &[bool]) {
-        for is_kept in kept {
+    /// Notes which changes of names survived.
+    fn record_names(&self, stage: &mut Stage, drawn: &[(String, bool)]) {
+        for (change, is_kept) in drawn {
             let kind = if *is_kept { EventKind::NameKept } else { EventKind::NameLost };
-            stage.record(Place::Host(self.host), kind, &[]);
+            stage.record_about(Place::Host(self.host), kind, change);
         }
     }
 
@@ -329,12 +330,15 @@ impl Disk {
         }
     }
 
-    /// True while the disk takes nothing new, whatever its size.
-    fn is_filled(&self, stage: &Stage) -> bool {
-        stage.now() < self.full_until
+    /// True if there is room for so many bytes more. What takes none always has it.
+    fn has_room(&self, stage: &Stage, bytes: u64) -> bool {
+        bytes == 0 || bytes <= self.available_bytes(stage)
     }
 
-    fn available_bytes(&self) -> u64 {
+    fn available_bytes(&self, stage: &Stage) -> u64 {
+        if stage.now() < self.full_until {
+            return 0;
+        }
         let mut files: BTreeSet<usize> = self.names.seen_files().collect();
         files.extend(self.handles.values().map(|handle| handle.file));
         let allocated = files.into_iter().map(|file| self.files[file].cached.allocated_bytes());

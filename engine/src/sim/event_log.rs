@@ -224,8 +224,13 @@ impl EventLog {
     }
 
     pub fn note(&mut self, at: Instant, place: Place, text: &str) {
+        self.record_about(at, place, EventKind::Note, text);
+    }
+
+    /// Records what no numbers say.
+    pub fn record_about(&mut self, at: Instant, place: Place, kind: EventKind, text: &str) {
         self.hash.fold_bytes(text.as_bytes());
-        self.add(at, place, EventKind::Note, &[], Some(text.into()));
+        self.add(at, place, kind, &[], Some(text.into()));
     }
 
     pub fn hash(&self) -> u64 {

@@ -144,7 +144,8 @@ pub enum Fault {
         /// So many.
         times: u32,
     },
-    /// Whatever takes room fails with `ENOSPC`: writes, reservations, new files and directories.
+    /// Whatever takes room fails with `ENOSPC`: writes beyond what a file has taken already,
+    /// reservations, new files and directories.
     FillDisk {
         /// Whose.
         host: HostId,

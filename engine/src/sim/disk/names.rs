@@ -10,6 +10,7 @@ use crate::rng::Rng;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::{Component, Path};
 
 /// What a name stands for. Nothing has two names: there are no links.
@@ -182,8 +183,8 @@ impl Names {
     }
 
     /// A sync of a directory failed: what it covered is kept or undone on the disk, no later sync makes
-    /// good for it, and programs go on seeing it. Answers which were kept.
-    pub fn fail_sync(&mut self, directory: u32, up_to: u64, rng: &mut Rng) -> Vec<bool> {
+    /// good for it, and programs go on seeing it. Answers which changes were kept.
+    pub fn fail_sync(&mut self, directory: u32, up_to: u64, rng: &mut Rng) -> Vec<(String, bool)> {
         let covered =
             |change: &Change| change.number <= up_to && change.awaits.contains(&directory);
         let pending = std::mem::take(&mut self.pending);
@@ -193,7 +194,7 @@ impl Names {
     }
 
     /// The power fails. Answers which changes were kept.
-    pub fn lose_power(&mut self, rng: &mut Rng) -> Vec<bool> {
+    pub fn lose_power(&mut self, rng: &mut Rng) -> Vec<(String, bool)> {
         let pending = std::mem::take(&mut self.pending);
         let kept = self.draw(pending, rng);
         // What a restarted machine finds is on the disk, or it would not be found.
@@ -219,13 +220,13 @@ impl Names {
         })
     }
 
-    fn draw(&mut self, changes: Vec<Change>, rng: &mut Rng) -> Vec<bool> {
+    fn draw(&mut self, changes: Vec<Change>, rng: &mut Rng) -> Vec<(String, bool)> {
         let mut draw = |change: Change| {
             let is_kept = rng.chance(0.5);
             if is_kept {
                 change.apply(&mut self.durable);
             }
-            is_kept
+            (change.to_string(), is_kept)
         };
         changes.into_iter().map(&mut draw).collect()
     }
@@ -290,6 +291,16 @@ impl Change {
                 .iter()
                 .flatten()
                 .any(|name| names(other).iter().flatten().any(|o| o == name))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |name: &Option<Name>| match name {
+            Some((directory, name)) => format!("{directory}/{}", name.display()),
+            None => "nothing".to_owned(),
+        };
+        write!(f, "{} becomes {}", show(&self.from), show(&self.to))
     }
 }
 

@@ -6,12 +6,11 @@ use super::{Disk, Handle};
 use crate::driver::{
     DirectoryEntry, FileId, FileLock, FileOpId, FileSystemSpace, FileTask, FileTaskDone, OpenFile,
 };
-use crate::sim::event_log::{EventKind, Hash, Place};
+use crate::sim::event_log::{EventKind, Place};
 use crate::sim::fault::DiskOp;
 use crate::sim::host::{Notice, ShardAt};
 use crate::sim::stage::{Event, Stage};
 use rustix::io::Errno;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +25,9 @@ pub(super) struct Started {
 }
 
 const MIB: u64 = 1 << 20;
+
+/// The room that there must be for a new name. It takes none, but on a full disk there is none to be had.
+const NAME_BYTES: u64 = 1;
 
 /// What a task comes to, before the shard is told.
 enum Outcome {
@@ -57,7 +59,7 @@ impl Disk {
             Err(Errno::NOSPC) => EventKind::DiskWasFull,
             Err(_) => EventKind::FileFailed,
         };
-        stage.record_at(at, kind, &[("path", Hash::of(path_of(&task).as_os_str().as_bytes()))]);
+        stage.record_about(Place::Shard(at), kind, &task.to_string());
         let result = match result {
             Ok(Outcome::Open { file, direct }) => {
                 Ok(FileTaskDone::Opened(self.open_handle(at, file, direct)))
@@ -183,9 +185,7 @@ impl Disk {
     }
 
     fn create_file(&mut self, stage: &Stage, path: &Path) -> Result<usize, Errno> {
-        if self.is_filled(stage) {
-            return Err(Errno::NOSPC);
-        }
+        self.check_room(stage, NAME_BYTES)?;
         let file = self.files.len();
         self.names.add_file(path, file)?;
         self.files.push(super::File::default());
@@ -193,8 +193,8 @@ impl Disk {
     }
 
     fn create_directories(&mut self, stage: &Stage, path: &Path) -> Result<FileTaskDone, Errno> {
-        if self.is_filled(stage) && self.names.find(View::Seen, path) == Err(Errno::NOENT) {
-            return Err(Errno::NOSPC);
+        if self.names.find(View::Seen, path) == Err(Errno::NOENT) {
+            self.check_room(stage, NAME_BYTES)?;
         }
         self.names.add_directories(path)?;
         Ok(FileTaskDone::Done)
@@ -222,8 +222,8 @@ impl Disk {
     ) -> Result<(), Errno> {
         let directory = self.names.find_directory(path)?;
         if is_failing {
-            let kept = self.names.fail_sync(directory, up_to, &mut self.rng);
-            self.record_names(stage, &kept);
+            let drawn = self.names.fail_sync(directory, up_to, &mut self.rng);
+            self.record_names(stage, &drawn);
             return Err(Errno::IO);
         }
         self.names.sync(directory, up_to);
@@ -232,9 +232,7 @@ impl Disk {
 
     fn extend(&mut self, stage: &Stage, file: usize, length: u64) -> Result<(), Errno> {
         let growth = self.files[file].cached.extension_bytes(length);
-        if growth > 0 && (self.is_filled(stage) || growth > self.available_bytes()) {
-            return Err(Errno::NOSPC);
-        }
+        self.check_room(stage, growth)?;
         self.files[file].complete(What::Extend { length });
         Ok(())
     }
@@ -257,11 +255,14 @@ impl Disk {
 
     fn space(&self, stage: &Stage, path: &Path) -> Result<FileTaskDone, Errno> {
         self.names.find(View::Seen, path)?;
-        let available = if self.is_filled(stage) { 0 } else { self.available_bytes() };
         Ok(FileTaskDone::Space(FileSystemSpace {
             total_bytes: self.config.capacity_bytes,
-            available_bytes: available,
+            available_bytes: self.available_bytes(stage),
         }))
+    }
+
+    fn check_room(&self, stage: &Stage, bytes: u64) -> Result<(), Errno> {
+        if self.has_room(stage, bytes) { Ok(()) } else { Err(Errno::NOSPC) }
     }
 
     fn lock(&mut self, stage: &Stage, path: &Path) -> Result<FileTaskDone, Errno> {
@@ -291,23 +292,5 @@ fn kind_of(task: &FileTask) -> EventKind {
         FileTask::CreateZeroed { .. } => EventKind::ZerosCreated,
         FileTask::FreeSpace { .. } => EventKind::SpaceTold,
         FileTask::Lock { .. } => EventKind::FileLocked,
-    }
-}
-
-/// What stands for a task in the log.
-fn path_of(task: &FileTask) -> &Path {
-    match task {
-        FileTask::Open { path, .. }
-        | FileTask::CreateDirectory { path }
-        | FileTask::ListDirectory { path }
-        | FileTask::Rename { to: path, .. }
-        | FileTask::RemoveFile { path }
-        | FileTask::RemoveDirectory { path }
-        | FileTask::SyncDirectory { path }
-        | FileTask::FileLength { path }
-        | FileTask::Preallocate { path, .. }
-        | FileTask::CreateZeroed { path, .. }
-        | FileTask::FreeSpace { path }
-        | FileTask::Lock { path } => path,
     }
 }
