@@ -17,7 +17,7 @@ fn descriptors_of(path: &Path) -> usize {
     targets.filter(|target| target == path).count()
 }
 
-/// A file of the test's own, gone with it.
+/// A file or directory of the test's own, gone with it.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -30,6 +30,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         drop(std::fs::remove_file(&self.0));
+        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
@@ -76,16 +77,12 @@ fn an_open_that_is_dropped_leaves_no_file_open() {
 }
 
 /// As the store starts, prepares a segment and replaces a manifest.
-#[test]
-fn a_future_does_with_files_whatever_the_store_needs() {
-    for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
-        let scratch = Scratch::new(&format!("store-{driver}"));
-        kernel::on(driver, |lab| {
-            let base = scratch.0.clone();
-            lab.run(move |local| async move { keep_store(&local, &base).await.expect("it works") });
-        });
-        std::fs::remove_dir_all(&scratch.0).expect("it was made");
-    }
+pub fn a_future_does_with_files_whatever_a_store_needs(lab: &mut impl Lab) {
+    // The same in every run of a seed, and not that of another driver.
+    let test = std::thread::current().name().expect("a test's thread has its name").to_owned();
+    let scratch = Scratch::new(&test.replace(':', "-"));
+    let base = scratch.0.clone();
+    lab.run(move |local| async move { keep_store(&local, &base).await.expect("it works") });
 }
 
 async fn keep_store(local: &Local, base: &Path) -> io::Result<()> {

@@ -95,7 +95,7 @@ fn the_sync_of_a_directory_is_not_that_of_others() {
 
 #[test]
 fn the_sync_of_a_directory_covers_what_had_completed_and_nothing_else() {
-    let left = left_by_power_loss(["/a", "/b"], |_, driver| {
+    let left = left_by_power_loss(["/a", "/b"], |world, driver| {
         unnamed(driver, "/a", &[1]);
         unnamed(driver, "/old", &[2]);
         sync_directory(driver, "/");
@@ -110,6 +110,7 @@ fn the_sync_of_a_directory_covers_what_had_completed_and_nothing_else() {
                 ended += 1;
             }
         }
+        assert!(world.file(HOST, "/b").is_some() && world.durable_file(HOST, "/b").is_none());
     });
     assert_eq!(keys(left), [[Some(1), None], [Some(1), Some(2)]]);
 }

@@ -40,7 +40,8 @@ impl Local {
         }
     }
 
-    /// Closes a file once what is in flight on it has ended.
+    /// Closes a file once what is in flight on it has ended. That of a file which was removed meanwhile
+    /// frees its blocks, and the shard waits for it: close first, and remove then.
     pub fn close_file(&self, file: FileId) {
         self.push(Command::CloseFile(file));
     }

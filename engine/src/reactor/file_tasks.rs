@@ -9,7 +9,8 @@
 use super::direct_io;
 use super::helper::{Ending, Helper};
 use crate::driver::{
-    DirectoryEntry, EntryKind, FileLock, FileOpId, FileSystemSpace, FileTask, FileTaskDone,
+    Completion, DirectoryEntry, EntryKind, FileId, FileLock, FileOpId, FileSystemSpace, FileTask,
+    FileTaskDone,
 };
 use crate::limits::{FILL_SYNC_BYTES, FILL_WRITE_BYTES};
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -37,15 +38,26 @@ struct Job {
 
 /// A task that has ended.
 pub(super) struct Done {
-    pub op: FileOpId,
-    pub result: io::Result<Outcome>,
+    op: FileOpId,
+    result: io::Result<Outcome>,
 }
 
 /// The answer to a task, before the driver has given an opened file its id.
-pub(super) enum Outcome {
+enum Outcome {
     /// The flag says whether it goes past the page cache.
     Opened(OwnedFd, bool),
     Other(FileTaskDone),
+}
+
+impl Done {
+    /// What the shard is told; `adopt` takes an opened file in, and whether it bypasses the page cache.
+    pub fn into_completion(self, adopt: impl FnOnce(OwnedFd, bool) -> FileId) -> Completion {
+        let result = self.result.map(|outcome| match outcome {
+            Outcome::Opened(descriptor, direct) => FileTaskDone::Opened(adopt(descriptor, direct)),
+            Outcome::Other(done) => done,
+        });
+        Completion::FileTask { op: self.op, result }
+    }
 }
 
 impl FileTasks {
@@ -119,7 +131,9 @@ fn perform(task: &FileTask, ending: &Ending) -> io::Result<Outcome> {
         FileTask::RemoveDirectory { path } => without_answer(fs::remove_dir(path)),
         FileTask::SyncDirectory { path } => without_answer(sync_directory(path)),
         FileTask::FileLength { path } => length(path).map(FileTaskDone::Length),
-        FileTask::Preallocate { path, length } => without_answer(preallocate(path, *length)),
+        FileTask::Preallocate { path, length } => {
+            without_answer(preallocate(path, *length, ending))
+        }
         FileTask::CreateZeroed { path, length } => {
             without_answer(create_zeroed(path, *length, ending))
         }
@@ -169,14 +183,14 @@ fn length(path: &Path) -> io::Result<u64> {
     if metadata.is_dir() { Err(Errno::ISDIR.into()) } else { Ok(metadata.len()) }
 }
 
-fn preallocate(path: &Path, length: u64) -> io::Result<()> {
+fn preallocate(path: &Path, length: u64, ending: &Ending) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     if reserve(&file, length)? {
         return Ok(());
     }
     // What the C library does for file systems that cannot reserve: take the room by filling it.
     let there = file.metadata()?.len();
-    fill(&file, there, length, &Ending::default())
+    fill(&file, there, length, ending)
 }
 
 /// Reserves the first `length` bytes. False: this file system cannot.
@@ -283,6 +297,17 @@ mod tests {
         assert!(bytes.len() as u64 == length && bytes.iter().all(|byte| *byte == 0));
         let room = fs::metadata(&scratch.0).expect("it is there").blocks() * 512;
         assert!(room >= length, "{room} bytes of room for {length}");
+    }
+
+    #[test]
+    fn room_is_reserved_and_not_only_promised() {
+        let scratch = Scratch::new("reserved");
+        fs::write(&scratch.0, b"kept").expect("the directory is writable");
+        preallocate(&scratch.0, 1 << 20, &Ending::default()).expect("there is room");
+        let metadata = fs::metadata(&scratch.0).expect("it is there");
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(metadata.blocks() * 512 >= 1 << 20, "{} blocks", metadata.blocks());
+        assert!(fs::read(&scratch.0).expect("it is there").starts_with(b"kept\0"));
     }
 
     #[test]

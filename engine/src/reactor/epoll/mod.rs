@@ -26,11 +26,11 @@ mod sockets;
 mod tests;
 
 use super::descriptors;
-use super::file_tasks::{FileTasks, Outcome};
+use super::file_tasks::FileTasks;
 use super::listen::KernelDriver;
 use crate::driver::{
-    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask,
-    FileTaskDone, ListenerId, Output, Parker, SendState, SocketId,
+    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask, ListenerId,
+    Output, Parker, SendState, SocketId,
 };
 use crate::limits::{ACCEPTS_PER_ROUND, RECEIVE_INTO_BYTES_MAX};
 use crate::sys::{clock, socket as sys_socket};
@@ -241,13 +241,7 @@ impl EpollDriver {
             });
         }
         let done = self.file_tasks.next_done()?;
-        let result = done.result.map(|outcome| match outcome {
-            Outcome::Opened(descriptor, direct) => {
-                FileTaskDone::Opened(self.files.adopt(descriptor, direct))
-            }
-            Outcome::Other(done) => done,
-        });
-        Some(Completion::FileTask { op: done.op, result })
+        Some(done.into_completion(|descriptor, direct| self.files.adopt(descriptor, direct)))
     }
 
     fn finish_connect(&mut self, id: SocketId) -> Option<Completion> {

@@ -3,10 +3,9 @@
 
 use super::UringDriver;
 use super::op::{Op, SLOTS_MAX, Tag};
-use crate::driver::{Completion, FileBuffer, FileId, FileOpId, FileTaskDone};
+use crate::driver::{Completion, FileBuffer, FileId, FileOpId};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
 use crate::reactor::direct_io;
-use crate::reactor::file_tasks::Outcome;
 use crate::sys::in_flight::Landed;
 use crate::sys::ring::{Brings, Reaped};
 use rustix::io::Errno;
@@ -108,13 +107,7 @@ impl UringDriver {
     /// A file task that has ended, of which there is one.
     pub(super) fn next_task_done(&mut self) -> Option<Completion> {
         let done = self.file_tasks.next_done()?;
-        let result = done.result.map(|outcome| match outcome {
-            Outcome::Opened(descriptor, direct) => {
-                FileTaskDone::Opened(self.files.adopt(descriptor, direct))
-            }
-            Outcome::Other(done) => done,
-        });
-        Some(Completion::FileTask { op: done.op, result })
+        Some(done.into_completion(|descriptor, direct| self.files.adopt(descriptor, direct)))
     }
 
     pub(super) fn read_file(
