@@ -1,5 +1,6 @@
 //! Method id → handler.
 
+use crate::application::{self, Application};
 use crate::handler::{Answered, Handler, Reply, Request};
 use crate::relay::{Relay, RelayConfig};
 use crate::wire::frame::MethodId;
@@ -14,6 +15,7 @@ pub struct Router {
     methods: Vec<Method>,
     fallback: Option<Box<dyn Handler>>,
     relay: Option<(Box<dyn Relay>, RelayConfig)>,
+    application: application::Slot,
 }
 
 struct Method {
@@ -85,6 +87,16 @@ impl Router {
         self
     }
 
+    /// Runs `application` on the shard, beside the methods.
+    ///
+    /// # Panics
+    /// If there is one already.
+    pub fn application(mut self, application: impl Application + 'static) -> Self {
+        assert!(self.application.is_none(), "a shard runs one application");
+        self.application = Some(Box::new(application));
+        self
+    }
+
     /// True if requests of this method are passed on, once there is a relay.
     #[inline]
     pub(crate) fn is_passed_on(&self, id: MethodId) -> bool {
@@ -94,6 +106,11 @@ impl Router {
     /// The relay, for the shard to use.
     pub(crate) fn take_relay(&mut self) -> Option<(Box<dyn Relay>, RelayConfig)> {
         self.relay.take()
+    }
+
+    /// The application, for the shard to run.
+    pub(crate) fn take_application(&mut self) -> application::Slot {
+        self.application.take()
     }
 
     /// The handler for a method id: its own, or the fallback.

@@ -53,6 +53,7 @@
 //! Errors say whose fault they are; statuses say in their number whether a request was executed
 //! ([`wire::status`]). The bytes are in `docs/protocol.md`.
 
+pub mod application;
 pub mod client;
 pub mod config;
 pub mod dispatch;
@@ -74,6 +75,7 @@ pub mod shard;
 pub mod shard_index;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod stream;
 mod sys;
 pub mod time;
 pub mod timers;
@@ -82,6 +84,7 @@ pub mod tokio;
 pub mod watch;
 pub mod wire;
 
+pub use application::Application;
 pub use client::{Answer, CallError, Client, ClientConfig};
 pub use dispatch::Router;
 pub use handle::{Handle, RemoteClient};

@@ -92,6 +92,11 @@ pub const PEER_TURN_FRAMES_MAX: u32 = 256;
 pub const PEER_TURN_BYTES_MAX: u32 = 256 * 1_024;
 /// See [`PEER_TURN_FRAMES_MAX`]. A fifth of [`TURN_TIME_MAX`].
 pub const PEER_TURN_TIME_MAX: Duration = Duration::from_micros(100);
+/// The most commands that an application reads of one stream in a turn, as [`PEER_TURN_FRAMES_MAX`]: those
+/// of other protocols are shorter, and a receive buffer holds some 600 of them.
+pub const STREAM_TURN_COMMANDS_MAX: u32 = 1_024;
+/// The most memory in bytes that a stream keeps for what it has not read, when it has read everything.
+pub const STREAM_INPUT_KEEP_BYTES: usize = 4 * 1_024;
 /// Bytes put aside of one peer above which it is not read from until they are read. Stopping and
 /// resuming costs two operations of the driver; so not for each receive beyond the peer's part.
 pub const BACKLOG_READ_MAX: usize = 64 * 1_024;

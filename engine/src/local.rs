@@ -6,6 +6,7 @@
 
 mod files;
 
+use crate::application::Message;
 use crate::client::{CallKey, CallState, ClientKey, ClientState};
 use crate::driver::{FileBuffer, FileId, FileTask, Parker, SocketId};
 use crate::relay::End;
@@ -76,6 +77,8 @@ pub(crate) struct State {
 pub(crate) enum TimerKey {
     /// A connection's next timeout.
     Peer(SocketId),
+    /// The end of a stream's time to read its last word.
+    Stream(SocketId),
     /// A future that sleeps.
     Sleep(SleepKey),
     /// A call that waits for its connection or for room in the window.
@@ -120,6 +123,7 @@ pub(crate) enum Command {
     Connect(ClientKey),
     Probe(ClientKey),
     CloseClient(ClientKey),
+    Send { to: ShardIndex, message: Message },
     RelayEnded { token: u64, end: End },
     FileTask { op: FileOpKey, task: FileTask },
     CloseFile(FileId),
@@ -195,6 +199,16 @@ impl Local {
             .spawn_local(move |()| future, move |runnable| runnables.push(runnable));
         runnable.schedule();
         task
+    }
+
+    /// Sends a message to the application of a shard of this process, this one included. They arrive in the
+    /// order in which they were sent; a shard that has ended gets nothing.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn send(&self, to: ShardIndex, message: Message) {
+        assert!(to.0 < self.shard_count(), "{to:?} of {} shards", self.shard_count());
+        self.push(Command::Send { to, message });
     }
 
     /// Sleeps for `duration` of the shard's clock.

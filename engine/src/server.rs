@@ -1,5 +1,6 @@
 //! Starting and ending: shards on their threads, pinned to their cores, with listeners and a driver.
 
+use crate::application::Addresses;
 use crate::config::{ConfigError, ConnectionConfig};
 use crate::dispatch::Router;
 use crate::handle::Handle;
@@ -115,6 +116,7 @@ impl FromStr for Cores {
 pub struct ServerBuilder {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) shard_ports: bool,
+    pub(crate) streams: Option<StreamListen>,
     pub(crate) cores: Cores,
     pub(crate) driver: DriverChoice,
     pub(crate) poll: PollMode,
@@ -125,6 +127,14 @@ pub struct ServerBuilder {
     pub(crate) service: Arc<dyn Fn(&Local) -> Router + Send + Sync>,
 }
 
+/// Where streams are listened for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamListen {
+    pub(crate) address: SocketAddr,
+    /// The port of the first shard's own, the others' behind it; `None`: the system picks them.
+    pub(crate) ports_from: Option<u16>,
+}
+
 /// A running engine. Dropping it stops the shards at once; [`Server::drain`] ends in order.
 ///
 /// When a shard fails (it panics outside of a handler, or its driver breaks), the engine drains by
@@ -132,8 +142,9 @@ pub struct ServerBuilder {
 /// [`Server::join`] and [`Server::drain`] when all has ended, by a [`Watch`] at once.
 #[derive(Debug)]
 pub struct Server {
-    address: Option<SocketAddr>,
-    shard_addresses: Vec<SocketAddr>,
+    /// Where requests arrive, and streams.
+    requests: Addresses,
+    streams: Addresses,
     description: Vec<String>,
     notes: Vec<String>,
     metrics: Vec<Arc<ShardMetrics>>,
@@ -159,6 +170,7 @@ impl Server {
         ServerBuilder {
             listen: None,
             shard_ports: true,
+            streams: None,
             cores: Cores::default(),
             driver: DriverChoice::default(),
             poll: PollMode::default(),
@@ -172,12 +184,17 @@ impl Server {
 
     /// The address that all shards share; `None` if it listens on none.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.address
+        self.requests.shared
     }
 
     /// The address of each shard, for clients that choose; empty if there are none.
     pub fn shard_addresses(&self) -> &[SocketAddr] {
-        &self.shard_addresses
+        &self.requests.shards
+    }
+
+    /// Where streams arrive, for an application.
+    pub fn stream_addresses(&self) -> &Addresses {
+        &self.streams
     }
 
     /// One line for each shard: core, driver, kernel features in use.
@@ -276,6 +293,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Listens for streams too, which the [`Application`](crate::Application) of each shard serves: on
+    /// `address`, which all shards share, and on a port of each shard's own. Those begin at `ports_from`,
+    /// or are picked by the system.
+    pub fn listen_streams(mut self, address: SocketAddr, ports_from: Option<u16>) -> Self {
+        self.streams = Some(StreamListen { address, ports_from });
+        self
+    }
+
     /// On which cores. Default: all that this process may use.
     pub fn cores(mut self, cores: Cores) -> Self {
         self.cores = cores;
@@ -342,8 +367,8 @@ impl ServerBuilder {
         let watch = Watch::new(handle.shard_count());
         let supervision = Supervision { handle: handle.clone(), watch: watch.clone() };
         let started = start::start(self, plans, &supervision)?;
-        let Started { address, shard_addresses, description, notes, metrics, threads } = started;
-        Ok(Server { address, shard_addresses, description, notes, metrics, handle, watch, threads })
+        let Started { requests, streams, description, notes, metrics, threads } = started;
+        Ok(Server { requests, streams, description, notes, metrics, handle, watch, threads })
     }
 }
 
@@ -405,6 +430,8 @@ pub enum StartError {
         /// Shards that share them.
         shards: u16,
     },
+    /// Streams were to be listened for, and there is no application that serves them.
+    NoApplication,
     /// A thread could not be started or pinned.
     Thread(io::Error),
     /// A shard ended while it was starting.
@@ -450,6 +477,9 @@ impl fmt::Display for StartError {
                 "this process may open {limit} files, and {needed} are needed at least, {shards} \
                  shards being served by them; raise the limit (ulimit -n, LimitNOFILE=)"
             ),
+            StartError::NoApplication => {
+                f.write_str("streams are to be listened for, and no application serves them")
+            }
             StartError::Thread(error) => write!(f, "cannot start or pin a thread: {error}"),
             StartError::ShardEnded => f.write_str("a shard ended while it was starting"),
         }

@@ -17,6 +17,7 @@
 //! | `peer` | one connection: its bytes, its events, its timer |
 //! | `serve` | a request: admit, route, dispatch, answer |
 //! | `relays` | a request that is passed on to another server, and its answer |
+//! | `streams`, `hosted` | connections of other protocols, and the application that speaks them |
 //! | `calls` | the client side: connect, start calls, match answers, back off |
 //! | `complaints` | how many log lines there are about peers at fault |
 //! | [`message`] | what comes from other shards and other threads |
@@ -26,17 +27,20 @@
 pub(crate) mod backlog;
 mod calls;
 mod complaints;
+mod hosted;
 pub mod message;
 pub(crate) mod peer;
 pub(crate) mod peers;
 mod probes;
 mod relays;
 pub(crate) mod serve;
-mod spare;
+pub(crate) mod spare;
+mod streams;
 
+use crate::application::Addresses;
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
-use crate::driver::{Completion, Driver, ListenerId, Parker};
+use crate::driver::{Completion, Driver, ListenerId, Parker, SocketId};
 use crate::limits::{
     SOCKETS_MAX_DEFAULT, TURN_COMPLETIONS_MAX, TURN_TIME_MAX, TURNS_BETWEEN_MEASUREMENTS,
 };
@@ -46,10 +50,11 @@ use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
 use crate::rpc::admission::{Admission, AdmissionConfig};
 use crate::shard_index::ShardIndex;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::framer::Payload;
 use crate::wire::hello::ShardMap;
 use crate::wire::status::Status;
+use hosted::Hosted;
 use message::{Control, Inbox, ShardMessage};
 use peers::Peers;
 use serve::Serving;
@@ -106,11 +111,14 @@ pub struct Shard {
     local: Local,
     peers: Peers,
     serving: Serving,
+    /// The application and its streams, if there is one.
+    hosted: Option<Box<Hosted>>,
     mailboxes: Mailboxes<ShardMessage>,
     inbox: Arc<Inbox>,
     /// The beds of all shards, by index; empty until all have started.
     parkers: Vec<Arc<Parker>>,
     listeners: Vec<ListenerId>,
+    drain_timeout: Duration,
     phase: Phase,
     /// Which shards hand nothing over any more, by index; this one's own word is its phase.
     are_done: Vec<bool>,
@@ -149,13 +157,15 @@ impl Shard {
         let local = Local::new(config.index, config.count, rng.fork(), driver.now());
         local.set_parker(driver.parker());
         inbox.set_parker(driver.parker());
-        let router = router(&local);
+        let mut router = router(&local);
+        let memory_max = config.admission.connection_bytes_max;
+        let hosted = router.take_application().map(|application| {
+            Box::new(Hosted::new(application, memory_max, config.connection.output_bytes_max))
+        });
         Shard {
-            peers: Peers::new(
-                config.connection,
-                config.connections_max,
-                config.admission.connection_bytes_max,
-            ),
+            hosted,
+            drain_timeout: config.connection.drain_timeout,
+            peers: Peers::new(config.connection, config.connections_max, memory_max),
             serving: Serving::new(local.clone(), router, Admission::new(config.admission), rng),
             mailboxes,
             inbox,
@@ -192,6 +202,27 @@ impl Shard {
         self.listeners.push(listener);
     }
 
+    /// Gives those who come to `listener` to the application. `is_own_port`: no other shard listens there.
+    ///
+    /// # Panics
+    /// If there is no application, which the starter sees to.
+    pub(crate) fn add_stream_listener(&mut self, listener: ListenerId, is_own_port: bool) {
+        let hosted = self.hosted.as_mut().expect("streams are listened for by an application");
+        hosted.add_listener(listener, is_own_port);
+    }
+
+    /// True if it runs an application.
+    pub(crate) fn has_application(&self) -> bool {
+        self.hosted.is_some()
+    }
+
+    /// Tells the application where streams arrive.
+    pub(crate) fn set_stream_addresses(&mut self, addresses: Addresses) {
+        if let Some(hosted) = &mut self.hosted {
+            hosted.started(addresses);
+        }
+    }
+
     /// Says how the shards are reached: by peers, who are told `map`, and by this shard, which wakes
     /// the others through their parkers.
     pub fn set_peers(&mut self, map: ShardMap, parkers: Vec<Arc<Parker>>) {
@@ -206,7 +237,7 @@ impl Shard {
 
     /// Connections, of both roles.
     pub fn connections(&self) -> usize {
-        self.peers.len()
+        self.peers.len() + self.streams()
     }
 
     /// Requests accepted and not answered.
@@ -216,7 +247,8 @@ impl Shard {
 
     /// Memory in bytes that the connections hold.
     pub fn connection_memory_bytes(&self) -> usize {
-        self.peers.memory_bytes()
+        let of_streams = self.hosted.as_ref().map_or(0, |hosted| hosted.streams().memory_bytes());
+        self.peers.memory_bytes() + of_streams
     }
 
     /// True if something waits that came neither through the driver nor by the clock. Look once
@@ -235,13 +267,23 @@ impl Shard {
         self.serving.begin_turn(turn_at, self.previous_turn_at);
 
         let behind = self.peers.behind();
+        if let Some(hosted) = &mut self.hosted {
+            hosted.begin_turn();
+            hosted.read_those_behind(driver);
+        }
         let completions = self.handle_completions(driver, turn_at);
         self.read_those_behind(driver, behind);
         self.handle_messages(driver);
         self.expire_timers(driver);
         let more_futures = self.local.run_futures();
+        if let Some(hosted) = &mut self.hosted {
+            hosted.end_turn();
+        }
         self.do_commands(driver);
         self.peers.flush(driver, &mut self.serving);
+        if let Some(hosted) = &mut self.hosted {
+            hosted.flush(driver, &self.serving.metrics, &self.local);
+        }
         self.end_connections();
         self.pass_on_messages(driver);
         self.end_drain();
@@ -250,6 +292,7 @@ impl Shard {
             || more_futures
             || !self.local.state().commands.borrow().is_empty()
             || self.peers.has_work()
+            || self.hosted.as_ref().is_some_and(|hosted| hosted.has_work())
             // A full mailbox tells nobody when there is room again.
             || self.serving.has_messages_to_pass_on()
             || self.has_mail();
@@ -270,21 +313,23 @@ impl Shard {
                 return Completions::Done;
             };
             match completion {
-                Completion::Received { socket, chunk } => {
-                    self.peers.receive(driver, socket, chunk, &mut self.serving);
-                }
+                Completion::Received { socket, chunk } => match self.hosted_at(socket) {
+                    None => self.peers.receive(driver, socket, chunk, &mut self.serving),
+                    Some(hosted) => {
+                        let bytes = chunk.len() as u64;
+                        hosted.receive(driver, socket, chunk);
+                        self.serving.metrics.bytes_in.add(bytes);
+                    }
+                },
                 Completion::Filled { socket, memory } => {
                     self.peers.filled(driver, socket, memory, &mut self.serving);
                 }
-                Completion::Sent { socket, output, result } => {
-                    self.peers.sent(driver, socket, output, result, &mut self.serving);
-                }
-                Completion::Accepted { socket, .. } => {
-                    self.serving.metrics.accepted.increment();
-                    self.peers.accept(socket, self.local.now());
-                    if self.phase != Phase::Running {
-                        self.peers.drain_one(socket, self.local.now());
-                    }
+                Completion::Sent { socket, output, result } => match self.hosted_at(socket) {
+                    None => self.peers.sent(driver, socket, output, result, &mut self.serving),
+                    Some(hosted) => hosted.sent(socket, output, &result),
+                },
+                Completion::Accepted { socket, listener } => {
+                    self.accept(driver, listener, socket);
                 }
                 Completion::AcceptFailed { error, .. } => {
                     self.peers.accept_failed(&error, self.local.now());
@@ -292,9 +337,10 @@ impl Shard {
                 Completion::Connected { socket, result } => {
                     self.peers.connected(driver, socket, result, &mut self.serving);
                 }
-                Completion::ReceiveEnded { socket, result } => {
-                    self.peers.receive_ended(driver, socket, result, &mut self.serving);
-                }
+                Completion::ReceiveEnded { socket, result } => match self.hosted_at(socket) {
+                    None => self.peers.receive_ended(driver, socket, result, &mut self.serving),
+                    Some(hosted) => hosted.receive_ended(socket, &result),
+                },
                 Completion::Closed { .. } => {}
                 Completion::File { op, buffer, result } => {
                     self.local.complete_file_op(op, FileOpDone::Bytes(buffer, result));
@@ -305,6 +351,30 @@ impl Shard {
             }
         }
         Completions::Left
+    }
+
+    /// The application, if `socket` is one of its streams.
+    #[inline]
+    fn hosted_at(&mut self, socket: SocketId) -> Option<&mut Hosted> {
+        self.hosted.as_deref_mut().filter(|hosted| hosted.has(socket))
+    }
+
+    fn accept<D: Driver>(&mut self, driver: &mut D, listener: ListenerId, socket: SocketId) {
+        self.serving.metrics.accepted.increment();
+        let streams = self.streams();
+        if let Some(hosted) = &mut self.hosted
+            && hosted.accept(driver, listener, socket, self.peers.is_full_with(streams))
+        {
+            return;
+        }
+        self.peers.accept(socket, self.local.now(), streams);
+        if self.phase != Phase::Running {
+            self.peers.drain_one(socket, self.local.now());
+        }
+    }
+
+    fn streams(&self) -> usize {
+        self.hosted.as_ref().map_or(0, |hosted| hosted.streams().len())
     }
 
     /// Gives the `count` connections that were behind when the turn began their part of it, for so long
@@ -340,6 +410,11 @@ impl Shard {
                 ShardMessage::Response { key, head, payload } => {
                     self.peers.respond_handed_over(key, head, payload, &mut self.serving);
                 }
+                message @ ShardMessage::Application { .. } => {
+                    if let Some(hosted) = &mut self.hosted {
+                        hosted.message(message);
+                    }
+                }
                 ShardMessage::Drop { from, key } => self.serving.drop_handed_over(from, key),
                 ShardMessage::Done { from } => self.are_done[from.index()] = true,
             }
@@ -364,6 +439,11 @@ impl Shard {
                 None => return,
                 Some(TimerKey::Peer(socket)) => {
                     self.peers.timeout(driver, socket, now, &mut self.serving);
+                }
+                Some(TimerKey::Stream(socket)) => {
+                    if let Some(hosted) = &mut self.hosted {
+                        hosted.timeout(socket);
+                    }
                 }
                 Some(TimerKey::Sleep(key)) => self.local.wake_sleeper(key),
                 Some(TimerKey::Call(key)) => calls::expire_waiting(&self.local, key),
@@ -395,6 +475,11 @@ impl Shard {
                 }
                 Command::Probe(key) => {
                     probes::start(&mut self.peers, driver, &self.local, key);
+                }
+                Command::Send { to, message } => {
+                    let from = self.local.shard();
+                    let message = ShardMessage::Application { from, message };
+                    self.serving.tell(to, message);
                 }
                 Command::CloseClient(key) => calls::close(&mut self.peers, &self.local, key),
                 Command::RelayEnded { token, end } => {
@@ -436,7 +521,7 @@ impl Shard {
         }
         if is_time || !busy {
             metrics.in_flight.set(u64::from(self.serving.admission.in_flight()));
-            metrics.connections.set(self.peers.len() as u64);
+            metrics.connections.set(self.connections() as u64);
             metrics.publish_driver(driver.counters());
         }
     }
@@ -448,13 +533,20 @@ impl Shard {
                 driver.stop_listening(listener);
             }
             self.peers.drain_all(self.local.now());
+            if let Some(hosted) = &mut self.hosted {
+                hosted.drain(driver, self.drain_timeout, self.local.now());
+            }
         }
     }
 
     /// The last connection of a shard that drains takes the last of its requests along, those that
     /// it had handed over included.
     fn end_connections(&mut self) {
-        if self.phase == Phase::Draining && self.peers.served() == 0 {
+        let now = self.local.now();
+        if self.phase == Phase::Draining
+            && self.peers.served() == 0
+            && self.hosted.as_mut().is_none_or(|hosted| hosted.has_ended_streams(now))
+        {
             self.phase = Phase::Done;
             let from = self.local.shard();
             self.serving.tell_others(|| ShardMessage::Done { from });
@@ -487,13 +579,16 @@ impl Shard {
             && self.are_done.iter().all(|is_done| *is_done)
             && self.peers.served() == 0
             && !self.serving.has_messages_to_pass_on()
+            && self.hosted.as_mut().is_none_or(|hosted| hosted.is_finished())
         {
             self.phase = Phase::Stopped;
         }
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        self.local.state().timers.borrow().next()
+        let timer = self.local.state().timers.borrow().next();
+        let of_drain = self.hosted.as_ref().and_then(|hosted| hosted.next_timeout());
+        timer.into_iter().chain(of_drain).min()
     }
 }
 

@@ -9,6 +9,7 @@
 //! its rings down. So that a supervisor can start it again at once, the first socket tries again for
 //! [`ADDRESS_PATIENCE`] before it says that the address is taken.
 
+use crate::application::Addresses;
 use crate::driver::{Driver, ListenerId};
 use crate::limits::{ADDRESS_PATIENCE, LISTEN_BACKLOG};
 use crate::server::StartError;
@@ -29,22 +30,42 @@ pub(crate) trait KernelDriver: Driver {
 }
 
 /// Where a server listens.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Listening {
-    /// The address that all shards share.
-    pub(crate) address: SocketAddr,
-    /// The address of each shard's own; empty if they have none.
-    pub(crate) shard_addresses: Vec<SocketAddr>,
-    /// The sockets of each shard.
+    pub(crate) addresses: Addresses,
+    /// The sockets of each shard: the shared one, then its own.
     pub(crate) sockets: Vec<Vec<OwnedFd>>,
 }
 
-/// Listens on `address` for so many shards, and on a port of its own for each if `shard_ports` says
-/// so.
+/// The ports on which each shard listens alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OwnPorts {
+    /// None does.
+    None,
+    /// The system picks them.
+    Any,
+    /// The first shard's, the others' behind it.
+    From(u16),
+}
+
+impl OwnPorts {
+    fn of_shard(self, shard: usize) -> Option<u16> {
+        match self {
+            OwnPorts::None => None,
+            OwnPorts::Any => Some(0),
+            // Past the last port the system picks, rather than that shards share one of them.
+            OwnPorts::From(first) => {
+                Some(usize::from(first).checked_add(shard)?.try_into().unwrap_or(0))
+            }
+        }
+    }
+}
+
+/// Listens on `address` for so many shards, and on a port of its own for each if there are any.
 pub(crate) fn listen(
     address: SocketAddr,
     shards: u16,
-    shard_ports: bool,
+    own_ports: OwnPorts,
 ) -> Result<Listening, StartError> {
     let on = |address, is_shared| {
         socket::listen_socket(address, is_shared, LISTEN_BACKLOG)
@@ -52,19 +73,19 @@ pub(crate) fn listen(
     };
     let (first, bound) = once_free(|| on(address, false))?;
     socket::share_address(&first).map_err(|error| StartError::Listen { address, error })?;
-    let mut listening =
-        Listening { address: bound, shard_addresses: Vec::new(), sockets: vec![vec![first]] };
+    let mut sockets = vec![vec![first]];
     for _ in 1..shards {
-        listening.sockets.push(vec![on(bound, true)?.0]);
+        sockets.push(vec![on(bound, true)?.0]);
     }
-    if shard_ports {
-        for sockets in &mut listening.sockets {
-            let (own, bound) = on(SocketAddr::new(address.ip(), 0), false)?;
-            sockets.push(own);
-            listening.shard_addresses.push(bound);
-        }
+    let mut own_addresses = Vec::new();
+    for (shard, sockets) in sockets.iter_mut().enumerate() {
+        let Some(port) = own_ports.of_shard(shard) else { continue };
+        let (own, bound) = once_free(|| on(SocketAddr::new(address.ip(), port), false))?;
+        sockets.push(own);
+        own_addresses.push(bound);
     }
-    Ok(listening)
+    let addresses = Addresses { shared: Some(bound), shards: own_addresses };
+    Ok(Listening { addresses, sockets })
 }
 
 /// Listens, trying again for a while if the address is taken. Others that try meanwhile are told apart

@@ -5,9 +5,10 @@
 
 use super::descriptors::{self, Share};
 use super::epoll::{EpollConfig, EpollDriver};
-use super::listen::{KernelDriver, listen};
+use super::listen::{KernelDriver, OwnPorts, listen};
 use super::turn;
 use super::uring::{UringConfig, UringDriver};
+use crate::application::Addresses;
 use crate::config::between;
 use crate::driver::{Driver, Parker};
 use crate::handle::Handle;
@@ -16,7 +17,7 @@ use crate::limits::{
 };
 use crate::mailbox::{Mailboxes, mesh};
 use crate::metrics::ShardMetrics;
-use crate::server::{Cores, DriverChoice, ServerBuilder, StartError};
+use crate::server::{Cores, DriverChoice, ServerBuilder, StartError, StreamListen};
 use crate::shard::message::{Control, Inbox, ShardMessage};
 use crate::shard::{Shard, ShardConfig};
 use crate::shard_index::ShardIndex;
@@ -43,8 +44,8 @@ pub(crate) struct ShardPlan {
 
 /// What became of the plans.
 pub(crate) struct Started {
-    pub(crate) address: Option<SocketAddr>,
-    pub(crate) shard_addresses: Vec<SocketAddr>,
+    pub(crate) requests: Addresses,
+    pub(crate) streams: Addresses,
     pub(crate) description: Vec<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) metrics: Vec<Arc<ShardMetrics>>,
@@ -138,8 +139,10 @@ struct ShardStart {
     plan: ShardPlan,
     builder: Arc<ServerBuilder>,
     shard_ports: Vec<u16>,
-    /// Listening.
+    /// Listening: for requests, and for streams.
     sockets: Vec<OwnedFd>,
+    stream_sockets: Vec<OwnedFd>,
+    stream_addresses: Addresses,
     /// What it may open, as far as the limit on descriptors allows.
     share: Share,
     mailboxes: Mailboxes<ShardMessage>,
@@ -185,19 +188,27 @@ pub(crate) fn start(
 ) -> Result<Started, StartError> {
     let count = u16::try_from(plans.len()).expect("shards are counted in a u16 by their plans");
     let (share, lowered) = descriptors::share(builder.connections_max, count)?;
-    let listening = builder.listen.map(|address| listen(address, count, builder.shard_ports));
-    let mut listening = listening.transpose()?;
-    let address = listening.as_ref().map(|listening| listening.address);
-    let shard_addresses =
-        listening.as_mut().map_or_else(Vec::new, |all| std::mem::take(&mut all.shard_addresses));
-    let shard_ports: Vec<u16> = shard_addresses.iter().map(SocketAddr::port).collect();
-    let mut sockets = listening.map_or_else(Vec::new, |listening| listening.sockets).into_iter();
+    let own_ports = if builder.shard_ports { OwnPorts::Any } else { OwnPorts::None };
+    let requests = builder.listen.map(|address| listen(address, count, own_ports));
+    let requests = requests.transpose()?.unwrap_or_default();
+    let streams = builder.streams.map(|StreamListen { address, ports_from }| {
+        listen(address, count, ports_from.map_or(OwnPorts::Any, OwnPorts::From))
+    });
+    let streams = streams.transpose()?.unwrap_or_default();
+    let shard_ports: Vec<u16> = requests.addresses.shards.iter().map(SocketAddr::port).collect();
+    let mut sockets = requests.sockets.into_iter();
+    let mut stream_sockets = streams.sockets.into_iter();
     let builder = Arc::new(builder);
     let mailboxes = mesh(count, mailbox_messages(count));
-    let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| {
-        let sockets = sockets.next().unwrap_or_default();
-        let (builder, shard_ports) = (builder.clone(), shard_ports.clone());
-        ShardStart { plan, builder, shard_ports, sockets, share, mailboxes }
+    let starts = plans.into_iter().zip(mailboxes).map(|(plan, mailboxes)| ShardStart {
+        plan,
+        builder: builder.clone(),
+        shard_ports: shard_ports.clone(),
+        sockets: sockets.next().unwrap_or_default(),
+        stream_sockets: stream_sockets.next().unwrap_or_default(),
+        stream_addresses: streams.addresses.clone(),
+        share,
+        mailboxes,
     });
     let mut starting = Vec::new();
     let all_ready = match get_ready(starts, supervision, &mut starting) {
@@ -220,7 +231,8 @@ pub(crate) fn start(
         thread
     });
     let threads = threads.collect();
-    Ok(Started { address, shard_addresses, description, notes, metrics, threads })
+    let (requests, streams) = (requests.addresses, streams.addresses);
+    Ok(Started { requests, streams, description, notes, metrics, threads })
 }
 
 /// Lets all shards get ready beside each other, and waits for them.
@@ -320,16 +332,11 @@ fn run_on<D: KernelDriver>(
     mut driver: D,
     notes: Vec<String>,
 ) -> io::Result<()> {
-    let ShardStart { plan, builder, shard_ports, sockets, share, mailboxes } = start;
+    let ShardStart { plan, builder, shard_ports, share, mailboxes, .. } = start;
     let mut shard = make_shard(&plan, &builder, share, &driver, mailboxes);
-    for socket in sockets {
-        match driver.listen_on(socket) {
-            Ok(listener) => shard.add_listener(listener),
-            Err(error) => {
-                let address = builder.listen.expect("there are sockets only where it listens");
-                return report.failed(StartError::Listen { address, error });
-            }
-        }
+    let sockets = (start.sockets, start.stream_sockets);
+    if let Err(error) = add_listeners(&mut shard, &mut driver, &builder, sockets) {
+        return report.failed(error);
     }
     let place = plan.core.map_or("unpinned".to_owned(), |core| format!("core {core}"));
     let description = format!("shard {} on {place}: {}", plan.index.0, driver.describe());
@@ -338,7 +345,34 @@ fn run_on<D: KernelDriver>(
         return Ok(());
     };
     shard.set_peers(ShardMap { here: plan.index.0, ports: shard_ports }, go.parkers);
+    shard.set_stream_addresses(start.stream_addresses);
     turn::run(&mut shard, &mut driver, builder.poll)
+}
+
+/// Accepts on sockets that listen already: those of requests, and those of streams.
+fn add_listeners<D: KernelDriver>(
+    shard: &mut Shard,
+    driver: &mut D,
+    builder: &ServerBuilder,
+    (sockets, stream_sockets): (Vec<OwnedFd>, Vec<OwnedFd>),
+) -> Result<(), StartError> {
+    let failed = |address: Option<SocketAddr>| {
+        let address = address.expect("there are sockets only where it listens");
+        move |error| StartError::Listen { address, error }
+    };
+    for socket in sockets {
+        shard.add_listener(driver.listen_on(socket).map_err(failed(builder.listen))?);
+    }
+    if !stream_sockets.is_empty() && !shard.has_application() {
+        return Err(StartError::NoApplication);
+    }
+    let address = builder.streams.map(|streams| streams.address);
+    for (place, socket) in stream_sockets.into_iter().enumerate() {
+        let is_own_port = place > 0;
+        let listener = driver.listen_on(socket).map_err(failed(address))?;
+        shard.add_stream_listener(listener, is_own_port);
+    }
+    Ok(())
 }
 
 fn make_shard<D: Driver>(

@@ -1,5 +1,6 @@
 //! What comes to a shard from other shards and from other threads.
 
+use crate::application::Message;
 use crate::driver::Parker;
 use crate::limits::HANDLE_MESSAGES_MAX;
 use crate::local::Local;
@@ -32,6 +33,13 @@ pub enum ShardMessage {
         from: ShardIndex,
         /// That shard's key for it.
         key: u64,
+    },
+    /// From the application of one shard to that of another.
+    Application {
+        /// Who sends it.
+        from: ShardIndex,
+        /// What only the application knows.
+        message: Message,
     },
     /// The sender will hand over nothing more, and waits for nothing that it has handed over.
     Done {

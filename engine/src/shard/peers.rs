@@ -140,11 +140,16 @@ impl Peers {
         self.slots[slot].insert(peer)
     }
 
+    /// True if one more is surplus, `others` counted that are not among these.
+    pub(crate) fn is_full_with(&self, others: usize) -> bool {
+        self.count - self.surplus + others >= self.connections_max
+    }
+
     /// A peer has called. If it is one too many it is told so, and that is all.
-    pub(crate) fn accept(&mut self, socket: SocketId, now: Instant) {
+    pub(crate) fn accept(&mut self, socket: SocketId, now: Instant, others: usize) {
         let config = self.config.clone();
         let mut connection = Connection::new(Role::Server, config, &self.shard_map, now);
-        let is_surplus = self.count - self.surplus >= self.connections_max;
+        let is_surplus = self.is_full_with(others);
         if is_surplus {
             connection.refuse(CloseReason::Overloaded);
             self.note_crowd();

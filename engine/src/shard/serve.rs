@@ -291,6 +291,11 @@ impl Serving {
         self.outbox.push(shard, ShardMessage::Response { key, head, payload });
     }
 
+    /// Sends a message to a shard.
+    pub(crate) fn tell(&mut self, shard: ShardIndex, message: ShardMessage) {
+        self.outbox.push(shard, message);
+    }
+
     /// Sends a message to each other shard.
     pub(crate) fn tell_others(&mut self, message: impl Fn() -> ShardMessage) {
         let own = self.local.shard();

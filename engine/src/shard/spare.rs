@@ -6,14 +6,14 @@ use crate::wire::output::Output;
 /// Memory for output that nobody uses at the moment. Taken for the length of a turn, or of a send;
 /// so there is as much of it as sends are in flight, not as there are connections.
 #[derive(Debug, Default)]
-pub(super) struct SpareOutputs {
+pub(crate) struct SpareOutputs {
     outputs: Vec<Output>,
     bytes: usize,
 }
 
 impl SpareOutputs {
     #[inline]
-    pub(super) fn take(&mut self) -> Output {
+    pub(crate) fn take(&mut self) -> Output {
         match self.outputs.pop() {
             Some(output) => {
                 self.bytes -= output.capacity();
@@ -24,7 +24,7 @@ impl SpareOutputs {
     }
 
     #[inline]
-    pub(super) fn keep(&mut self, mut output: Output) {
+    pub(crate) fn keep(&mut self, mut output: Output) {
         output.clear(OUTPUT_KEEP_BYTES_MAX);
         let bytes = output.capacity();
         if bytes > 0 && self.bytes + bytes <= OUTPUTS_KEPT_BYTES_MAX {
@@ -33,7 +33,7 @@ impl SpareOutputs {
         }
     }
 
-    pub(super) fn extend(&mut self, unused: Option<Output>) {
+    pub(crate) fn extend(&mut self, unused: Option<Output>) {
         if let Some(output) = unused {
             self.keep(output);
         }

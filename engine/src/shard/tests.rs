@@ -1,6 +1,7 @@
 //! What one turn does for whom, step by step, without a kernel and without a world.
 
 mod script;
+mod streams;
 
 use super::*;
 use crate::driver::SocketId;

@@ -8,6 +8,7 @@ use super::driver::SimDriver;
 use super::host::HostId;
 use super::process::{Boot, Hook, Next, Process};
 use super::world::World;
+use crate::application::Addresses;
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
 use crate::driver::Driver;
@@ -33,6 +34,8 @@ pub struct EngineConfig {
     /// The port that all shards share, each of which then listens on a port of its own, too. `None`:
     /// nothing is served, and the shards are there for clients.
     pub port: Option<u16>,
+    /// The port for streams that all shards share, as `port`; for an application.
+    pub stream_port: Option<u16>,
     /// How connections behave.
     pub connection: ConnectionConfig,
     /// The limits of each shard.
@@ -51,6 +54,7 @@ impl Default for EngineConfig {
         EngineConfig {
             shards: 1,
             port: None,
+            stream_port: None,
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
             connections_max: NetworkConfig::default().sockets_max - GOODBYES_MAX,
@@ -71,6 +75,7 @@ struct Running {
     handle: Handle,
     address: Option<SocketAddr>,
     shard_addresses: Vec<SocketAddr>,
+    streams: Addresses,
     shards: Vec<Weak<RefCell<Shard>>>,
 }
 
@@ -86,6 +91,7 @@ impl World {
             handle: Handle::simulated(Arc::from([])),
             address: None,
             shard_addresses: Vec::new(),
+            streams: Addresses::default(),
             shards: Vec::new(),
         }));
         let place = running.clone();
@@ -112,6 +118,11 @@ impl Engine {
     /// The address of each shard; a restart may change them.
     pub fn shard_addresses(&self) -> Vec<SocketAddr> {
         self.running.borrow().shard_addresses.clone()
+    }
+
+    /// Where streams arrive; a restart may change the shards' own.
+    pub fn stream_addresses(&self) -> Addresses {
+        self.running.borrow().streams.clone()
     }
 
     /// A handle on the shards of the process that runs now, or ran last.
@@ -152,6 +163,8 @@ fn start(config: &EngineConfig, boot: Boot<'_>) -> (Vec<Box<dyn Process>>, Runni
     let mut inboxes = Vec::new();
     let mut shards = Vec::new();
     let mut shard_addresses = Vec::new();
+    let stream_address = config.stream_port.map(|port| SocketAddr::new(host.ip(), port));
+    let mut streams = Addresses { shared: stream_address, shards: Vec::new() };
     let address = config.port.map(|port| SocketAddr::new(host.ip(), port));
     let mailboxes = mesh(config.shards, MAILBOX_MESSAGES_MAX);
     for (index, (driver, mailboxes)) in (0..config.shards).zip(drivers.iter_mut().zip(mailboxes)) {
@@ -167,11 +180,19 @@ fn start(config: &EngineConfig, boot: Boot<'_>) -> (Vec<Box<dyn Process>>, Runni
         inboxes.push(inbox.clone());
         let router = |local: &Local| (config.service)(local, &hook);
         let mut shard = Shard::new(shard_config, driver, mailboxes, inbox, router);
+        let own = SocketAddr::new(host.ip(), 0);
+        let mut listen = |at| driver.listen(at).expect("the host is this engine's own");
         if let Some(address) = address {
-            let own = SocketAddr::new(host.ip(), 0);
-            let mut listen = |at| shard.listen(driver, at).expect("the host is this engine's own");
-            listen(address);
-            shard_addresses.push(listen(own));
+            shard.add_listener(listen(address).0);
+            let (listener, bound) = listen(own);
+            shard.add_listener(listener);
+            shard_addresses.push(bound);
+        }
+        if let Some(address) = stream_address {
+            shard.add_stream_listener(listen(address).0, false);
+            let (listener, bound) = listen(own);
+            shard.add_stream_listener(listener, true);
+            streams.shards.push(bound);
         }
         shards.push(Rc::new(RefCell::new(shard)));
     }
@@ -180,10 +201,11 @@ fn start(config: &EngineConfig, boot: Boot<'_>) -> (Vec<Box<dyn Process>>, Runni
     for (here, shard) in (0..config.shards).zip(&shards) {
         let map = ShardMap { here, ports: ports.clone() };
         shard.borrow_mut().set_peers(map, parkers.clone());
+        shard.borrow_mut().set_stream_addresses(streams.clone());
     }
     let handle = Handle::simulated(inboxes.into());
     let weak = shards.iter().map(Rc::downgrade).collect();
-    let running = Running { handle, address, shard_addresses, shards: weak };
+    let running = Running { handle, address, shard_addresses, streams, shards: weak };
     let process = |shard| Box::new(ShardProcess { shard }) as Box<dyn Process>;
     (shards.into_iter().map(process).collect(), running)
 }

@@ -21,6 +21,10 @@ pub(super) struct ScriptDriver {
     pub(super) sent: BTreeMap<SocketId, Vec<u8>>,
     pub(super) paused: BTreeSet<SocketId>,
     pub(super) closed: BTreeSet<SocketId>,
+    /// Sends stay in flight until [`ScriptDriver::send_held`].
+    pub(super) holds_sends: bool,
+    held: Vec<(SocketId, Output)>,
+    shut_down: BTreeSet<SocketId>,
     next_slot: u32,
     parker: Arc<Parker>,
 }
@@ -34,6 +38,9 @@ impl ScriptDriver {
             sent: BTreeMap::new(),
             paused: BTreeSet::new(),
             closed: BTreeSet::new(),
+            holds_sends: false,
+            held: Vec::new(),
+            shut_down: BTreeSet::new(),
             next_slot: 0,
             parker: Arc::new(Parker::new(None, Box::new(|| {}))),
         }
@@ -63,6 +70,19 @@ impl ScriptDriver {
         self.completions.push_back(Completion::ReceiveEnded { socket, result: Ok(()) });
     }
 
+    /// What is held back arrives.
+    pub(super) fn send_held(&mut self) {
+        for (socket, output) in std::mem::take(&mut self.held) {
+            self.sent.entry(socket).or_default().extend(output.to_vec());
+            self.completions.push_back(Completion::Sent { socket, output, result: Ok(()) });
+        }
+    }
+
+    /// True if the peer was told that nothing more will be sent.
+    pub(super) fn is_shut_down(&self, socket: SocketId) -> bool {
+        self.shut_down.contains(&socket)
+    }
+
     fn new_socket(&mut self) -> SocketId {
         let slot = self.next_slot;
         self.next_slot += 1;
@@ -90,6 +110,10 @@ impl Driver for ScriptDriver {
     }
 
     fn send(&mut self, socket: SocketId, output: Output) -> SendState {
+        if self.holds_sends {
+            self.held.push((socket, output));
+            return SendState::InFlight;
+        }
         self.sent.entry(socket).or_default().extend(output.to_vec());
         SendState::Done(output)
     }
@@ -98,7 +122,9 @@ impl Driver for ScriptDriver {
         Err(memory)
     }
 
-    fn shutdown_send(&mut self, _: SocketId) {}
+    fn shutdown_send(&mut self, socket: SocketId) {
+        self.shut_down.insert(socket);
+    }
 
     fn pause_receive(&mut self, socket: SocketId) {
         self.paused.insert(socket);

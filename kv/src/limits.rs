@@ -1,0 +1,10 @@
+//! Compile-time bounds of the store: each says its unit, why it is what it is, and where the number is from.
+
+/// The longest key in bytes: its length has 16 bits in an entry of the table and in the log. Keys of more
+/// than a few hundred bytes are rare; Redis takes 512 MiB.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// The longest value in bytes that any configuration may allow: 512 MiB, as in Redis.
+pub const VALUE_BYTES_MAX: usize = 512 << 20;
+
+const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize, "a value's length has 32 bits");
