@@ -293,7 +293,8 @@ impl BareHost {
             }
             Completion::AcceptFailed { .. }
             | Completion::Closed { .. }
-            | Completion::File { .. } => {}
+            | Completion::File { .. }
+            | Completion::FileTask { .. } => {}
         }
     }
 
