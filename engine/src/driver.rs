@@ -131,6 +131,22 @@ impl FileBuffer {
         buffer
     }
 
+    /// How long it can become without moving to other memory.
+    pub fn capacity(&self) -> usize {
+        self.memory.len().saturating_sub(crate::limits::DIRECT_IO_ALIGN_BYTES)
+    }
+
+    /// Makes it `length` bytes long. What comes into use holds zeros or what it held before. Beyond
+    /// its capacity it moves, and that at least doubles, so that growing is paid for once a byte.
+    pub fn resize(&mut self, length: usize) {
+        if length > self.capacity() {
+            let mut grown = FileBuffer::zeroed(length.max(2 * self.capacity()));
+            grown.bytes_mut()[..self.length].copy_from_slice(self.bytes());
+            *self = grown;
+        }
+        self.length = length;
+    }
+
     /// The usable bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.length]
@@ -464,5 +480,24 @@ mod tests {
             buffer.bytes_mut().fill(7);
             assert_eq!(FileBuffer::copy_of(buffer.bytes()).bytes(), buffer.bytes());
         }
+    }
+
+    #[test]
+    fn file_buffers_grow_aligned_and_shrink_in_place() {
+        let mut buffer = FileBuffer::default();
+        assert_eq!((buffer.capacity(), buffer.bytes()), (0, &[][..]));
+        for length in [1, 4096, 4097, 100, 100_000] {
+            let kept = buffer.bytes().len().min(length);
+            buffer.resize(length);
+            assert_eq!(buffer.bytes().len(), length);
+            assert!(buffer.bytes()[..kept].iter().all(|byte| *byte == 7));
+            buffer.bytes_mut().fill(7);
+            let address = buffer.bytes().as_ptr() as usize;
+            assert_eq!(address % crate::limits::DIRECT_IO_ALIGN_BYTES, 0);
+        }
+        let (address, capacity) = (buffer.bytes().as_ptr(), buffer.capacity());
+        buffer.resize(10);
+        buffer.resize(capacity);
+        assert_eq!(buffer.bytes().as_ptr(), address, "within its capacity it stays where it is");
     }
 }
