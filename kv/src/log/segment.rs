@@ -141,6 +141,18 @@ pub fn incarnation_name(incarnation: u64) -> String {
     format!("gen-{incarnation}")
 }
 
+/// The incarnation whose directory has this name.
+pub fn incarnation_number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("gen-")?.parse().ok()?;
+    (incarnation_name(number) == name && number > 0).then_some(number)
+}
+
+/// The shard whose directory has this name.
+pub fn shard_number(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("shard-")?.parse().ok()?;
+    (shard_name(number) == name).then_some(number)
+}
+
 /// The name of a shard's directory in that of its start.
 pub fn shard_name(shard: u32) -> String {
     format!("shard-{shard}")
