@@ -108,6 +108,35 @@ fn a_sweep_that_is_overtaken_by_changes_overlooks_nothing() {
 }
 
 #[test]
+fn what_comes_behind_a_sweep_counts_for_the_next() {
+    for newcomer in 100..150_u32 {
+        let mut world = World::new();
+        (0..100_u32).for_each(|number| _ = world.put(&number.to_le_bytes(), b"", Some(1_000)));
+        assert!(!world.table.sweep(&world.arena, 2_000, 64, |_| {}).round_ended);
+        world.put(&newcomer.to_le_bytes(), b"", Some(500));
+        let _ = round(&mut world, 2_000, 64);
+        world.table.index.recount(|cell| world.arena.entry(cell).expires_at());
+    }
+}
+
+#[test]
+fn merged_segments_know_the_earlier_expiry_of_both() {
+    let mut halves = [0, 0];
+    for expiring in 0..20_u32 {
+        let mut world = World::new();
+        (0..2_500_u32).for_each(|number| _ = world.put(&number.to_le_bytes(), b"", None));
+        assert_eq!(world.table.index.segments(), 2);
+        world.put(&expiring.to_le_bytes(), b"", Some(10));
+        halves[world.table.index.segment_of(KeyHash::of(&world.seed, &expiring.to_le_bytes()))] +=
+            1;
+        (100..2_500_u32).for_each(|number| assert!(world.remove(&number.to_le_bytes())));
+        assert_eq!(world.table.index.segments(), 1);
+        assert_eq!(round(&mut world, 10, 1_000).0.len(), 1);
+    }
+    assert!(halves[0] > 0 && halves[1] > 0, "{halves:?}");
+}
+
+#[test]
 fn a_sample_is_of_the_asked_size_and_reaches_every_entry() {
     let mut world = World::new();
     world.table.sample(&world.arena, 0, 5, |_| panic!("the table is empty"));
