@@ -3,6 +3,7 @@
 //! Slots are those of Redis Cluster, so that every language's cluster client finds them by itself. Slots
 //! make up partitions and partitions make up shards, both as contiguous ranges that differ by one at most.
 
+use catena_engine::shard_index::ShardIndex;
 use std::ops::Range;
 
 /// Slots there are. Source: Redis Cluster's specification.
@@ -75,7 +76,8 @@ impl Partitions {
     /// # Panics
     /// If there is no such shard.
     #[must_use]
-    pub fn of_shard(self, shard: u16, shards: u16) -> Range<u16> {
+    pub fn of_shard(self, shard: ShardIndex, shards: u16) -> Range<u16> {
+        let ShardIndex(shard) = shard;
         assert!(shard < shards, "shard {shard} of {shards}");
         let first =
             |shard: u32| (shard * u32::from(self.count())).div_ceil(u32::from(shards)) as u16;
@@ -109,9 +111,9 @@ impl Partition {
 /// The shard, of `shards`, that a partition belongs to.
 #[must_use]
 #[inline]
-pub fn shard_of(partition: Partition, partitions: Partitions, shards: u16) -> u16 {
+pub fn shard_of(partition: Partition, partitions: Partitions, shards: u16) -> ShardIndex {
     debug_assert!(partition.0 < partitions.count(), "{partition:?} of {partitions:?}");
-    ((u32::from(partition.0) * u32::from(shards)) >> partitions.bits) as u16
+    ShardIndex(((u32::from(partition.0) * u32::from(shards)) >> partitions.bits) as u16)
 }
 
 /// The part of a key that decides its slot.
@@ -204,6 +206,24 @@ mod tests {
         }
     }
 
+    /// As `redis-cli cluster keyslot` of Redis 7.0 says.
+    #[test]
+    fn slots_are_those_of_redis() {
+        for (key, slot) in [
+            ("", 0),
+            ("123456789", 12_739),
+            ("foo", 12_182),
+            ("key:000000000001", 8_924),
+            ("user:{42}:name", 8_000),
+            ("x{tag}", 8_338),
+            ("a{}b", 13_694),
+            ("a{{b}}c", 6_215),
+            ("{", 4_092),
+        ] {
+            assert_eq!(Slot::of(key.as_bytes()).number(), slot, "{key}");
+        }
+    }
+
     #[test]
     fn numbers_of_partitions() {
         for count in 0..=u16::MAX {
@@ -241,11 +261,14 @@ mod tests {
                 let mut next = 0;
                 let fair = usize::from(partitions.count() / shards);
                 for shard in 0..shards {
-                    let range = partitions.of_shard(shard, shards);
+                    let range = partitions.of_shard(ShardIndex(shard), shards);
                     assert_eq!(range.start, next, "shard {shard} of {shards}, {partitions:?}");
                     assert!((fair..=fair + 1).contains(&range.len()), "shard {shard} of {shards}");
                     for partition in range.clone() {
-                        assert_eq!(shard_of(Partition(partition), partitions, shards), shard);
+                        assert_eq!(
+                            shard_of(Partition(partition), partitions, shards),
+                            ShardIndex(shard)
+                        );
                     }
                     next = range.end;
                 }

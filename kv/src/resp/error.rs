@@ -35,7 +35,8 @@ pub enum ProtocolError {
 
 impl ProtocolError {
     /// Appends the text of the answer, error code included: `ERR Protocol error: …`. Bytes and not a
-    /// string, for the peer's own byte may be in it; [`Reply::error`](super::Reply::error) keeps that to one line.
+    /// string, for the peer's own byte may be in it; [`Reply::error`](super::Reply::error) keeps that to
+    /// one line.
     pub fn write(self, text: &mut Vec<u8>) {
         text.extend_from_slice(b"ERR Protocol error: ");
         text.extend_from_slice(self.reason().as_bytes());

@@ -1,7 +1,8 @@
 //! A command typed by hand: one line, words between spaces, quotes as Redis has them.
 //!
-//! `"…"` knows `\n \r \t \b \a`, `\xHH`, and `\` before any other byte for that byte; `'…'` knows `\'` only. A
-//! quote may begin inside a word and goes on with it; behind its end a space or the line's end must stand.
+//! `"…"` knows `\n \r \t \b \a`, `\xHH`, and `\` before any other byte for that byte; `'…'` knows `\'`
+//! only. A quote may begin inside a word and goes on with it; behind its end a space or the line's end
+//! must stand.
 
 use super::error::ProtocolError;
 use super::parse::Span;

@@ -38,3 +38,23 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// Arguments that a command may have now.
+    #[inline]
+    pub(super) fn args_allowed(&self) -> u32 {
+        match self.unauthenticated {
+            true => self.args_max.min(UNAUTHENTICATED_ARGS_MAX),
+            false => self.args_max,
+        }
+    }
+
+    /// Bytes that an argument may have now.
+    #[inline]
+    pub(super) fn bulk_bytes_allowed(&self) -> u32 {
+        match self.unauthenticated {
+            true => self.bulk_bytes_max.min(UNAUTHENTICATED_BULK_BYTES_MAX),
+            false => self.bulk_bytes_max,
+        }
+    }
+}

@@ -8,8 +8,10 @@
 //! | [`limits`] | how much one command may be |
 //! | [`error`] | what is wrong with the bytes, in Redis' words |
 //!
-//! Source of the formats: the [protocol's specification](https://redis.io/docs/latest/develop/reference/protocol-spec/);
-//! of what is accepted and how it is refused: Redis 7.0, compared on the wire.
+//! Source of the formats: the [protocol's specification]; of what is accepted and how it is refused: Redis
+//! 7.0, compared on the wire.
+//!
+//! [protocol's specification]: https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 pub mod error;
 pub mod inline;

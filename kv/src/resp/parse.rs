@@ -11,7 +11,7 @@
 
 use super::error::ProtocolError;
 use super::inline;
-use super::limits::{Limits, UNAUTHENTICATED_ARGS_MAX, UNAUTHENTICATED_BULK_BYTES_MAX};
+use super::limits::Limits;
 
 /// Arguments and inline bytes that an idle parser keeps room for: enough for what most commands are, and
 /// small beside the rest of a connection. More is given back when the next command begins.
@@ -95,6 +95,14 @@ impl Parser {
         }
     }
 
+    /// Forgets what it has found: the next bytes begin with a command.
+    pub fn reset(&mut self) {
+        self.position = 0;
+        self.searched = 0;
+        self.args_left = 0;
+        self.bulk_bytes = None;
+    }
+
     /// Changes the limits; they hold for whatever is announced from now on.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
@@ -144,20 +152,21 @@ impl Parser {
     fn begin<'a>(&mut self, unread: &[u8]) -> Result<Option<Parsed<'a>>, ProtocolError> {
         self.spans.clear();
         let (count, bytes) = match unread {
-            [_, digit @ b'1'..=b'9', b'\r', b'\n', ..] => {
-                self.look_at(4);
-                (i64::from(digit - b'0'), 4)
-            }
+            [_, digit @ b'1'..=b'9', b'\r', b'\n', ..] => (i64::from(digit - b'0'), 4),
             _ => match self.length(unread, Announced::Args)? {
                 Some(found) => found,
                 None => return Ok(Some(Parsed::Incomplete { missing_at_least: 1 })),
             },
         };
-        if count > i64::from(self.limits.args_max) {
-            return Err(ProtocolError::InvalidMultibulkLength);
-        }
-        if self.limits.unauthenticated && count > i64::from(UNAUTHENTICATED_ARGS_MAX) {
-            return Err(ProtocolError::UnauthenticatedMultibulkLength);
+        self.look_at(bytes - self.searched);
+        self.searched = 0;
+        if count > i64::from(self.limits.args_allowed()) {
+            // Redis' order: what is no number of arguments at all comes first.
+            let known = count <= i64::from(i32::MAX) && self.limits.unauthenticated;
+            return Err(match known {
+                true => ProtocolError::UnauthenticatedMultibulkLength,
+                false => ProtocolError::InvalidMultibulkLength,
+            });
         }
         let Ok(count @ 1..) = u32::try_from(count) else {
             return Ok(Some(Parsed::Empty { read: bytes }));
@@ -213,13 +222,15 @@ impl Parser {
             [got, ..] => return Err(ProtocolError::ExpectedBulk { got: *got }),
             [] => return Ok(None),
         };
-        if length < 0 || length > i64::from(self.limits.bulk_bytes_max) {
-            return Err(ProtocolError::InvalidBulkLength);
+        if !(0..=i64::from(self.limits.bulk_bytes_allowed())).contains(&length) {
+            let known = (0..=i64::from(self.limits.bulk_bytes_max)).contains(&length);
+            return Err(match known {
+                true => ProtocolError::UnauthenticatedBulkLength,
+                false => ProtocolError::InvalidBulkLength,
+            });
         }
-        if self.limits.unauthenticated && length > i64::from(UNAUTHENTICATED_BULK_BYTES_MAX) {
-            return Err(ProtocolError::UnauthenticatedBulkLength);
-        }
-        self.look_at(line_bytes);
+        self.look_at(line_bytes - self.searched);
+        self.searched = 0;
         let bytes = length as usize;
         let position = self.position + line_bytes;
         if position + bytes + LINE_END_BYTES > self.limits.command_bytes_max as usize {
@@ -238,16 +249,10 @@ impl Parser {
         line: &[u8],
         announced: Announced,
     ) -> Result<Option<(i64, usize)>, ProtocolError> {
-        let Some(end) = self.find(line, b'\r', announced.too_big())? else { return Ok(None) };
-        let Some(behind) = line.get(end + 1) else {
-            // The CR is looked at once more, when the LF is there.
-            self.searched = end;
-            return Ok(None);
-        };
-        self.searched = 0;
-        match number(&line[1..end]) {
-            Some(number) if *behind == b'\n' => Ok(Some((number, end + LINE_END_BYTES))),
-            _ => Err(announced.invalid()),
+        let Some(end) = self.line_end(line, announced.too_big())? else { return Ok(None) };
+        match line[1..end].strip_suffix(b"\r").and_then(number) {
+            Some(number) => Ok(Some((number, end + 1))),
+            None => Err(announced.invalid()),
         }
     }
 
@@ -255,7 +260,7 @@ impl Parser {
     #[cold]
     #[inline(never)]
     fn inline<'a>(&'a mut self, unread: &'a [u8]) -> Result<Parsed<'a>, ProtocolError> {
-        let Some(end) = self.find(unread, b'\n', ProtocolError::TooBigInline)? else {
+        let Some(end) = self.line_end(unread, ProtocolError::TooBigInline)? else {
             return Ok(Parsed::Incomplete { missing_at_least: 1 });
         };
         self.searched = 0;
@@ -273,23 +278,20 @@ impl Parser {
         Ok(Parsed::Command { args: Args { spans: &self.spans, bytes: &self.inline }, read })
     }
 
-    /// Finds `wanted` in a line, from where the search was left last time. Where a line of the longest
-    /// allowed length has none, that is `too_big`, however the bytes came.
-    fn find(
+    /// Finds the LF of a line, from where the search was left last time. If a line of the longest allowed
+    /// length has none, that is `too_big`, however the bytes came.
+    fn line_end(
         &mut self,
         line: &[u8],
-        wanted: u8,
         too_big: ProtocolError,
     ) -> Result<Option<usize>, ProtocolError> {
         let allowed = &line[..line.len().min(self.limits.line_bytes_max as usize + 1)];
         let from = self.searched.min(allowed.len());
-        let found = allowed[from..].iter().position(|byte| *byte == wanted).map(|at| from + at);
-        self.look_at(found.map_or(allowed.len(), |at| at + 1) - from);
-        if found.is_none() {
-            if line.len() > self.limits.line_bytes_max as usize {
-                return Err(too_big);
-            }
-            self.searched = line.len();
+        let found = allowed[from..].iter().position(|byte| *byte == b'\n').map(|at| from + at);
+        self.searched = found.map_or(allowed.len(), |at| at + 1);
+        self.look_at(self.searched - from);
+        if found.is_none() && line.len() > self.limits.line_bytes_max as usize {
+            return Err(too_big);
         }
         Ok(found)
     }
@@ -324,6 +326,16 @@ impl<'a> Args<'a> {
     #[inline]
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
         self.spans.get(index).map(|span| span.of(self.bytes))
+    }
+
+    /// The argument of that number, for callers who have checked [`Args::len`].
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    #[inline]
+    pub fn at(&self, index: usize) -> &'a [u8] {
+        self.spans[index].of(self.bytes)
     }
 
     /// The name of the command.
