@@ -75,6 +75,9 @@ impl Graveyard {
                 None => {
                     self.bytes_held -= held;
                     self.indexes.pop();
+                    if self.indexes.is_empty() {
+                        self.indexes = Vec::new();
+                    }
                 }
             }
         }

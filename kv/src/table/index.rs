@@ -29,7 +29,7 @@ use super::segment::{Room, Segment, Slot};
 pub(super) const DEPTH_MAX: u32 = 18;
 
 /// Neighbours merge when they hold this many together: it fills three quarters of a table of 1,024
-/// buckets, and is far from the 1,537 at which they would split again.
+/// buckets, and is far from the 1,344 at which they would split again.
 const MERGE_LEN_MAX: usize = 768;
 
 /// Removals look for something to merge or shrink when a segment's length is a multiple of this:

@@ -76,26 +76,64 @@ fn a_round_finds_all_that_has_expired_and_opens_only_what_is_due() {
 }
 
 #[test]
-fn a_sweep_that_is_overtaken_by_growth_begins_its_segment_again() {
+fn a_sweep_that_is_overtaken_by_changes_overlooks_nothing() {
     let mut world = World::new();
-    for number in 0..1_700_u32 {
-        world.put(&number.to_le_bytes(), b"", Some(10));
-    }
-    let mut found = BTreeSet::new();
-    let mut number = 1_700_u32;
-    for _ in 0..200 {
-        let (arena, seen) = (&world.arena, &mut found);
-        world.table.sweep(arena, 20, 50, |entry| _ = seen.insert(entry.key().to_vec()));
-        // New ones that are not due yet: they make segments split while they are swept.
-        for _ in 0..10 {
-            world.put(&number.to_le_bytes(), b"", Some(30));
-            number += 1;
+    let mut random = 1_u64;
+    let mut below = |limit: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % limit
+    };
+    let mut next = 0_u32;
+    for step in 0..1_500_u64 {
+        // Grows past several splits, then shrinks to nothing: segments move while they are swept.
+        let puts = if step < 500 { 20 } else { 2 };
+        for _ in 0..puts {
+            world.put(&next.to_le_bytes(), b"", Some(step + 100 + below(2_000)));
+            next += 1;
         }
+        for _ in 0..if step < 500 { 1 } else { 15 } {
+            world.remove(&(below(next as u64) as u32).to_le_bytes());
+        }
+        let mut due = BTreeSet::new();
+        world.table.sweep(&world.arena, step, 40 + below(400) as usize, |entry| {
+            due.insert(entry.key().to_vec());
+        });
+        due.iter().for_each(|key| assert!(world.remove(key)));
+        world.table.index.recount(|cell| world.arena.entry(cell).expires_at());
     }
-    assert_eq!(found.len(), 1_700);
-    world.table.index.recount(|cell| world.arena.entry(cell).expires_at());
-    while !world.table.sweep(&world.arena, 20, 50, |_| {}).round_ended {}
-    assert_eq!(round(&mut world, 30, 100).0.len(), number as usize);
+    for _ in 0..2 {
+        round(&mut world, 4_000, 100).0.iter().for_each(|key| assert!(world.remove(key)));
+    }
+    assert!(world.table.is_empty(), "{} were overlooked", world.table.len());
+}
+
+#[test]
+fn what_comes_behind_a_sweep_counts_for_the_next() {
+    for newcomer in 100..150_u32 {
+        let mut world = World::new();
+        (0..100_u32).for_each(|number| _ = world.put(&number.to_le_bytes(), b"", Some(1_000)));
+        assert!(!world.table.sweep(&world.arena, 2_000, 64, |_| {}).round_ended);
+        world.put(&newcomer.to_le_bytes(), b"", Some(500));
+        let _ = round(&mut world, 2_000, 64);
+        world.table.index.recount(|cell| world.arena.entry(cell).expires_at());
+    }
+}
+
+#[test]
+fn merged_segments_know_the_earlier_expiry_of_both() {
+    let mut halves = [0, 0];
+    for expiring in 0..20_u32 {
+        let mut world = World::new();
+        (0..2_500_u32).for_each(|number| _ = world.put(&number.to_le_bytes(), b"", None));
+        assert_eq!(world.table.index.segments(), 2);
+        world.put(&expiring.to_le_bytes(), b"", Some(10));
+        halves[world.table.index.segment_of(KeyHash::of(&world.seed, &expiring.to_le_bytes()))] +=
+            1;
+        (100..2_500_u32).for_each(|number| assert!(world.remove(&number.to_le_bytes())));
+        assert_eq!(world.table.index.segments(), 1);
+        assert_eq!(round(&mut world, 10, 1_000).0.len(), 1);
+    }
+    assert!(halves[0] > 0 && halves[1] > 0, "{halves:?}");
 }
 
 #[test]

@@ -54,20 +54,21 @@ fn no_put_and_no_removal_moves_more_than_a_segment() {
     world.table.index.recount(|_| None);
 }
 
+/// 660 of 1,024 buckets and 1,300 of 2,048: traces of removed slots fill the rest before long, and
+/// may make a segment neither grow nor split.
 #[test]
 fn an_index_that_is_churned_stays_small() {
-    let mut world = World::new();
-    for number in 0..10_000_u32 {
-        world.put(&number.to_le_bytes(), b"", None);
+    for keys in [660, 1_300_u32] {
+        let mut world = World::new();
+        (0..keys).for_each(|number| _ = world.put(&number.to_le_bytes(), b"", None));
+        let held = world.table.bytes_held();
+        for number in keys..500_000 {
+            assert!(world.remove(&(number - keys).to_le_bytes()));
+            world.put(&number.to_le_bytes(), b"", None);
+        }
+        assert_eq!(world.table.bytes_held(), held, "with {keys} keys");
+        world.table.index.recount(|_| None);
     }
-    let held = world.table.bytes_held();
-    for number in 10_000..500_000_u32 {
-        assert!(world.remove(&(number - 10_000).to_le_bytes()));
-        world.put(&number.to_le_bytes(), b"", None);
-    }
-    // Traces of removed slots may not make segments grow or split for ever.
-    assert!(world.table.bytes_held() <= 2 * held, "{held}, then {}", world.table.bytes_held());
-    world.table.index.recount(|_| None);
 }
 
 /// Hash words that agree in all bits: no split separates them.

@@ -211,6 +211,7 @@ impl Model {
 
     fn put(&mut self, table: usize, number: u32, value_len: usize, expires_at: Option<u64>) {
         self.index += 1;
+        let expires_at = expires_at.map(|at| at + self.index % 100);
         let key = key(table, number);
         let value = vec![self.index as u8; value_len];
         let new = NewEntry {
