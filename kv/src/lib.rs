@@ -7,12 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod disk;
 pub mod effect;
 mod in_flight;
 pub mod keyspace;
 pub mod limits;
 pub mod log;
 pub mod memory;
+pub mod node;
 pub mod partition;
 pub mod redis;
 pub mod resp;

@@ -40,7 +40,7 @@ use client::{ANSWERS_WAITING_MAX, Client, ClientState};
 use hand_over::HandOver;
 use here::Place;
 use server::Server;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,6 +61,8 @@ pub struct Redis {
     addresses: Addresses,
     server: Arc<Server>,
     hand_over: HandOver,
+    /// False while the keys are not there yet.
+    serving: Rc<Cell<bool>>,
     /// Walks of `KEYS` that have ended since the last turn.
     walked: Walked,
 }
@@ -87,8 +89,14 @@ impl Redis {
             addresses: Addresses::default(),
             server,
             hand_over: HandOver::new(local.shard_count()),
+            serving: Rc::default(),
             walked: Walked::default(),
         }
+    }
+
+    /// To be set when the store has its keys: until then commands on keys are refused.
+    pub fn serving(&self) -> Rc<Cell<bool>> {
+        self.serving.clone()
     }
 }
 
@@ -284,6 +292,9 @@ impl Redis {
         spec.check_arity(args.len())?;
         if !client.is_authenticated && !spec.flags.without_auth {
             return Err(Error::NO_AUTH);
+        }
+        if !self.serving.get() && !matches!(spec.run, Run::Here(_)) {
+            return Err(Error::LOADING);
         }
         if spec.flags.needs_memory && !store.has_memory() {
             return Err(Error::OUT_OF_MEMORY);
