@@ -289,7 +289,8 @@ impl<D: Driver, P: Protocol> Worker<D, P> {
                 | Completion::Filled { .. }
                 | Completion::Accepted { .. }
                 | Completion::AcceptFailed { .. }
-                | Completion::File { .. } => {}
+                | Completion::File { .. }
+                | Completion::FileTask { .. } => {}
             }
         }
         true

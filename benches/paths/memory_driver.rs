@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 use catena_engine::driver::{
-    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
+    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask, ListenerId,
     Output, Parker, SendState, SocketId,
 };
 use catena_engine::time::Instant;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 pub struct MemoryDriver {
@@ -90,9 +89,7 @@ impl Driver for MemoryDriver {
         self.completions.push_back(Completion::Closed { socket });
     }
 
-    fn open(&mut self, _: &Path, _: OpenFile) -> io::Result<FileId> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    fn file_task(&mut self, _: FileTask, _: FileOpId) {}
 
     fn read(&mut self, _: FileId, _: u64, _: FileBuffer, _: FileOpId) {}
 

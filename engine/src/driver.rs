@@ -18,16 +18,18 @@
 //! - Completions of one socket come in the order in which things happened on it.
 //! - Memory handed to a driver is *moved* in and comes back out of the completion.
 
+mod file_task;
+
 use crate::primitive::{AtomicBool, Ordering, fence};
 use crate::time::Instant;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 pub use crate::wire::output::Output;
+pub use file_task::{DirectoryEntry, EntryKind, FileLock, FileSystemSpace, FileTask, FileTaskDone};
 
 /// One socket of one shard. The generation tells a reused slot from its former tenant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -94,7 +96,7 @@ pub enum SendState {
 }
 
 /// How a file is opened. Reading and writing are always both possible.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OpenFile {
     /// Create the file if it is missing.
     pub create: bool,
@@ -127,6 +129,22 @@ impl FileBuffer {
         let mut buffer = FileBuffer::zeroed(bytes.len());
         buffer.bytes_mut().copy_from_slice(bytes);
         buffer
+    }
+
+    /// How long it can become without moving to other memory.
+    pub fn capacity(&self) -> usize {
+        self.memory.len().saturating_sub(crate::limits::DIRECT_IO_ALIGN_BYTES)
+    }
+
+    /// Makes it `length` bytes long. What comes into use holds zeros or what it held before. Beyond
+    /// its capacity it moves, and that at least doubles, so that growing is paid for once a byte.
+    pub fn resize(&mut self, length: usize) {
+        if length > self.capacity() {
+            let mut grown = FileBuffer::zeroed(length.max(2 * self.capacity()));
+            grown.bytes_mut()[..self.length].copy_from_slice(self.bytes());
+            *self = grown;
+        }
+        self.length = length;
     }
 
     /// The usable bytes.
@@ -210,6 +228,13 @@ pub enum Completion {
         /// Bytes read or written: all that were asked for, except at the end of a file.
         result: io::Result<usize>,
     },
+    /// A [`Driver::file_task`] ended.
+    FileTask {
+        /// The id that the caller chose.
+        op: FileOpId,
+        /// Its answer, or an error that says what was tried.
+        result: io::Result<FileTaskDone>,
+    },
 }
 
 /// What a shard may ask for. See the module page for the life of a socket.
@@ -269,11 +294,9 @@ pub trait Driver {
     /// A send in flight is cut off, before its first byte perhaps if it was asked for in this turn.
     fn close(&mut self, socket: SocketId);
 
-    /// Opens a file. May block for as long as the file system does: for start, not for the hot path.
-    ///
-    /// # Errors
-    /// As `open` reports them.
-    fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId>;
+    /// Begins one of the rare operations on files; [`Completion::FileTask`] tells the outcome. It is
+    /// unordered against every other operation in flight, and blocks nobody, however long it takes.
+    fn file_task(&mut self, task: FileTask, op: FileOpId);
 
     /// Reads into all of `buffer` from `offset`; short only at the end of the file.
     fn read(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId);
@@ -281,7 +304,8 @@ pub trait Driver {
     /// Writes all of `buffer` at `offset`. Unordered against every other operation in flight.
     fn write(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId);
 
-    /// Makes durable what was *completed* before this call (`fdatasync`).
+    /// Makes durable what was *completed* before this call (`fdatasync`), but not the file's name:
+    /// that takes a [`FileTask::SyncDirectory`].
     fn sync(&mut self, file: FileId, op: FileOpId);
 
     /// Closes the file once its operations in flight have ended. Its id is void from now on.
@@ -456,5 +480,24 @@ mod tests {
             buffer.bytes_mut().fill(7);
             assert_eq!(FileBuffer::copy_of(buffer.bytes()).bytes(), buffer.bytes());
         }
+    }
+
+    #[test]
+    fn file_buffers_grow_aligned_and_shrink_in_place() {
+        let mut buffer = FileBuffer::default();
+        assert_eq!((buffer.capacity(), buffer.bytes()), (0, &[][..]));
+        for length in [1, 4096, 4097, 100, 100_000] {
+            let kept = buffer.bytes().len().min(length);
+            buffer.resize(length);
+            assert_eq!(buffer.bytes().len(), length);
+            assert!(buffer.bytes()[..kept].iter().all(|byte| *byte == 7));
+            buffer.bytes_mut().fill(7);
+            let address = buffer.bytes().as_ptr() as usize;
+            assert_eq!(address % crate::limits::DIRECT_IO_ALIGN_BYTES, 0);
+        }
+        let (address, capacity) = (buffer.bytes().as_ptr(), buffer.capacity());
+        buffer.resize(10);
+        buffer.resize(capacity);
+        assert_eq!(buffer.bytes().as_ptr(), address, "within its capacity it stays where it is");
     }
 }

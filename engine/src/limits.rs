@@ -7,6 +7,15 @@ use crate::time::Duration;
 /// in common use. (`statx` can tell a smaller one; 4,096 suits all of them.)
 pub const DIRECT_IO_ALIGN_BYTES: usize = 4_096;
 
+/// Zeros that a file is filled with by one write, in bytes: far beyond where the system call costs
+/// anything, and short enough, a millisecond or so, to look between two of them whether to go on.
+pub const FILL_WRITE_BYTES: u64 = 1 << 20;
+
+/// A file that is filled with zeros is synced after so many bytes: a file system may have to write out
+/// all that is not before it can sync another file, and 8 MiB are some ten milliseconds of that on
+/// an ordinary solid-state disk.
+pub const FILL_SYNC_BYTES: u64 = 8 << 20;
+
 /// The most slices that one vectored send names. `IOV_MAX` of Linux is 1,024 (`uio.h`); 64 keeps the
 /// array on the stack and, at two slices a large payload, covers 32 large answers in one send.
 pub const SEND_SLICES_MAX: usize = 64;

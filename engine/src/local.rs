@@ -4,9 +4,11 @@
 //! noted down and done by the shard within the same turn: code that runs on a shard never calls into
 //! the middle of the shard that is running it.
 
+mod files;
+
 use crate::application::Message;
 use crate::client::{CallKey, CallState, ClientKey, ClientState};
-use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile, Parker, SocketId};
+use crate::driver::{FileBuffer, FileId, FileTask, Parker, SocketId};
 use crate::relay::End;
 use crate::rng::Rng;
 use crate::shard_index::ShardIndex;
@@ -17,12 +19,12 @@ use crate::wire::framer::Payload;
 use crate::wire::status::Status;
 use async_task::{Builder, Runnable, Task};
 use crossbeam_queue::SegQueue;
+use files::FileOps;
+pub(crate) use files::{FileOpDone, FileOpKey};
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -33,8 +35,6 @@ new_key_type! {
     pub(crate) struct DeferredKey;
     /// A future that sleeps.
     pub(crate) struct SleepKey;
-    /// A file operation in flight.
-    pub(crate) struct FileOpKey;
     /// A future that runs on the shard.
     struct TaskKey;
 }
@@ -46,12 +46,6 @@ impl DeferredKey {
 
     pub(crate) fn from_token(token: u64) -> Self {
         KeyData::from_ffi(token).into()
-    }
-}
-
-impl From<FileOpKey> for FileOpId {
-    fn from(key: FileOpKey) -> Self {
-        FileOpId(key.data().as_ffi())
     }
 }
 
@@ -73,7 +67,7 @@ pub(crate) struct State {
     sleeps: RefCell<SlotMap<SleepKey, Sleeper>>,
     /// Every future that runs on this shard, by what wakes it.
     tasks: RefCell<SlotMap<TaskKey, Waker>>,
-    file_ops: RefCell<SlotMap<FileOpKey, FileOp>>,
+    file_ops: FileOps,
     pub(crate) runnables: Arc<RunQueue>,
     pub(crate) rng: RefCell<Rng>,
 }
@@ -131,7 +125,7 @@ pub(crate) enum Command {
     CloseClient(ClientKey),
     Send { to: ShardIndex, message: Message },
     RelayEnded { token: u64, end: End },
-    OpenFile { op: FileOpKey, path: PathBuf, options: OpenFile },
+    FileTask { op: FileOpKey, task: FileTask },
     CloseFile(FileId),
     Read { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },
     Write { op: FileOpKey, file: FileId, offset: u64, buffer: FileBuffer },
@@ -141,12 +135,6 @@ pub(crate) enum Command {
 struct Sleeper {
     timer: TimerId,
     waker: Option<Waker>,
-}
-
-#[derive(Default)]
-struct FileOp {
-    waker: Option<Waker>,
-    done: Option<(FileBuffer, io::Result<usize>)>,
 }
 
 /// Futures that want to be polled. Any thread may add one; only the shard takes.
@@ -232,52 +220,6 @@ impl Local {
     pub fn sleep_until(&self, at: Instant) -> Sleep {
         Sleep { local: self.clone(), at, key: None }
     }
-
-    /// Opens a file. The shard waits for the file system meanwhile: for start, not for the hot path.
-    /// A future that is dropped leaves no file open.
-    ///
-    /// # Errors
-    /// As `open` reports them.
-    pub async fn open_file(&self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        let path = path.to_owned();
-        let opened = self.file_op(|op| Command::OpenFile { op, path, options }).await;
-        opened.1.map(opened_file)
-    }
-
-    /// Closes a file once what is in flight on it has ended.
-    pub fn close_file(&self, file: FileId) {
-        self.push(Command::CloseFile(file));
-    }
-
-    /// Reads into all of `buffer` from `offset`; gives the buffer back, and the bytes read: fewer
-    /// only at the end of the file.
-    pub async fn read_file(
-        &self,
-        file: FileId,
-        offset: u64,
-        buffer: FileBuffer,
-    ) -> (FileBuffer, io::Result<usize>) {
-        self.file_op(|op| Command::Read { op, file, offset, buffer }).await
-    }
-
-    /// Writes all of `buffer` at `offset`; gives the buffer back.
-    pub async fn write_file(
-        &self,
-        file: FileId,
-        offset: u64,
-        buffer: FileBuffer,
-    ) -> (FileBuffer, io::Result<usize>) {
-        self.file_op(|op| Command::Write { op, file, offset, buffer }).await
-    }
-
-    /// Makes durable what was written *and completed* before.
-    ///
-    /// # Errors
-    /// As `fdatasync` reports them. After an error nothing is known about what was written since
-    /// the last good sync: do not try again on the same file.
-    pub async fn sync_file(&self, file: FileId) -> io::Result<()> {
-        self.file_op(|op| Command::Sync { op, file }).await.1.map(drop)
-    }
 }
 
 /// What the engine does with it.
@@ -295,7 +237,7 @@ impl Local {
             timers: RefCell::new(Timers::with_capacity(0)),
             sleeps: RefCell::default(),
             tasks: RefCell::default(),
-            file_ops: RefCell::default(),
+            file_ops: FileOps::default(),
             runnables: Arc::default(),
             rng: RefCell::new(rng),
         }))
@@ -425,50 +367,6 @@ impl Local {
             waker.wake();
         }
     }
-
-    /// True while a future waits for this file operation.
-    pub(crate) fn awaits_file_op(&self, op: FileOpKey) -> bool {
-        self.0.file_ops.borrow().contains_key(op)
-    }
-
-    /// A file operation has ended.
-    pub(crate) fn complete_file_op(
-        &self,
-        op: FileOpId,
-        buffer: FileBuffer,
-        result: io::Result<usize>,
-    ) {
-        let key = KeyData::from_ffi(op.0).into();
-        if let Some(op) = self.0.file_ops.borrow_mut().get_mut(key) {
-            op.done = Some((buffer, result));
-            if let Some(waker) = op.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-
-    async fn file_op(
-        &self,
-        command: impl FnOnce(FileOpKey) -> Command,
-    ) -> (FileBuffer, io::Result<usize>) {
-        let key = self.0.file_ops.borrow_mut().insert(FileOp::default());
-        let command = command(key);
-        let opens = matches!(command, Command::OpenFile { .. });
-        let _forget = Forget { local: self, key, opens };
-        self.push(command);
-        std::future::poll_fn(|context| {
-            let mut ops = self.0.file_ops.borrow_mut();
-            let op = ops.get_mut(key).expect("removed by this future alone");
-            match op.done.take() {
-                Some(done) => Poll::Ready(done),
-                None => {
-                    op.waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
 }
 
 impl Deferred {
@@ -500,29 +398,6 @@ struct Restore<'a> {
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
         self.cell.set(self.outer);
-    }
-}
-
-/// What `open` answers by way of a file operation's result.
-fn opened_file(result: usize) -> FileId {
-    FileId(u32::try_from(result).expect("the shard puts a file's id here"))
-}
-
-/// An operation whose future is dropped runs on; only nobody hears of it. What it has opened is closed.
-struct Forget<'a> {
-    local: &'a Local,
-    key: FileOpKey,
-    opens: bool,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        let op = self.local.0.file_ops.borrow_mut().remove(self.key);
-        if self.opens
-            && let Some((_, Ok(opened))) = op.and_then(|op| op.done)
-        {
-            self.local.close_file(opened_file(opened));
-        }
     }
 }
 

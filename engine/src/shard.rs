@@ -40,11 +40,11 @@ mod streams;
 use crate::application::Addresses;
 use crate::config::ConnectionConfig;
 use crate::dispatch::Router;
-use crate::driver::{Completion, Driver, FileBuffer, ListenerId, Parker, SocketId};
+use crate::driver::{Completion, Driver, ListenerId, Parker, SocketId};
 use crate::limits::{
     SOCKETS_MAX_DEFAULT, TURN_COMPLETIONS_MAX, TURN_TIME_MAX, TURNS_BETWEEN_MEASUREMENTS,
 };
-use crate::local::{Command, Local, TimerKey};
+use crate::local::{Command, FileOpDone, Local, TimerKey};
 use crate::mailbox::Mailboxes;
 use crate::metrics::ShardMetrics;
 use crate::rng::Rng;
@@ -343,7 +343,10 @@ impl Shard {
                 },
                 Completion::Closed { .. } => {}
                 Completion::File { op, buffer, result } => {
-                    self.local.complete_file_op(op, buffer, result);
+                    self.local.complete_file_op(op, FileOpDone::Bytes(buffer, result));
+                }
+                Completion::FileTask { op, result } => {
+                    self.local.complete_file_op(op, FileOpDone::Task(result));
                 }
             }
         }
@@ -482,12 +485,10 @@ impl Shard {
                 Command::RelayEnded { token, end } => {
                     relays::ended(&mut self.serving, &mut self.peers, token, end);
                 }
-                Command::OpenFile { op, path, options } => {
-                    if !self.local.awaits_file_op(op) {
-                        continue;
+                Command::FileTask { op, task } => {
+                    if self.local.awaits_file_op(op) {
+                        driver.file_task(task, op.into());
                     }
-                    let opened = driver.open(&path, options).map(|file| file.0 as usize);
-                    self.local.complete_file_op(op.into(), FileBuffer::default(), opened);
                 }
                 Command::CloseFile(file) => driver.close_file(file),
                 Command::Read { op, file, offset, buffer } => {

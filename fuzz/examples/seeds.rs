@@ -1,4 +1,4 @@
-//! Writes the seeds of both corpora from the golden frames: `cargo run --example seeds`, in `fuzz/`.
+//! Writes the seeds of all corpora, most from the golden frames: `cargo run --example seeds`, in `fuzz/`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +9,25 @@ const SERVER: u8 = 1;
 const GREETED: u8 = 2;
 const SCRIPT: u8 = 4;
 const CALLS: u8 = 16;
+
+const SMALL: u8 = 0;
+const ALL_OF_REDIS: u8 = 6;
+
+/// Streams of the Redis protocol: what clients send, and what each error is about.
+const COMMANDS: [(&str, &[u8]); 9] = [
+    ("get", b"*2\r\n$3\r\nGET\r\n$16\r\nkey:000000000001\r\n"),
+    (
+        "pipeline",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$12\r\na\r\nb*1\r\n$1\r\nc\r\n*1\r\n$4\r\nPING\r\n",
+    ),
+    ("many", b"*11\r\n$4\r\nMGET\r\n$0\r\n\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n"),
+    ("empty", b"\r\n\n*0\r\n*-1\r\n   \r\n*1\r\n$4\r\nQUIT\r\n"),
+    ("inline", b"SET key 'it\\'s' \"\\x41\\n \\\"q\\\"\"\r\nPING\n"),
+    ("unbalanced", b"SET key \"value\r\n"),
+    ("huge-bulk", b"*1\r\n$4294967296\r\n"),
+    ("huge-array", b"*1000000\r\n$100\r\n"),
+    ("no-bulk", b"*1\r\n:1\r\n"),
+];
 
 fn main() -> std::io::Result<()> {
     let golden = golden();
@@ -48,6 +67,10 @@ fn main() -> std::io::Result<()> {
     write("connection", "client-stream", &[&[GREETED | CALLS, 13, 1], &at_client])?;
     for seed in 1..=4u64 {
         write("connection", &format!("script-{seed}"), &[&[SCRIPT], &noise(seed)])?;
+    }
+    for (name, stream) in COMMANDS {
+        write("resp", name, &[&[0, ALL_OF_REDIS], stream])?;
+        write("resp", &format!("{name}-in-pieces"), &[&[3, SMALL], stream])?;
     }
     Ok(())
 }

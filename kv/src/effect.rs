@@ -17,7 +17,7 @@
 //! | 7 no-op | nothing |
 //! | 8 session opened | expiry u64 |
 //! | 9 session closed | session: epoch u32, index u64 |
-//! | 10 request of a session | session: epoch u32, index u64; number u64, first unanswered number u64, status u16, result length u32, result |
+//! | 10 request | session as in 9; number u64, first unanswered u64, status u16, length u32, result |
 //!
 //! Expiries are Unix time in milliseconds. Kinds are never given a new meaning; an unknown one is an error.
 

@@ -6,9 +6,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod effect;
+mod in_flight;
+pub mod keyspace;
 pub mod limits;
 pub mod log;
+pub mod memory;
+pub mod partition;
+pub mod redis;
 pub mod resp;
 pub mod slot;
+mod slot_counts;
+pub mod store;
 pub mod table;
+pub mod upkeep;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 mod balanced;
+mod resp;
 mod tick;
 
 const DEPTH: u32 = 16;

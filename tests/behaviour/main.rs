@@ -73,6 +73,7 @@ behaviours! {
     deadlines::what_expires_in_a_mailbox_is_not_executed
     deadlines::when_time_is_up_the_handler_is_dropped
     deadlines::when_time_is_up_nested_work_ends_too
+    files::a_future_does_with_files_whatever_a_store_needs
     drain::everything_accepted_is_answered
     drain::what_comes_late_is_refused_and_not_executed
     drain::nobody_new_is_served

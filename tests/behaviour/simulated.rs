@@ -87,6 +87,7 @@ impl Lab for Simulated<'_> {
         self.servers.push(self.world.start_engine(EngineConfig {
             shards,
             port: Some(PORT),
+            stream_port: None,
             connection,
             admission,
             connections_max,
@@ -293,7 +294,8 @@ impl BareHost {
             }
             Completion::AcceptFailed { .. }
             | Completion::Closed { .. }
-            | Completion::File { .. } => {}
+            | Completion::File { .. }
+            | Completion::FileTask { .. } => {}
         }
     }
 

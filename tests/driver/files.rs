@@ -1,5 +1,6 @@
 //! Files: written, made durable, read back.
 
+use crate::file_tasks::open;
 use crate::harness::{Harness, Pair, Seen, Server, pattern};
 use catena_engine::driver::{Driver, FileBuffer, FileOpId, OpenFile};
 use catena_engine::limits::DIRECT_IO_ALIGN_BYTES;
@@ -7,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Waits for one operation and returns its outcome.
-fn outcome<H: Harness>(pair: &mut Pair<H>, op: FileOpId) -> (FileBuffer, io::Result<usize>) {
+pub fn outcome<H: Harness>(pair: &mut Pair<H>, op: FileOpId) -> (FileBuffer, io::Result<usize>) {
     let mut outcome = None;
     pair.until("the operation ends", |pair| {
         let seen = &mut pair.seen[Server as usize];
@@ -25,7 +26,7 @@ pub fn what_was_written_is_read_back<H: Harness>() {
     for direct in [false, true] {
         let mut pair = Pair::<H>::new();
         let path = pair.harness.directory().join("log");
-        let file = pair.driver(Server).open(&path, OpenFile { create: true, direct });
+        let file = open(&mut pair, &path, OpenFile { create: true, direct });
         let file = file.expect("the directory is writable");
         // Five blocks of different lengths, handed over together, in no order.
         let block = DIRECT_IO_ALIGN_BYTES;
@@ -51,7 +52,7 @@ pub fn what_was_written_is_read_back<H: Harness>() {
         assert!(buffer.bytes() == all, "direct: {direct}");
         // Opened once more, and read from the middle.
         pair.driver(Server).close_file(file);
-        let file = pair.driver(Server).open(&path, OpenFile { create: false, direct });
+        let file = open(&mut pair, &path, OpenFile { create: false, direct });
         let file = file.expect("it exists");
         let middle = FileBuffer::zeroed(2 * block);
         pair.driver(Server).read(file, 7 * block as u64, middle, FileOpId(79));
@@ -65,7 +66,7 @@ pub fn a_read_past_the_end_is_short<H: Harness>() {
     let mut pair = Pair::<H>::new();
     let path = pair.harness.directory().join("short");
     let options = OpenFile { create: true, direct: false };
-    let file = pair.driver(Server).open(&path, options).expect("the directory is writable");
+    let file = open(&mut pair, &path, options).expect("the directory is writable");
     pair.driver(Server).write(file, 0, FileBuffer::copy_of(&pattern(10_001, 4)), FileOpId(1));
     outcome(&mut pair, FileOpId(1)).1.expect("the disk takes it");
     for (op, offset, expected) in [(2, 0, 10_001), (3, 10_000, 1), (4, 10_001, 0), (5, 99_999, 0)] {
@@ -78,7 +79,7 @@ pub fn a_read_past_the_end_is_short<H: Harness>() {
     // Through the page cache or not, the end of a file cuts a read at the byte.
     pair.driver(Server).close_file(file);
     let options = OpenFile { create: false, direct: true };
-    let file = pair.driver(Server).open(&path, options).expect("it exists");
+    let file = open(&mut pair, &path, options).expect("it exists");
     let room = FileBuffer::zeroed(5 * DIRECT_IO_ALIGN_BYTES);
     pair.driver(Server).read(file, 0, room, FileOpId(6));
     let (buffer, result) = outcome(&mut pair, FileOpId(6));
@@ -90,7 +91,7 @@ pub fn a_closed_file_finishes_what_is_in_flight<H: Harness>() {
     let mut pair = Pair::<H>::new();
     let path = pair.harness.directory().join("left");
     let options = OpenFile { create: true, direct: false };
-    let file = pair.driver(Server).open(&path, options).expect("the directory is writable");
+    let file = open(&mut pair, &path, options).expect("the directory is writable");
     for op in 0..8 {
         let part = FileBuffer::copy_of(&pattern(4_096, op));
         pair.driver(Server).write(file, op * 4_096, part, FileOpId(op));
@@ -107,13 +108,13 @@ pub fn a_closed_file_is_void<H: Harness>() {
     let mut pair = Pair::<H>::new();
     let directory = pair.harness.directory();
     let options = OpenFile { create: true, direct: false };
-    let open = |pair: &mut Pair<H>, name| {
-        pair.driver(Server).open(&directory.join(name), options).expect("it is writable")
+    let open_new = |pair: &mut Pair<H>, name| {
+        open(pair, &directory.join(name), options).expect("it is writable")
     };
-    let first = open(&mut pair, "first");
-    let kept = open(&mut pair, "kept");
+    let first = open_new(&mut pair, "first");
+    let kept = open_new(&mut pair, "kept");
     pair.driver(Server).close_file(first);
-    let second = open(&mut pair, "second");
+    let second = open_new(&mut pair, "second");
     assert!(first != second && first != kept && second != kept, "{first:?} {kept:?} {second:?}");
     let noticed = |pair: &mut Pair<H>, use_it: &dyn Fn(&mut H::D)| {
         catch_unwind(AssertUnwindSafe(|| use_it(pair.driver(Server)))).is_err()
@@ -132,6 +133,6 @@ pub fn a_closed_file_is_void<H: Harness>() {
 pub fn opening_a_missing_file_says_so<H: Harness>() {
     let mut pair = Pair::<H>::new();
     let path = pair.harness.directory().join("missing");
-    let missing = pair.driver(Server).open(&path, OpenFile::default());
+    let missing = open(&mut pair, &path, OpenFile::default());
     assert_eq!(missing.expect_err("nobody made it").kind(), io::ErrorKind::NotFound);
 }

@@ -1,7 +1,7 @@
 //! Two drivers in one thread, and all that they reported.
 
 use catena_engine::driver::{
-    Completion, Driver, FileBuffer, FileOpId, ListenerId, Output, SendState, SocketId,
+    Completion, Driver, FileBuffer, FileOpId, FileTaskDone, ListenerId, Output, SendState, SocketId,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -50,6 +50,7 @@ pub enum Seen {
     Sent(SocketId, Output, io::Result<()>),
     Closed(SocketId),
     File(FileOpId, FileBuffer, io::Result<usize>),
+    FileTask(FileOpId, io::Result<FileTaskDone>),
 }
 
 impl Seen {
@@ -63,7 +64,7 @@ impl Seen {
             | Seen::ReceiveEnded(socket, _)
             | Seen::Sent(socket, _, _)
             | Seen::Closed(socket) => Some(*socket),
-            Seen::AcceptFailed(_) | Seen::File(..) => None,
+            Seen::AcceptFailed(_) | Seen::File(..) | Seen::FileTask(..) => None,
         }
     }
 }
@@ -171,6 +172,7 @@ impl<H: Harness> Pair<H> {
             Completion::Sent { socket, output, result } => Seen::Sent(socket, output, result),
             Completion::Closed { socket } => Seen::Closed(socket),
             Completion::File { op, buffer, result } => Seen::File(op, buffer, result),
+            Completion::FileTask { op, result } => Seen::FileTask(op, result),
         };
         let seen = &mut self.seen[side as usize];
         match (seen.last_mut(), news) {

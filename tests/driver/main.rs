@@ -7,6 +7,7 @@
 mod close;
 mod connect;
 mod exhaustion;
+mod file_tasks;
 mod files;
 mod harness;
 mod kernel;
@@ -70,6 +71,15 @@ macro_rules! common_checks {
             files::a_closed_file_finishes_what_is_in_flight
             files::a_closed_file_is_void
             files::opening_a_missing_file_says_so
+            file_tasks::directories_are_made_listed_and_removed
+            file_tasks::a_rename_replaces_what_was_there
+            file_tasks::a_removed_file_is_there_for_who_has_it_open
+            file_tasks::a_directory_is_synced_and_nothing_else
+            file_tasks::a_file_is_as_long_as_was_written_or_reserved
+            file_tasks::a_file_of_zeros_is_new_and_of_zeros
+            file_tasks::the_room_on_a_file_system_is_told
+            file_tasks::a_lock_is_one_holders_until_it_is_dropped
+            file_tasks::every_task_is_answered_under_its_own_id
         }
     };
 }
@@ -116,6 +126,7 @@ macro_rules! kernel_suite {
                 park::an_unpark_from_another_thread_ends_a_park
                 park::an_unpark_before_the_sleep_is_not_lost
                 park::a_file_operation_ends_a_park
+                park::a_file_task_ends_a_park
                 exhaustion::accepting_goes_on_after_file_descriptors_ran_out
             }
         }

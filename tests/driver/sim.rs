@@ -37,7 +37,7 @@ impl Harness for OneHost {
     }
 
     fn directory(&self) -> PathBuf {
-        "/files".into()
+        "/".into()
     }
 
     fn settle(&mut self) {
@@ -73,7 +73,7 @@ impl Harness for TwoHosts {
     }
 
     fn directory(&self) -> PathBuf {
-        "/files".into()
+        "/".into()
     }
 
     fn settle(&mut self) {

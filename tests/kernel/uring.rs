@@ -7,12 +7,14 @@ mod send;
 mod sleep;
 
 use catena_engine::driver::{
-    Chunk, Completion, Driver, FileBuffer, FileOpId, OpenFile, Output, SocketId,
+    Chunk, Completion, Driver, FileBuffer, FileId, FileOpId, FileTask, FileTaskDone, OpenFile,
+    Output, SocketId,
 };
 use catena_engine::reactor::uring::{Features, UringConfig, UringDriver, UringError};
 use catena_engine::time::Duration;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Instant;
 
 /// Only a failing test ever waits that long.
@@ -120,6 +122,18 @@ fn hold(driver: &mut UringDriver, count: usize) -> Vec<Chunk> {
     held
 }
 
+fn open(driver: &mut UringDriver, path: &Path, options: OpenFile) -> FileId {
+    driver.file_task(FileTask::Open { path: path.to_owned(), options }, FileOpId(0));
+    let mut opened = None;
+    run(driver, "the file is open", |_, completion| match completion {
+        Completion::FileTask { result: Ok(FileTaskDone::Opened(file)), .. } => {
+            opened.replace(file).is_none()
+        }
+        other => panic!("nothing else is due, but there is {other:?}"),
+    });
+    opened.expect("the wait is over")
+}
+
 #[test]
 fn files_are_written_synced_and_read() {
     for disable in [Features::NONE, Features::ALL] {
@@ -128,7 +142,7 @@ fn files_are_written_synced_and_read() {
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         for direct in [false, true] {
             let options = OpenFile { create: true, direct };
-            let file = driver.open(&path, options).expect("the directory is writable");
+            let file = open(&mut driver, &path, options);
             let all = pattern(1 << 20);
             let finish = |driver: &mut UringDriver, id: u64| {
                 let mut outcome = None;

@@ -81,7 +81,9 @@ impl Audit {
                 assert!(known.closing && !known.sending, "closed: {known:?}");
                 self.leave(*socket);
             }
-            Completion::AcceptFailed { .. } | Completion::File { .. } => {}
+            Completion::AcceptFailed { .. }
+            | Completion::File { .. }
+            | Completion::FileTask { .. } => {}
         }
     }
 

@@ -76,7 +76,9 @@ impl Bare {
             Completion::ReceiveEnded { result, .. } => Told::Ended(kind(result)),
             Completion::Sent { result, .. } => Told::Sent(kind(result)),
             Completion::Closed { .. } => Told::Closed,
-            Completion::File { op, .. } => panic!("no file operation was asked for: {op:?}"),
+            Completion::File { op, .. } | Completion::FileTask { op, .. } => {
+                panic!("no file operation was asked for: {op:?}")
+            }
         }
     }
 

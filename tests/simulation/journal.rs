@@ -3,19 +3,21 @@
 //! found out, or this whole file proves nothing.
 
 use crate::COMMAND;
-use catena_engine::driver::{Completion, Driver, FileBuffer, FileId, FileOpId, OpenFile};
+use catena_engine::driver::{
+    Completion, Driver, FileBuffer, FileId, FileOpId, FileTask, FileTaskDone, OpenFile,
+};
 use catena_engine::rng::Rng;
 use catena_engine::sim::{
-    Boot, Crash, DiskOp, EventKind, Fault, FaultMix, FaultWeights, HostId, Next, Process,
-    SimDriver, World, WorldConfig, each_seed,
+    Boot, Crash, EventKind, Fault, FaultMix, FaultWeights, Next, Process, SimDriver, World,
+    WorldConfig, each_seed,
 };
 use catena_engine::time::Duration;
 use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::rc::Rc;
 
+const DIRECTORY: &str = "/data";
 const PATH: &str = "/data/journal";
 const HEADER_BYTES: usize = 16;
 
@@ -32,6 +34,8 @@ struct Ledger {
 enum Acknowledge {
     AfterSync,
     AfterWrite,
+    /// After the sync of a file whose name was never synced.
+    Nameless,
 }
 
 /// Record `number`: its length, its number, and bytes that follow from it.
@@ -64,7 +68,8 @@ fn whole_records(file: &[u8]) -> (u64, u64) {
 struct Journal {
     ledger: Rc<Ledger>,
     acknowledge: Acknowledge,
-    file: FileId,
+    /// `None` until it is open.
+    file: Option<FileId>,
     rng: Rng,
     state: State,
     /// Records that are safe, and where the next begins.
@@ -74,7 +79,8 @@ struct Journal {
 }
 
 enum State {
-    Opening,
+    /// On the way to a file whose name is durable: so many of [`opening`]'s tasks are done.
+    Opening(usize),
     Reading,
     /// A batch is being written: operations in flight, and where it will end.
     Writing {
@@ -89,18 +95,57 @@ enum State {
     },
 }
 
+/// What makes a journal that survives. The sync of the file says nothing of its name.
+fn opening() -> [FileTask; 4] {
+    let options = OpenFile { create: true, direct: false };
+    [
+        FileTask::CreateDirectory { path: DIRECTORY.into() },
+        FileTask::SyncDirectory { path: "/".into() },
+        FileTask::Open { path: PATH.into(), options },
+        FileTask::SyncDirectory { path: DIRECTORY.into() },
+    ]
+}
+
 impl Journal {
     fn boot(
         mut boot: Boot<'_>,
         ledger: &Rc<Ledger>,
         acknowledge: Acknowledge,
     ) -> Vec<Box<dyn Process>> {
-        let options = OpenFile { create: true, direct: false };
-        let file = boot.drivers[0].open(Path::new(PATH), options).expect("it is made if missing");
         let rng = boot.rng.fork();
         ledger.starts.update(|starts| starts + 1);
-        let (ledger, state) = (ledger.clone(), State::Opening);
-        vec![Box::new(Journal { ledger, acknowledge, file, rng, state, safe: 0, end: 0, ops: 0 })]
+        let ledger = ledger.clone();
+        let state = State::Opening(0);
+        let mut journal =
+            Journal { ledger, acknowledge, file: None, rng, state, safe: 0, end: 0, ops: 0 };
+        journal.open(&mut boot.drivers[0], 0);
+        vec![Box::new(journal)]
+    }
+
+    fn open(&mut self, driver: &mut SimDriver, done: usize) {
+        self.state = State::Opening(done);
+        match opening().get(done) {
+            Some(FileTask::SyncDirectory { .. }) if self.acknowledge == Acknowledge::Nameless => {
+                self.open(driver, done + 1);
+            }
+            Some(task) => driver.file_task(task.clone(), self.op()),
+            None => self.read(driver),
+        }
+    }
+
+    fn on_task(&mut self, driver: &mut SimDriver, result: io::Result<FileTaskDone>) {
+        let State::Opening(done) = self.state else { unreachable!("it asks for nothing later") };
+        match result {
+            Ok(FileTaskDone::Opened(file)) => self.file = Some(file),
+            Ok(_) => {}
+            // A fault passes. (One that fails the sync of a directory would take another name.)
+            Err(_) => return self.open(driver, done),
+        }
+        self.open(driver, done + 1);
+    }
+
+    fn file(&self) -> FileId {
+        self.file.expect("it is opened before anything else")
     }
 
     fn op(&mut self) -> FileOpId {
@@ -111,7 +156,7 @@ impl Journal {
     fn read(&mut self, driver: &mut SimDriver) {
         let op = self.op();
         self.state = State::Reading;
-        driver.read(self.file, 0, FileBuffer::zeroed(4 << 20), op);
+        driver.read(self.file(), 0, FileBuffer::zeroed(4 << 20), op);
     }
 
     /// Writes a batch of records, all at once and in no order.
@@ -120,7 +165,7 @@ impl Journal {
         for number in self.safe..self.safe + records {
             let bytes = record(number);
             let op = self.op();
-            driver.write(self.file, end, FileBuffer::copy_of(&bytes), op);
+            driver.write(self.file(), end, FileBuffer::copy_of(&bytes), op);
             end += bytes.len() as u64;
         }
         self.state = State::Writing { in_flight: records as u32, records, end, failed: false };
@@ -128,7 +173,7 @@ impl Journal {
 
     fn sync(&mut self, driver: &mut SimDriver, records: u64, end: u64) {
         let op = self.op();
-        driver.sync(self.file, op);
+        driver.sync(self.file(), op);
         self.state = State::Syncing { records, end };
         if self.acknowledge == Acknowledge::AfterWrite {
             self.ledger.acknowledged.set(self.safe + records);
@@ -144,13 +189,13 @@ impl Journal {
         // What a read shows may be in the cache alone, and no sync be aware of it: a failed one
         // marked it clean. So all of it is written once more before anything is built upon it.
         let op = self.op();
-        driver.write(self.file, 0, FileBuffer::copy_of(&file[..end as usize]), op);
+        driver.write(self.file(), 0, FileBuffer::copy_of(&file[..end as usize]), op);
         self.state = State::Writing { in_flight: 1, records, end, failed: false };
     }
 
     fn on_file(&mut self, driver: &mut SimDriver, buffer: &FileBuffer, result: io::Result<usize>) {
         match &mut self.state {
-            State::Opening => unreachable!("nothing was asked for yet"),
+            State::Opening(_) => unreachable!("nothing was asked for yet"),
             State::Reading => match result {
                 Ok(bytes) => {
                     self.recover(driver, &buffer.bytes()[..bytes]);
@@ -180,12 +225,10 @@ impl Journal {
 
 impl Process for Journal {
     fn turn(&mut self, driver: &mut SimDriver) -> Next {
-        if matches!(self.state, State::Opening) {
-            self.read(driver);
-        }
         while let Some(completion) = driver.next_completion() {
             match completion {
                 Completion::File { buffer, result, .. } => self.on_file(driver, &buffer, result),
+                Completion::FileTask { result, .. } => self.on_task(driver, result),
                 other => panic!("a journal has no use for {other:?}"),
             }
         }
@@ -202,6 +245,7 @@ fn faults() -> FaultMix {
         fail_read: 1,
         fail_write: 1,
         fail_sync: 2,
+        fail_task: 1,
         fill_disk: 1,
         ..FaultWeights::NONE
     };
@@ -213,6 +257,7 @@ fn faults() -> FaultMix {
 fn slow_syncs() -> WorldConfig {
     let mut config = WorldConfig::default();
     config.disk.sync_latency = catena_engine::sim::Span::millis(1, 10);
+    config.disk.task_latency = config.disk.sync_latency;
     config
 }
 
@@ -247,7 +292,8 @@ fn what_was_synced_survives_every_crash() {
         EventKind::WriteKept,
         EventKind::WriteLost,
         EventKind::WriteTorn,
-        EventKind::FileLost,
+        EventKind::NameLost,
+        EventKind::NameKept,
         EventKind::FileFailed,
         EventKind::DiskWasFull,
         EventKind::DiskSlowed,
@@ -256,170 +302,12 @@ fn what_was_synced_survives_every_crash() {
 
 #[test]
 fn a_promise_before_the_sync_is_found_out() {
-    let caught = (0..50).any(|seed| {
-        let mut world = World::new(seed, slow_syncs());
-        let run = || simulate(&mut world, Acknowledge::AfterWrite);
-        catch_unwind(AssertUnwindSafe(run)).is_err()
-    });
-    assert!(caught, "50 seeds believed a journal that promises what it has not synced");
-}
-
-/// A host with one driver and a file.
-fn disk(seed: u64) -> (World, SimDriver, FileId) {
-    let mut world = World::new(seed, WorldConfig::default());
-    let mut driver = world.bare_host(1).remove(0);
-    let options = OpenFile { create: true, direct: false };
-    let file = driver.open(Path::new(PATH), options).expect("it is made if missing");
-    (world, driver, file)
-}
-
-/// Waits for the next file operation to end.
-fn outcome(driver: &mut SimDriver) -> (FileOpId, io::Result<usize>) {
-    loop {
-        if let Some(Completion::File { op, result, .. }) = driver.next_completion() {
-            return (op, result);
-        }
-        driver.park(None).expect("an operation is in flight");
+    for acknowledge in [Acknowledge::AfterWrite, Acknowledge::Nameless] {
+        let caught = (0..50).any(|seed| {
+            let mut world = World::new(seed, slow_syncs());
+            let run = || simulate(&mut world, acknowledge);
+            catch_unwind(AssertUnwindSafe(run)).is_err()
+        });
+        assert!(caught, "50 seeds believed a journal that promises what it has not synced");
     }
-}
-
-const HOST: HostId = HostId(0);
-
-#[test]
-fn a_sync_covers_what_had_completed_and_nothing_else() {
-    for seed in 0..50 {
-        let (world, mut driver, file) = disk(seed);
-        driver.write(file, 0, FileBuffer::copy_of(&[1; 600]), FileOpId(1));
-        outcome(&mut driver).1.expect("the disk works");
-        assert_eq!(world.durable_file(HOST, PATH).expect("it exists").len(), 0);
-        // In flight when the sync is issued; it may end before the sync does.
-        driver.write(file, 600, FileBuffer::copy_of(&[2; 600]), FileOpId(2));
-        driver.sync(file, FileOpId(3));
-        outcome(&mut driver).1.expect("the disk works");
-        outcome(&mut driver).1.expect("the disk works");
-        assert!(world.file(HOST, PATH).expect("it exists") == [[1; 600], [2; 600]].concat());
-        assert!(world.durable_file(HOST, PATH).expect("it exists") == [1; 600]);
-        driver.sync(file, FileOpId(4));
-        outcome(&mut driver).1.expect("the disk works");
-        assert_eq!(world.durable_file(HOST, PATH).expect("it exists").len(), 1_200);
-    }
-}
-
-#[test]
-fn a_failed_sync_is_not_made_good_by_the_next() {
-    let (mut lost, mut kept) = (0, 0);
-    for seed in 0..60 {
-        let (mut world, mut driver, file) = disk(seed);
-        driver.write(file, 0, FileBuffer::copy_of(&[1; 100]), FileOpId(1));
-        outcome(&mut driver).1.expect("the disk works");
-        world.inject(Fault::FailDisk { host: HOST, op: DiskOp::Sync, times: 1 });
-        driver.sync(file, FileOpId(2));
-        let error = outcome(&mut driver).1.expect_err("it was to fail");
-        assert_eq!(error.raw_os_error(), Some(5), "EIO");
-        driver.sync(file, FileOpId(3));
-        outcome(&mut driver).1.expect("this one works, and says nothing of the other");
-        assert!(world.file(HOST, PATH).expect("it exists") == [1; 100], "reads see it");
-        match world.durable_file(HOST, PATH).expect("it exists").len() {
-            0 => lost += 1,
-            length => kept += usize::from(length == 100),
-        }
-    }
-    assert!(lost > 0 && kept > 0 && lost + kept == 60, "{lost} lost, {kept} kept");
-}
-
-#[test]
-fn a_file_that_was_never_synced_may_be_gone() {
-    let mut left = [0; 3];
-    for seed in 0..60 {
-        let (mut world, mut driver, file) = disk(seed);
-        driver.write(file, 0, FileBuffer::copy_of(&[1; 100]), FileOpId(1));
-        outcome(&mut driver).1.expect("the disk works");
-        world.inject(Fault::Crash { host: HOST, how: Crash::PowerLoss, down_for: None });
-        match world.file(HOST, PATH).map(|file| file.len()) {
-            None => left[0] += 1,
-            Some(0) => left[1] += 1,
-            Some(length) => left[2] += usize::from(length == 100),
-        }
-    }
-    assert!(left.iter().all(|count| *count > 5) && left.iter().sum::<usize>() == 60, "{left:?}");
-}
-
-#[test]
-fn a_write_in_flight_at_a_crash_is_kept_lost_or_torn() {
-    for how in [Crash::Kill, Crash::PowerLoss] {
-        let mut left = [0; 3];
-        for seed in 0..90 {
-            let (mut world, mut driver, file) = disk(seed);
-            driver.sync(file, FileOpId(1));
-            outcome(&mut driver).1.expect("the disk works");
-            driver.write(file, 0, FileBuffer::copy_of(&[1; 4_096]), FileOpId(2));
-            world.inject(Fault::Crash { host: HOST, how, down_for: None });
-            let file = world.file(HOST, PATH).expect("its name was synced");
-            match file.iter().filter(|byte| **byte == 1).count() {
-                0 => left[0] += 1,
-                4_096 => left[1] += 1,
-                some => left[2] += usize::from(some % 512 == 0),
-            }
-        }
-        assert!(left.iter().all(|count| *count > 10), "{left:?}");
-        assert_eq!(left.iter().sum::<usize>(), 90, "torn at sectors and nowhere else");
-    }
-}
-
-#[test]
-fn operations_overtake_each_other() {
-    let mut orders = std::collections::BTreeSet::new();
-    for seed in 0..40 {
-        let (_world, mut driver, file) = disk(seed);
-        for op in 0..3 {
-            driver.write(file, op * 10, FileBuffer::copy_of(&[1; 10]), FileOpId(op));
-        }
-        orders.insert([(); 3].map(|()| outcome(&mut driver).0.0));
-    }
-    assert_eq!(orders.len(), 6, "all orders of three come up");
-}
-
-#[test]
-fn a_slow_disk_is_slow_for_its_while() {
-    let (mut world, mut driver, file) = disk(2);
-    let time_of = |world: &World, driver: &mut SimDriver| {
-        let began_at = world.now();
-        driver.write(file, 0, FileBuffer::copy_of(&[1; 10]), FileOpId(1));
-        outcome(driver).1.expect("the disk works");
-        world.now().since(began_at)
-    };
-    let (ordinary, slow) = (Duration::from_millis(1), Duration::from_millis(5));
-    assert!(time_of(&world, &mut driver) < ordinary);
-    let lasts = Duration::from_millis(1);
-    world.inject(Fault::SlowDisk { host: HOST, factor: 1_000, lasts });
-    assert!(time_of(&world, &mut driver) >= slow, "what began on a slow disk takes its time");
-    assert!(time_of(&world, &mut driver) < ordinary, "and what comes later does not");
-}
-
-#[test]
-fn what_is_open_for_direct_access_is_aligned() {
-    let (_world, mut driver, _) = disk(1);
-    let options = OpenFile { create: false, direct: true };
-    let file = driver.open(Path::new(PATH), options).expect("it exists");
-    for (offset, length, fits) in [(0, 4_096, true), (512, 4_096, false), (4_096, 100, false)] {
-        driver.write(file, offset, FileBuffer::zeroed(length), FileOpId(1));
-        assert_eq!(outcome(&mut driver).1.is_ok(), fits, "{length} bytes at {offset}");
-    }
-}
-
-#[test]
-fn a_disk_has_an_end() {
-    let mut config = WorldConfig::default();
-    config.disk.capacity_bytes = 40_960;
-    let mut world = World::new(1, config);
-    let mut driver = world.bare_host(1).remove(0);
-    let options = OpenFile { create: true, direct: false };
-    let file = driver.open(Path::new(PATH), options).expect("it is made if missing");
-    driver.write(file, 0, FileBuffer::zeroed(40_960), FileOpId(1));
-    outcome(&mut driver).1.expect("it just fits");
-    driver.write(file, 40_960, FileBuffer::zeroed(1), FileOpId(2));
-    let error = outcome(&mut driver).1.expect_err("there is no room");
-    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    driver.write(file, 0, FileBuffer::zeroed(40_960), FileOpId(3));
-    outcome(&mut driver).1.expect("overwriting takes no room");
 }

@@ -10,12 +10,15 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+/// The permissions of new files, less what the process masks out.
+pub(super) const MODE: u32 = 0o644;
+
 /// Opens a file to read and write. The flag says whether it goes past the page cache. A file that
 /// exists is never cut.
 pub(super) fn open(path: &Path, options: OpenFile) -> Result<(OwnedFd, bool), Errno> {
     let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
     flags.set(OFlags::CREATE, options.create);
-    let mode = Mode::from_raw_mode(0o644);
+    let mode = Mode::from_raw_mode(MODE);
     if options.direct {
         match rustix::fs::open(path, flags | OFlags::DIRECT, mode) {
             Ok(descriptor) => return Ok((descriptor, true)),

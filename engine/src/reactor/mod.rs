@@ -6,6 +6,8 @@ mod accept_errors;
 pub(crate) mod descriptors;
 mod direct_io;
 pub mod epoll;
+mod file_tasks;
+mod helper;
 pub(crate) mod listen;
 pub(crate) mod start;
 pub mod turn;

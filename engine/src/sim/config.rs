@@ -134,8 +134,8 @@ pub struct DiskConfig {
     pub write_latency: Span,
     /// Of a sync.
     pub sync_latency: Span,
-    /// What `open` takes of the core's time.
-    pub open_latency: Span,
+    /// Of a [`FileTask`](crate::driver::FileTask); filling a file takes one write more for each MiB.
+    pub task_latency: Span,
     /// What fits on one host's disk, in bytes.
     pub capacity_bytes: u64,
 }
@@ -146,7 +146,7 @@ impl Default for DiskConfig {
             read_latency: Span::micros(5, 150),
             write_latency: Span::micros(5, 100),
             sync_latency: Span::micros(50, 2_000),
-            open_latency: Span::micros(5, 50),
+            task_latency: Span::micros(5, 1_000),
             capacity_bytes: 1 << 30,
         }
     }

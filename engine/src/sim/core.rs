@@ -214,6 +214,9 @@ impl Core {
                 );
                 self.disks[host.index()].fill(self.stage.now() + lasts);
             }
+            Fault::FlipBit { host, pick } => {
+                self.disks[host.index()].flip_any_bit(&mut self.stage, pick);
+            }
             Fault::SkewClock { host, drift_ppm } => self.skew_clock(host, drift_ppm),
         }
         Call::Nothing

@@ -6,8 +6,13 @@
 //!
 //! A sync makes durable exactly what had completed when it was issued. When the power fails, each
 //! write that is not durable is kept, lost or torn on its own, so later writes may survive earlier
-//! ones. When only the process is killed, the page cache lives on, and just the writes in flight
-//! are uncertain.
+//! ones; and a length that was reserved is there or not. When only the process is killed, the page
+//! cache lives on, and just what was in flight is uncertain. The sync of a file does nothing for its
+//! name: see `names`.
+
+mod file;
+mod names;
+mod tasks;
 
 use super::config::DiskConfig;
 use super::event_log::{EventKind, Hash, Place};
@@ -15,13 +20,17 @@ use super::fault::{Crash, DiskOp};
 use super::host::{HostId, Notice, ShardAt};
 use super::image::{Fate, Image, draw_fate};
 use super::stage::{Event, Stage};
-use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile};
+use crate::driver::{FileBuffer, FileId, FileOpId};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
 use crate::rng::Rng;
 use crate::time::Instant;
+use file::{File, What};
+use names::{Names, Node, View};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Weak;
+use tasks::Started;
 
 /// See the module page.
 #[derive(Debug)]
@@ -29,37 +38,21 @@ pub(super) struct Disk {
     host: HostId,
     config: DiskConfig,
     rng: Rng,
+    /// By index, which is never used again. What nothing leads to any more is empty.
     files: Vec<File>,
+    names: Names,
+    /// Who has locked a file, as long as the lock lives.
+    locks: BTreeMap<usize, Weak<()>>,
     handles: BTreeMap<(ShardAt, FileId), Handle>,
     handles_begun: u32,
     operations: BTreeMap<u64, Operation>,
+    tasks: BTreeMap<u64, Started>,
+    /// Operations and tasks.
     operations_begun: u64,
     slow_until: Instant,
     slow_factor: u32,
     full_until: Instant,
     failures: BTreeMap<DiskOp, u32>,
-}
-
-#[derive(Debug)]
-struct File {
-    path: PathBuf,
-    exists: bool,
-    /// Its name survives a power failure.
-    name_durable: bool,
-    /// What reads see.
-    cached: Image,
-    durable: Image,
-    /// Completed and not durable, in the order of completion.
-    unsynced: Vec<Write>,
-    writes_completed: u64,
-}
-
-#[derive(Debug)]
-struct Write {
-    offset: u64,
-    bytes: Vec<u8>,
-    /// Its number among the completed writes of the file.
-    number: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,40 +96,18 @@ impl Disk {
             config,
             rng,
             files: Vec::new(),
+            names: Names::default(),
+            locks: BTreeMap::new(),
             handles: BTreeMap::new(),
             handles_begun: 0,
             operations: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             operations_begun: 0,
             slow_until: Instant::ZERO,
             slow_factor: 1,
             full_until: Instant::ZERO,
             failures: BTreeMap::new(),
         }
-    }
-
-    pub fn open(
-        &mut self,
-        stage: &mut Stage,
-        at: ShardAt,
-        path: &Path,
-        options: OpenFile,
-    ) -> Result<FileId, Errno> {
-        let latency = self.config.open_latency.draw(&mut self.rng);
-        stage.burn(latency);
-        let file = match self.files.iter().position(|file| file.exists && file.path == path) {
-            Some(file) => file,
-            None if options.create => {
-                self.files.push(File::new(path));
-                self.files.len() - 1
-            }
-            None => return Err(Errno::NOENT),
-        };
-        self.handles_begun += 1;
-        let id = FileId(self.handles_begun);
-        let handle = Handle { file, direct: options.direct, in_flight: 0, closing: false };
-        self.handles.insert((at, id), handle);
-        stage.record_at(at, EventKind::FileOpened, &[("file", file as u64)]);
-        Ok(id)
     }
 
     /// Starts a file operation.
@@ -149,44 +120,47 @@ impl Disk {
         buffer: FileBuffer,
         op: FileOpId,
     ) {
-        let handle = self.open_handle(at, file);
+        let handle = self.handle(at, file);
         handle.in_flight += 1;
         let Handle { file: index, direct, .. } = *handle;
         let latency = match &mut work {
             Work::Read { .. } => self.config.read_latency,
             Work::Write { .. } => self.config.write_latency,
             Work::Sync { up_to } => {
-                *up_to = self.files[index].writes_completed;
+                *up_to = self.files[index].changes_completed();
                 self.config.sync_latency
             }
         };
-        let slow = stage.now() < self.slow_until;
-        let latency = latency.draw(&mut self.rng) * if slow { self.slow_factor } else { 1 };
-        let key = self.operations_begun;
-        self.operations_begun += 1;
+        let latency = latency.draw(&mut self.rng) * self.slowness(stage);
+        let key = self.next_key();
         let operation = Operation { at, handle: file, file: index, direct, op, work, buffer };
         self.operations.insert(key, operation);
         stage.after(latency, Event::DiskDone(self.host, key));
     }
 
     pub fn close_file(&mut self, at: ShardAt, file: FileId) {
-        let handle = self.open_handle(at, file);
+        let handle = self.handle(at, file);
         handle.closing = true;
         if handle.in_flight == 0 {
             self.handles.remove(&(at, file));
+            self.forget_files();
         }
     }
 
     /// A file operation has ended, unless its process ended first.
     pub fn on_done(&mut self, stage: &mut Stage, key: u64) {
-        let Some(mut operation) = self.operations.remove(&key) else { return };
+        let Some(mut operation) = self.operations.remove(&key) else {
+            return self.on_task_done(stage, key);
+        };
         let id = (operation.at, operation.handle);
         let handle = self.handles.get_mut(&id).expect("a handle outlives its operations");
         handle.in_flight -= 1;
-        if handle.closing && handle.in_flight == 0 {
-            self.handles.remove(&id);
-        }
+        let is_last = handle.closing && handle.in_flight == 0;
         let result = self.carry_out(stage, &mut operation);
+        if is_last {
+            self.handles.remove(&id);
+            self.forget_files();
+        }
         let kind = match (result, operation.work) {
             (Err(Errno::NOSPC), _) => EventKind::DiskWasFull,
             (Err(_), _) => EventKind::FileFailed,
@@ -208,23 +182,29 @@ impl Disk {
     /// What a crash leaves of the files.
     pub fn crash(&mut self, stage: &mut Stage, how: Crash) {
         self.handles.clear();
+        self.locks.clear();
         for operation in std::mem::take(&mut self.operations).into_values() {
             let Work::Write { offset } = operation.work else { continue };
             let (index, bytes) = (operation.file, operation.buffer.bytes());
+            let write = What::Write { offset, bytes: bytes.to_vec() };
             match how {
                 // The page cache lives on: just how far this write got is uncertain.
                 Crash::Kill => {
-                    for (offset, bytes) in self.survivors(stage, index, offset, bytes) {
-                        self.files[index].complete(offset, bytes);
+                    for piece in self.survivors(stage, index, write) {
+                        self.files[index].complete(piece);
                     }
                 }
                 // It is no worse off than the writes that had completed.
-                Crash::PowerLoss => self.files[index].complete(offset, bytes.to_vec()),
+                Crash::PowerLoss => self.files[index].complete(write),
             }
         }
+        self.crash_tasks(stage);
         if how == Crash::PowerLoss {
             (0..self.files.len()).for_each(|index| self.lose_power(stage, index));
+            let drawn = self.names.lose_power(&mut self.rng);
+            self.record_names(stage, &drawn);
         }
+        self.forget_files();
     }
 
     /// All operations of a kind fail, so many times.
@@ -237,7 +217,7 @@ impl Disk {
         (self.slow_factor, self.slow_until) = (factor, until);
     }
 
-    /// Writes find no room until an instant.
+    /// Nothing finds room until an instant.
     pub fn fill(&mut self, until: Instant) {
         self.full_until = until;
     }
@@ -248,14 +228,16 @@ impl Disk {
         self.failures.clear();
     }
 
-    /// What a file holds: what reads see, and what a power failure would leave at least.
-    pub fn contents(&self, path: &Path) -> Option<[Vec<u8>; 2]> {
-        let file = self.files.iter().find(|file| file.exists && file.path == path)?;
-        Some([&file.cached, &file.durable].map(|image| {
-            let mut bytes = vec![0; image.length() as usize];
-            image.read(0, &mut bytes);
-            bytes
-        }))
+    /// What a file holds, as reads see it.
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let Ok(Node::File(file)) = self.names.find(View::Seen, path) else { return None };
+        Some(bytes_of(&self.files[file].cached))
+    }
+
+    /// What a power failure would leave of a file at least, where its name is durable, too.
+    pub fn durable_contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let Ok(Node::File(file)) = self.names.find(View::Durable, path) else { return None };
+        Some(bytes_of(&self.files[file].durable))
     }
 
     /// Does the work of an operation, all at the moment when it ends.
@@ -272,28 +254,24 @@ impl Disk {
             Work::Read { .. } if failing => Err(Errno::IO),
             Work::Read { offset } => Ok(self.files[index].cached.read(offset, buffer.bytes_mut())),
             Work::Write { offset } => {
-                let full = stage.now() < self.full_until || !self.has_room(index, offset, bytes);
+                let growth = self.files[index].cached.growth_bytes(offset, bytes);
+                let full = !self.has_room(stage, growth);
                 if full || failing {
                     // Some of it may be there nevertheless.
                     let (_, kept) = draw_fate(offset, bytes, &mut self.rng);
                     for range in kept {
                         let at = offset + range.start as u64;
-                        self.files[index].complete(at, buffer.bytes()[range].to_vec());
+                        self.files[index].write(at, buffer.bytes()[range].to_vec());
                     }
                     return Err(if full { Errno::NOSPC } else { Errno::IO });
                 }
-                self.files[index].complete(offset, buffer.bytes().to_vec());
+                self.files[index].write(offset, buffer.bytes().to_vec());
                 Ok(bytes)
             }
             Work::Sync { up_to } if failing => {
                 // Kernels mark the pages of a failed sync clean: reads see them, and no later sync
                 // brings them to the disk. What was not written by then never will be.
-                for write in self.files[index].take_unsynced(up_to) {
-                    for (offset, bytes) in self.survivors(stage, index, write.offset, &write.bytes)
-                    {
-                        self.files[index].durable.write(offset, &bytes);
-                    }
-                }
+                self.lose_unsynced(stage, index, up_to);
                 Err(Errno::IO)
             }
             Work::Sync { up_to } => {
@@ -304,52 +282,77 @@ impl Disk {
     }
 
     fn lose_power(&mut self, stage: &mut Stage, index: usize) {
-        for write in self.files[index].take_unsynced(u64::MAX) {
-            for (offset, bytes) in self.survivors(stage, index, write.offset, &write.bytes) {
-                self.files[index].durable.write(offset, &bytes);
-            }
-        }
+        self.lose_unsynced(stage, index, u64::MAX);
         let file = &mut self.files[index];
         file.cached = file.durable.clone();
-        if file.exists && !file.name_durable && self.rng.chance(0.5) {
-            (file.exists, file.cached, file.durable) = (false, Image::default(), Image::default());
-            let facts = [("file", index as u64)];
-            stage.record(Place::Host(self.host), EventKind::FileLost, &facts);
-        }
-        // What a restarted machine finds is on the disk, or it would not be found.
-        self.files[index].name_durable = true;
     }
 
-    /// Draws what is left of a write that is not durable.
-    fn survivors(
-        &mut self,
-        stage: &mut Stage,
-        index: usize,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Vec<(u64, Vec<u8>)> {
-        let (fate, kept) = draw_fate(offset, bytes.len(), &mut self.rng);
-        let kind = match fate {
+    /// Of the changes up to a number some get to the disk, and no later sync knows of the others.
+    fn lose_unsynced(&mut self, stage: &mut Stage, index: usize, up_to: u64) {
+        for change in self.files[index].take_unsynced(up_to) {
+            for piece in self.survivors(stage, index, change.what) {
+                piece.apply(&mut self.files[index].durable);
+            }
+        }
+    }
+
+    /// Draws what is left of a change that is not durable.
+    fn survivors(&mut self, stage: &mut Stage, index: usize, what: What) -> Vec<What> {
+        let (offset, bytes) = what.range();
+        let left = what.survivors(&mut self.rng);
+        let kind = match left.fate {
             Fate::Kept => EventKind::WriteKept,
             Fate::Lost => EventKind::WriteLost,
             Fate::Torn => EventKind::WriteTorn,
         };
-        let left: usize = kept.iter().map(|range| range.len()).sum();
-        let facts = [
-            ("file", index as u64),
-            ("offset", offset),
-            ("bytes", bytes.len() as u64),
-            ("left", left as u64),
-        ];
+        let facts =
+            [("file", index as u64), ("offset", offset), ("bytes", bytes), ("left", left.bytes)];
         stage.record(Place::Host(self.host), kind, &facts);
-        let pieces = kept.into_iter();
-        pieces.map(|range| (offset + range.start as u64, bytes[range].to_vec())).collect()
+        left.pieces
     }
 
-    fn has_room(&self, index: usize, offset: u64, bytes: usize) -> bool {
-        let allocated: u64 = self.files.iter().map(|file| file.cached.allocated_bytes()).sum();
-        let growth = self.files[index].cached.growth_bytes(offset, bytes);
-        allocated + growth <= self.config.capacity_bytes
+    /// Notes which changes of names survived.
+    fn record_names(&self, stage: &mut Stage, drawn: &[(String, bool)]) {
+        for (change, is_kept) in drawn {
+            let kind = if *is_kept { EventKind::NameKept } else { EventKind::NameLost };
+            stage.record_about(Place::Host(self.host), kind, change);
+        }
+    }
+
+    /// Empties the files that no name, no handle and no operation leads to.
+    fn forget_files(&mut self) {
+        let mut kept: BTreeSet<usize> = self.names.files().collect();
+        kept.extend(self.handles.values().map(|handle| handle.file));
+        for (index, file) in self.files.iter_mut().enumerate() {
+            if !kept.contains(&index) && !file.is_empty() {
+                *file = File::default();
+            }
+        }
+    }
+
+    /// True if there is room for so many bytes more. What takes none always has it.
+    fn has_room(&self, stage: &Stage, bytes: u64) -> bool {
+        bytes == 0 || bytes <= self.available_bytes(stage)
+    }
+
+    fn available_bytes(&self, stage: &Stage) -> u64 {
+        if stage.now() < self.full_until {
+            return 0;
+        }
+        let mut files: BTreeSet<usize> = self.names.seen_files().collect();
+        files.extend(self.handles.values().map(|handle| handle.file));
+        let allocated = files.into_iter().map(|file| self.files[file].cached.allocated_bytes());
+        self.config.capacity_bytes.saturating_sub(allocated.sum())
+    }
+
+    /// How many times as long everything takes.
+    fn slowness(&self, stage: &Stage) -> u32 {
+        if stage.now() < self.slow_until { self.slow_factor } else { 1 }
+    }
+
+    fn next_key(&mut self) -> u64 {
+        self.operations_begun += 1;
+        self.operations_begun
     }
 
     fn is_failing(&mut self, work: Work) -> bool {
@@ -358,6 +361,11 @@ impl Disk {
             Work::Write { .. } => DiskOp::Write,
             Work::Sync { .. } => DiskOp::Sync,
         };
+        self.takes_failure(op)
+    }
+
+    /// True if an operation of a kind is to fail, which counts as one of those that are to.
+    fn takes_failure(&mut self, op: DiskOp) -> bool {
         let Some(times) = self.failures.get_mut(&op).filter(|times| **times > 0) else {
             return false;
         };
@@ -365,44 +373,16 @@ impl Disk {
         true
     }
 
-    fn open_handle(&mut self, at: ShardAt, file: FileId) -> &mut Handle {
+    fn handle(&mut self, at: ShardAt, file: FileId) -> &mut Handle {
         let handle = self.handles.get_mut(&(at, file)).filter(|handle| !handle.closing);
         handle.unwrap_or_else(|| panic!("shard {at} used {file:?}, which is void or was closed"))
     }
 }
 
-impl File {
-    fn new(path: &Path) -> Self {
-        File {
-            path: path.to_path_buf(),
-            exists: true,
-            name_durable: false,
-            cached: Image::default(),
-            durable: Image::default(),
-            unsynced: Vec::new(),
-            writes_completed: 0,
-        }
-    }
-
-    /// A write has completed: reads see it from now on.
-    fn complete(&mut self, offset: u64, bytes: Vec<u8>) {
-        self.cached.write(offset, &bytes);
-        self.writes_completed += 1;
-        self.unsynced.push(Write { offset, bytes, number: self.writes_completed });
-    }
-
-    /// Makes durable the writes up to a number.
-    fn sync(&mut self, up_to: u64) {
-        for write in self.take_unsynced(up_to) {
-            self.durable.write(write.offset, &write.bytes);
-        }
-        self.name_durable = true;
-    }
-
-    fn take_unsynced(&mut self, up_to: u64) -> Vec<Write> {
-        let covered = self.unsynced.partition_point(|write| write.number <= up_to);
-        self.unsynced.drain(..covered).collect()
-    }
+fn bytes_of(image: &Image) -> Vec<u8> {
+    let mut bytes = vec![0; image.length() as usize];
+    image.read(0, &mut bytes);
+    bytes
 }
 
 impl Work {

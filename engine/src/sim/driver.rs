@@ -13,7 +13,7 @@ use super::host::{BufferPool, Notice, ShardAt, TO_THE_END};
 use super::network::Read;
 use super::world::Shared;
 use crate::driver::{
-    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
+    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask, ListenerId,
     Output, Parker, SendState, SocketId,
 };
 use crate::time::{Duration, Instant};
@@ -22,7 +22,6 @@ use std::cell::{Cell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -178,6 +177,9 @@ impl SimDriver {
             Notice::File { op, buffer, result } => {
                 let result = result.map_err(io::Error::from);
                 self.ready.push_back(Completion::File { op, buffer, result });
+            }
+            Notice::FileTask { op, result } => {
+                self.ready.push_back(Completion::FileTask { op, result });
             }
         }
     }
@@ -366,10 +368,10 @@ impl Driver for SimDriver {
         }
     }
 
-    fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
+    fn file_task(&mut self, task: FileTask, op: FileOpId) {
         let at = self.at;
         let core = &mut *self.core();
-        Ok(core.disks[at.host.index()].open(&mut core.stage, at, path, options)?)
+        core.disks[at.host.index()].start_task(&mut core.stage, at, task, op);
     }
 
     fn read(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId) {

@@ -151,8 +151,35 @@ event_kinds! {
     WriteLost "write lost"
     /// A write that was not synced survived a crash or a failed sync in part.
     WriteTorn "write torn"
-    /// A file that was never synced was lost in a crash.
-    FileLost "file lost"
+    /// A name that was made, moved or removed without a sync of its directory survived a crash or a
+    /// failed sync as it was.
+    NameKept "name kept"
+    /// A name that was made, moved or removed without a sync of its directory is, after a crash or a
+    /// failed sync, as before.
+    NameLost "name lost"
+    /// A bit on a disk flipped.
+    BitFlipped "bit flipped"
+
+    /// Directories were created.
+    DirectoryCreated "directory created"
+    /// A directory was listed.
+    DirectoryListed "directory listed"
+    /// A directory was synced.
+    DirectorySynced "directory synced"
+    /// A file or directory has another name.
+    Renamed "renamed"
+    /// A file or directory has no name any more.
+    Removed "removed"
+    /// The length of a file was told.
+    LengthTold "length told"
+    /// Room was reserved for a file.
+    Preallocated "preallocated"
+    /// A file of zeros was created.
+    ZerosCreated "zeros created"
+    /// The room on a disk was told.
+    SpaceTold "space told"
+    /// A file was locked.
+    FileLocked "file locked"
 }
 
 /// Where something happened.
@@ -197,8 +224,13 @@ impl EventLog {
     }
 
     pub fn note(&mut self, at: Instant, place: Place, text: &str) {
+        self.record_about(at, place, EventKind::Note, text);
+    }
+
+    /// Records what no numbers say.
+    pub fn record_about(&mut self, at: Instant, place: Place, kind: EventKind, text: &str) {
         self.hash.fold_bytes(text.as_bytes());
-        self.add(at, place, EventKind::Note, &[], Some(text.into()));
+        self.add(at, place, kind, &[], Some(text.into()));
     }
 
     pub fn hash(&self) -> u64 {

@@ -38,6 +38,10 @@ pub enum DiskOp {
     Write,
     /// [`crate::driver::Driver::sync`]
     Sync,
+    /// [`crate::driver::Driver::file_task`], of whatever kind but the next.
+    Task,
+    /// [`crate::driver::FileTask::SyncDirectory`]
+    SyncDirectory,
 }
 
 /// One thing that goes wrong. Most end by themselves after `lasts`.
@@ -131,7 +135,7 @@ pub enum Fault {
         lasts: Duration,
     },
     /// The next file operations of a kind fail with `EIO`. After a sync that failed, what it should
-    /// have covered is kept, lost or torn, and no later sync helps.
+    /// have covered is kept, lost or torn, and no later sync helps. A task that failed did nothing.
     FailDisk {
         /// Whose.
         host: HostId,
@@ -140,12 +144,21 @@ pub enum Fault {
         /// So many.
         times: u32,
     },
-    /// Writes fail with `ENOSPC`.
+    /// Whatever takes room fails with `ENOSPC`: writes beyond what a file has taken already,
+    /// reservations, new files and directories.
     FillDisk {
         /// Whose.
         host: HostId,
         /// For so long.
         lasts: Duration,
+    },
+    /// A bit of what a disk holds durably flips, and stays so. Reads see it unless something newer
+    /// that was not yet synced lies over it.
+    FlipBit {
+        /// Whose.
+        host: HostId,
+        /// Which, modulo how many there are in the files that have a name.
+        pick: u64,
     },
     /// A clock runs at another rate from now on.
     SkewClock {
@@ -207,7 +220,10 @@ pub struct FaultWeights {
     pub fail_read: u32,
     pub fail_write: u32,
     pub fail_sync: u32,
+    pub fail_task: u32,
+    pub fail_sync_directory: u32,
     pub fill_disk: u32,
+    pub flip_bit: u32,
     pub skew_clock: u32,
 }
 
@@ -228,7 +244,10 @@ impl FaultWeights {
         fail_read: 0,
         fail_write: 0,
         fail_sync: 0,
+        fail_task: 0,
+        fail_sync_directory: 0,
         fill_disk: 0,
+        flip_bit: 0,
         skew_clock: 0,
     };
 }
@@ -250,7 +269,11 @@ impl Default for FaultWeights {
             fail_read: 1,
             fail_write: 1,
             fail_sync: 1,
+            fail_task: 1,
+            fail_sync_directory: 1,
             fill_disk: 1,
+            // What no single copy recovers from is asked for by name.
+            flip_bit: 0,
             skew_clock: 1,
         }
     }
@@ -294,6 +317,7 @@ enum Kind {
     SlowDisk,
     FailDisk(DiskOp),
     FillDisk,
+    FlipBit,
     SkewClock,
 }
 
@@ -328,6 +352,7 @@ impl Planner<'_> {
             }
             Kind::FailDisk(op) => Fault::FailDisk { host, op, times: 1 + self.rng.below(3) as u32 },
             Kind::FillDisk => Fault::FillDisk { host, lasts },
+            Kind::FlipBit => Fault::FlipBit { host, pick: self.rng.next_u64() },
             Kind::SkewClock => {
                 let max = i64::from(self.mix.clock_drift_ppm_max);
                 let drift_ppm = (self.rng.below(2 * max as u64 + 1) as i64 - max) as i32;
@@ -353,7 +378,10 @@ impl Planner<'_> {
             (weights.fail_read, Kind::FailDisk(DiskOp::Read)),
             (weights.fail_write, Kind::FailDisk(DiskOp::Write)),
             (weights.fail_sync, Kind::FailDisk(DiskOp::Sync)),
+            (weights.fail_task, Kind::FailDisk(DiskOp::Task)),
+            (weights.fail_sync_directory, Kind::FailDisk(DiskOp::SyncDirectory)),
             (weights.fill_disk, Kind::FillDisk),
+            (weights.flip_bit, Kind::FlipBit),
             (weights.skew_clock, Kind::SkewClock),
         ];
         let sum: u32 = kinds.iter().map(|(weight, _)| *weight).sum();

@@ -1,11 +1,12 @@
 //! A host: one machine with its clock and one process of several shards; and what each shard has
 //! been told but has not yet asked for.
 
-use crate::driver::{FileBuffer, FileOpId, ListenerId, Output, Parker, SocketId};
+use crate::driver::{FileBuffer, FileOpId, FileTaskDone, ListenerId, Output, Parker, SocketId};
 use crate::time::{Duration, Instant};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,6 +64,7 @@ pub(super) enum Notice {
     Sent { socket: SocketId, output: Output, result: Result<(), Errno> },
     Closed { socket: SocketId },
     File { op: FileOpId, buffer: FileBuffer, result: Result<usize, Errno> },
+    FileTask { op: FileOpId, result: io::Result<FileTaskDone> },
 }
 
 /// A readable notice up to the end of the stream, whatever is there by then.

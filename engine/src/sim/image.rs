@@ -12,7 +12,8 @@ const PAGE_BYTES: usize = 4_096;
 /// Sparse contents of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
+    /// The pages that take room. `None`: one of zeros, which takes none in memory.
+    pages: BTreeMap<u64, Option<Box<[u8; PAGE_BYTES]>>>,
     length: u64,
 }
 
@@ -33,13 +34,27 @@ impl Image {
         (new * PAGE_BYTES) as u64
     }
 
+    /// Room that an [`Image::extend`] would take in addition.
+    pub fn extension_bytes(&self, length: u64) -> u64 {
+        let there = self.pages.range(..length.div_ceil(PAGE_BYTES as u64)).count() as u64;
+        (length.div_ceil(PAGE_BYTES as u64) - there) * PAGE_BYTES as u64
+    }
+
+    /// Takes the room for the first `length` bytes, and is at least as long.
+    pub fn extend(&mut self, length: u64) {
+        for page in 0..length.div_ceil(PAGE_BYTES as u64) {
+            self.pages.entry(page).or_default();
+        }
+        self.length = self.length.max(length);
+    }
+
     /// Reads into `buffer` up to the end of the file; says how many bytes.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let length = (self.length.saturating_sub(offset)).min(buffer.len() as u64) as usize;
         for (page, in_page, in_buffer) in page_pieces(offset, length) {
             match self.pages.get(&page) {
-                Some(bytes) => buffer[in_buffer].copy_from_slice(&bytes[in_page]),
-                None => buffer[in_buffer].fill(0),
+                Some(Some(bytes)) => buffer[in_buffer].copy_from_slice(&bytes[in_page]),
+                Some(None) | None => buffer[in_buffer].fill(0),
             }
         }
         length
@@ -47,7 +62,8 @@ impl Image {
 
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         for (page, in_page, in_bytes) in page_pieces(offset, bytes.len()) {
-            let page = self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE_BYTES]));
+            let page = self.pages.entry(page).or_default();
+            let page = page.get_or_insert_with(|| Box::new([0; PAGE_BYTES]));
             page[in_page].copy_from_slice(&bytes[in_bytes]);
         }
         if !bytes.is_empty() {
@@ -155,6 +171,21 @@ mod tests {
             let from = from.min(plain.len());
             assert_eq!(read[..count], plain[from..(from + length).min(plain.len())]);
         }
+    }
+
+    #[test]
+    fn room_is_taken_once() {
+        let mut image = Image::default();
+        image.write(5_000, b"here");
+        assert_eq!(image.extension_bytes(12_289), 3 * PAGE_BYTES as u64);
+        image.extend(12_289);
+        assert_eq!((image.length(), image.allocated_bytes()), (12_289, 4 * PAGE_BYTES as u64));
+        assert_eq!((image.extension_bytes(12_289), image.growth_bytes(0, 16_384)), (0, 0));
+        let mut bytes = [9; 12_289];
+        assert_eq!(image.read(0, &mut bytes), 12_289);
+        assert!(bytes[5_000..5_004] == *b"here" && bytes.iter().filter(|b| **b != 0).count() == 4);
+        image.extend(100);
+        assert_eq!(image.length(), 12_289, "never shorter");
     }
 
     #[test]

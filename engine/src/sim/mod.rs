@@ -101,8 +101,8 @@
 //! - **Crashes**: of a process, whose kernel closes its sockets and keeps its page cache; or of the
 //!   machine, which falls silent and loses what was not synced, in part or whole or not at all.
 //! - **Disks**: operations that overtake each other, slow disks, full disks, failing operations, syncs
-//!   that fail and leave the cache ahead of the disk, torn writes at sectors of 512 bytes, names of
-//!   new files that need a sync.
+//!   that fail and leave the cache ahead of the disk, torn writes at sectors of 512 bytes, names that are
+//!   durable when their directory was synced and not before, bits that flip at rest.
 //! - **The driver's freedom**: a send that is done at once or reported later, a chunk lent or copied,
 //!   few completions at a poll or many, too few receive buffers.
 //!
@@ -112,8 +112,8 @@
 //!   does not depend on others. There is no congestion control, no keepalive by the kernel.
 //! - Threads. Shards take turns in one thread, so what needs two cores at one instant (memory order,
 //!   queues between shards) is for loom and the like.
-//! - Bytes that change on their way or on disk, reads that lie, a clock that jumps, a disk that
-//!   forgets what it said was durable.
+//! - Bytes that change on their way, reads that lie, a clock that jumps, a disk that forgets what it
+//!   said was durable.
 //! - The kernel interface itself: rings, buffer rings, `epoll`. `tests/driver` holds every driver to the
 //!   same rules, this one included.
 

@@ -42,7 +42,7 @@ pub struct Boot<'a> {
     pub host: HostId,
     /// 1 for the first process of the host, 2 after its first crash, and so on.
     pub incarnation: u32,
-    /// A driver for each shard, to listen and open files with before the first turn.
+    /// A driver for each shard, to listen and to begin to open files with before the first turn.
     pub drivers: &'a mut [SimDriver],
     /// Randomness of the process's own.
     pub rng: Rng,

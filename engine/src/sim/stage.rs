@@ -167,6 +167,11 @@ impl Stage {
         self.log.record(now, place, kind, facts);
     }
 
+    pub fn record_about(&mut self, place: Place, kind: EventKind, text: &str) {
+        let now = self.now();
+        self.log.record_about(now, place, kind, text);
+    }
+
     pub fn record_at(&mut self, at: ShardAt, kind: EventKind, facts: Facts<'_>) {
         self.record(Place::Shard(at), kind, facts);
     }

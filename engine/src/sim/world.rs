@@ -160,14 +160,22 @@ impl World {
 
     /// What a file of a host holds, as reads see it.
     pub fn file(&self, host: HostId, path: impl AsRef<Path>) -> Option<Vec<u8>> {
-        let [cached, _] = self.shared.core.borrow().disks[host.index()].contents(path.as_ref())?;
-        Some(cached)
+        self.shared.core.borrow().disks[host.index()].contents(path.as_ref())
     }
 
-    /// What a file of a host would hold if the power failed now and nothing else had luck.
+    /// What a file of a host would hold if the power failed now and nothing else had luck. `None`: its
+    /// name is not durable, whatever its bytes are.
     pub fn durable_file(&self, host: HostId, path: impl AsRef<Path>) -> Option<Vec<u8>> {
-        let [_, durable] = self.shared.core.borrow().disks[host.index()].contents(path.as_ref())?;
-        Some(durable)
+        self.shared.core.borrow().disks[host.index()].durable_contents(path.as_ref())
+    }
+
+    /// Flips a bit of a file on its disk, as [`Fault::FlipBit`] does somewhere.
+    ///
+    /// # Panics
+    /// If there is no such file, or no such bit in what is durable of it.
+    pub fn flip_bit(&mut self, host: HostId, path: impl AsRef<Path>, bit: u64) {
+        let core = &mut *self.shared.core.borrow_mut();
+        core.disks[host.index()].flip_bit(&mut core.stage, path.as_ref(), bit);
     }
 
     /// A handle for code inside a turn that has no driver at hand.

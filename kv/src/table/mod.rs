@@ -98,6 +98,13 @@ impl Table {
         self.find(arena, hash, key).map(|cell| arena.entry(cell))
     }
 
+    /// Where an entry of this hash lies, most likely that of the key: for who has several keys to look up,
+    /// and wants the memory of all under way before it waits for any. See [`Arena::warm`].
+    #[inline]
+    pub fn locate(&self, hash: KeyHash) -> Option<CellRef> {
+        self.index.find(hash, |_| true)
+    }
+
     /// The entry of a key unless it has expired at `now_ms`: what commands see.
     #[inline]
     pub fn get_live<'a>(

@@ -1,12 +1,12 @@
-//! File operations: epoll knows nothing of files, so a helper thread does them.
+//! Reading, writing and syncing: epoll knows nothing of files, so a helper thread does them.
 //!
-//! The helper starts with the first open and ends with the driver. It works through the jobs in
-//! order, puts what it has done aside and counts an eventfd up, which the shard's epoll set watches.
-//! The queues keep their memory: in steady state nothing is allocated.
+//! The helper starts with the first operation and ends with the driver. What it has done it tells by
+//! counting an eventfd up, which the shard's epoll set watches.
 
-use crate::driver::{FileBuffer, FileId, FileOpId, OpenFile};
+use crate::driver::{FileBuffer, FileId, FileOpId};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
 use crate::reactor::direct_io;
+use crate::reactor::helper::Helper;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,10 +14,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 /// The open files of a shard and their helper thread.
 #[derive(Default)]
@@ -25,7 +23,7 @@ pub(super) struct Files {
     open: BTreeMap<FileId, Arc<OpenedFile>>,
     /// Counts the files ever opened: an id is never given again.
     opened: u32,
-    helper: Option<Helper>,
+    helper: Option<Helper<Job, Done>>,
     /// Fetched from the helper, not yet reported.
     done: VecDeque<Done>,
 }
@@ -34,26 +32,6 @@ struct OpenedFile {
     file: File,
     /// Goes past the page cache; the helper finds out where it cannot.
     direct: AtomicBool,
-}
-
-struct Helper {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// What shard and helper both see.
-struct Shared {
-    queue: Mutex<Queue>,
-    queue_changed: Condvar,
-    done: Mutex<VecDeque<Done>>,
-    /// Counted up for each job done; the shard's epoll set watches it.
-    done_counter: OwnedFd,
-}
-
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    stop: bool,
 }
 
 struct Job {
@@ -76,46 +54,59 @@ pub(super) struct Done {
     pub result: io::Result<usize>,
 }
 
-impl Files {
-    /// Starts the helper unless it runs. Returns, once, the counter that tells of finished jobs.
-    pub fn start(&mut self) -> io::Result<Option<BorrowedFd<'_>>> {
-        if self.helper.is_some() {
-            return Ok(None);
-        }
-        let done_counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            queue_changed: Condvar::new(),
-            done: Mutex::default(),
-            done_counter,
-        });
-        let its = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("catena-files".into())
-            .spawn(move || while its.do_next_job() {})?;
-        let helper = self.helper.insert(Helper { shared, thread: Some(thread) });
-        Ok(Some(helper.shared.done_counter.as_fd()))
+/// An eventfd that a helper counts up for each job done. It is never read: each write is an edge.
+#[derive(Clone)]
+pub(super) struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    pub fn new() -> Result<Self, Errno> {
+        let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Bell(Arc::new(counter)))
     }
 
-    /// Opens a file; on a file system that refuses direct I/O, through the page cache.
-    pub fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        let (descriptor, direct) = direct_io::open(path, options)?;
-        self.opened = self.opened.checked_add(1).ok_or(Errno::MFILE)?;
+    pub fn ring(&self) {
+        // Fails only on an overflow, when the counter is far from 0 and the shard will wake anyway.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Files {
+    /// Takes a file in that was opened.
+    pub fn adopt(&mut self, descriptor: OwnedFd, direct: bool) -> FileId {
+        self.opened =
+            self.opened.checked_add(1).expect("fewer than 2^32 files in the life of a shard");
         let id = FileId(self.opened);
         let file = OpenedFile { file: descriptor.into(), direct: AtomicBool::new(direct) };
         self.open.insert(id, Arc::new(file));
-        Ok(id)
+        id
     }
 
-    /// Hands an operation to the helper.
+    /// Hands an operation to the helper, who rings when it is done. If there can be none, it fails at once.
     ///
     /// # Panics
     /// If the file is not open: somebody uses an id after its end.
-    pub fn submit(&mut self, file: FileId, op: FileOpId, action: Action) {
+    pub fn submit(&mut self, file: FileId, op: FileOpId, action: Action, bell: &Bell) {
         let Some(file) = self.open.get(&file).cloned() else { void(file) };
-        let helper = self.helper.as_ref().expect("the helper starts before the first file opens");
-        helper.shared.queue().jobs.push_back(Job { op, file, action });
-        helper.shared.queue_changed.notify_one();
+        if self.helper.is_none() {
+            let its = bell.clone();
+            match Helper::start("catena-files", |job: Job, _: &_| job.perform(), move || its.ring())
+            {
+                Ok(helper) => self.helper = Some(helper),
+                Err(error) => {
+                    let buffer = action.into_buffer();
+                    self.done.push_back(Done { op, buffer, result: Err(error) });
+                    return bell.ring();
+                }
+            }
+        }
+        let helper = self.helper.as_ref().expect("it was started");
+        helper.submit(Job { op, file, action });
     }
 
     /// Forgets the file; jobs under way hold it open until they have ended.
@@ -128,9 +119,10 @@ impl Files {
 
     /// The next operation that has ended.
     pub fn next_done(&mut self) -> Option<Done> {
-        if self.done.is_empty() {
-            let helper = self.helper.as_ref()?;
-            std::mem::swap(&mut self.done, &mut *helper.shared.done());
+        if self.done.is_empty()
+            && let Some(helper) = &self.helper
+        {
+            helper.take_done(&mut self.done);
         }
         self.done.pop_front()
     }
@@ -140,47 +132,21 @@ fn void(file: FileId) -> ! {
     panic!("{file:?} is used, which is void or was closed")
 }
 
-impl Drop for Helper {
-    /// The job under way is finished; what was not begun is dropped, as nothing was promised of it.
-    fn drop(&mut self) {
-        let mut queue = self.shared.queue();
-        queue.stop = true;
-        queue.jobs.clear();
-        drop(queue);
-        self.shared.queue_changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A helper that panicked has already said so on stderr.
-            let _ = thread.join();
-        }
-    }
-}
-
-const NO_PANIC: &str = "neither side panics while it holds the lock";
-
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect(NO_PANIC)
-    }
-
-    fn done(&self) -> MutexGuard<'_, VecDeque<Done>> {
-        self.done.lock().expect(NO_PANIC)
-    }
-
-    /// The helper's loop body: waits for a job and does it. False: the driver is gone.
-    fn do_next_job(&self) -> bool {
-        let waiting = |queue: &mut Queue| queue.jobs.is_empty() && !queue.stop;
-        let mut queue = self.queue_changed.wait_while(self.queue(), waiting).expect(NO_PANIC);
-        let Some(job) = queue.jobs.pop_front() else { return false };
-        drop(queue);
-        let (buffer, result) = job.action.perform(&job.file);
-        self.done().push_back(Done { op: job.op, buffer, result });
-        // Fails only on an overflow, when the counter is far from 0 and the shard will wake anyway.
-        let _ = rustix::io::write(&self.done_counter, &1u64.to_ne_bytes());
-        true
+impl Job {
+    fn perform(self) -> Done {
+        let (buffer, result) = self.action.perform(&self.file);
+        Done { op: self.op, buffer, result }
     }
 }
 
 impl Action {
+    fn into_buffer(self) -> FileBuffer {
+        match self {
+            Action::Read { buffer, .. } | Action::Write { buffer, .. } => buffer,
+            Action::Sync => FileBuffer::default(),
+        }
+    }
+
     fn perform(self, file: &OpenedFile) -> (FileBuffer, io::Result<usize>) {
         match self {
             Action::Read { offset, mut buffer } => {
@@ -269,22 +235,18 @@ mod tests {
 
     #[test]
     fn the_helper_ends_with_its_files() {
-        let path = std::env::temp_dir().join(format!("catena-files-{}", std::process::id()));
         let mut files = Files::default();
-        assert!(files.start().expect("threads are to be had").is_some());
-        assert!(files.start().expect("threads are to be had").is_none(), "one helper");
-        let options = OpenFile { create: true, direct: false };
-        let file = files.open(&path, options).expect("the directory is writable");
+        let bell = Bell::new().expect("a descriptor is left");
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let file = files.adopt(null.expect("every Linux has it").into(), false);
         for op in 0..100 {
             let buffer = FileBuffer::zeroed(1_000);
-            files.submit(file, FileOpId(op), Action::Write { offset: op * 1_000, buffer });
-            files.submit(file, FileOpId(op), Action::Sync);
+            files.submit(file, FileOpId(op), Action::Write { offset: 0, buffer }, &bell);
+            files.submit(file, FileOpId(op), Action::Sync, &bell);
         }
-        let shared = files.helper.as_ref().map(|helper| Arc::downgrade(&helper.shared));
+        assert_eq!(Arc::strong_count(&bell.0), 2, "one helper");
         drop(files);
-        let left = shared.expect("it was started").upgrade();
-        assert!(left.is_none(), "the helper still runs, or its jobs are still there");
-        std::fs::remove_file(&path).expect("it was created");
+        assert_eq!(Arc::strong_count(&bell.0), 1, "the helper still runs");
     }
 
     /// A file system that takes the flag and refuses the operation.

@@ -26,9 +26,10 @@ mod sockets;
 mod tests;
 
 use super::descriptors;
+use super::file_tasks::FileTasks;
 use super::listen::KernelDriver;
 use crate::driver::{
-    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
+    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask, ListenerId,
     Output, Parker, SendState, SocketId,
 };
 use crate::limits::{ACCEPTS_PER_ROUND, RECEIVE_INTO_BYTES_MAX};
@@ -37,7 +38,7 @@ use crate::time::{Duration, Instant, earliest};
 use bytes::Bytes;
 use chunks::Chunks;
 pub use config::EpollConfig;
-use files::{Action, Files};
+use files::{Action, Bell, Files};
 use listeners::{Accepted, Listeners};
 use poller::{EDGE_IN, EventFlags, Poller, READING, READING_AND_WRITING, Token};
 use rustix::event::{EventfdFlags, eventfd};
@@ -49,7 +50,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 /// See the module page.
@@ -61,6 +61,9 @@ pub struct EpollDriver {
     sockets: Sockets,
     listeners: Listeners,
     files: Files,
+    file_tasks: FileTasks,
+    /// Rung by the file helpers.
+    bell: Bell,
     chunks: Chunks,
     /// What this round has to do, oldest first.
     work: VecDeque<Work>,
@@ -94,7 +97,7 @@ enum Work {
     Close(SocketId),
     /// Connections may wait; so many may still be accepted in this round.
     Accept { listener: ListenerId, left: u32 },
-    /// The file helper has done something.
+    /// A file helper has done something.
     Files,
 }
 
@@ -115,6 +118,9 @@ impl EpollDriver {
         let wake = move || {
             let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
         };
+        let bell = Bell::new()
+            .and_then(|bell| poller.add(&bell, Token::FilesDone, EDGE_IN).map(|()| bell))
+            .map_err(|error| explain("cannot create an event counter", &error.into()))?;
         let (sockets_max, note) = descriptors::sockets_max(config.sockets_max);
         Ok(EpollDriver {
             poller,
@@ -122,6 +128,8 @@ impl EpollDriver {
             note,
             listeners: Listeners::default(),
             files: Files::default(),
+            file_tasks: FileTasks::default(),
+            bell,
             chunks: Chunks::new(config.receive_chunk_bytes as usize, config.chunks_max as usize),
             work: VecDeque::new(),
             carried: VecDeque::new(),
@@ -217,11 +225,23 @@ impl EpollDriver {
             }
             Work::Accept { listener, left } => self.accept(listener, left),
             Work::Files => {
-                let done = self.files.next_done()?;
+                let completion = self.next_file_completion()?;
                 self.work.push_front(Work::Files);
-                Some(Completion::File { op: done.op, buffer: done.buffer, result: done.result })
+                Some(completion)
             }
         }
+    }
+
+    fn next_file_completion(&mut self) -> Option<Completion> {
+        if let Some(done) = self.files.next_done() {
+            return Some(Completion::File {
+                op: done.op,
+                buffer: done.buffer,
+                result: done.result,
+            });
+        }
+        let done = self.file_tasks.next_done()?;
+        Some(done.into_completion(|descriptor, direct| self.files.adopt(descriptor, direct)))
     }
 
     fn finish_connect(&mut self, id: SocketId) -> Option<Completion> {
@@ -448,23 +468,24 @@ impl Driver for EpollDriver {
         self.work.push_back(Work::Close(id));
     }
 
-    fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        if let Some(done_counter) = self.files.start()? {
-            self.poller.add(done_counter, Token::FilesDone, EDGE_IN)?;
+    fn file_task(&mut self, task: FileTask, op: FileOpId) {
+        let bell = self.bell.clone();
+        self.file_tasks.submit(task, op, move || bell.ring());
+        if self.file_tasks.has_done() {
+            self.work.push_back(Work::Files);
         }
-        self.files.open(path, options)
     }
 
     fn read(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId) {
-        self.files.submit(file, op, Action::Read { offset, buffer });
+        self.files.submit(file, op, Action::Read { offset, buffer }, &self.bell);
     }
 
     fn write(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId) {
-        self.files.submit(file, op, Action::Write { offset, buffer });
+        self.files.submit(file, op, Action::Write { offset, buffer }, &self.bell);
     }
 
     fn sync(&mut self, file: FileId, op: FileOpId) {
-        self.files.submit(file, op, Action::Sync);
+        self.files.submit(file, op, Action::Sync, &self.bell);
     }
 
     fn close_file(&mut self, file: FileId) {
@@ -522,7 +543,7 @@ impl Driver for EpollDriver {
     }
 
     fn describe(&self) -> String {
-        let mut text = "epoll (edge-triggered; files on a helper thread)".to_owned();
+        let mut text = "epoll (edge-triggered; files on helper threads)".to_owned();
         if let Some(note) = &self.note {
             text += &format!("; {note}");
         }

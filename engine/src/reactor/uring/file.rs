@@ -1,8 +1,9 @@
-//! Files: opened by a plain system call, read, written and synced through the ring.
+//! Files: read, written and synced through the ring; whatever else is done with them by a helper, which
+//! wakes the ring through the parker.
 
 use super::UringDriver;
 use super::op::{Op, SLOTS_MAX, Tag};
-use crate::driver::{Completion, FileBuffer, FileId, FileOpId, OpenFile};
+use crate::driver::{Completion, FileBuffer, FileId, FileOpId};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
 use crate::reactor::direct_io;
 use crate::sys::in_flight::Landed;
@@ -11,7 +12,6 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 /// Files and the operations on them that are in flight.
 #[derive(Debug, Default)]
@@ -54,6 +54,15 @@ struct FileOp {
 }
 
 impl Files {
+    /// Takes a file in that was opened.
+    fn adopt(&mut self, descriptor: OwnedFd, direct: bool) -> FileId {
+        self.opened =
+            self.opened.checked_add(1).expect("fewer than 2^32 files in the life of a shard");
+        let id = FileId(self.opened);
+        self.files.insert(id, File { descriptor, direct, closing: false, in_flight: 0 });
+        id
+    }
+
     /// Notes a new operation; answers its slot.
     fn begin(&mut self, file: FileId, id: FileOpId, kind: Kind, offset: u64, length: usize) -> u32 {
         let entry = self.open(file);
@@ -95,13 +104,10 @@ impl Files {
 }
 
 impl UringDriver {
-    pub(super) fn open_file(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        let (descriptor, direct) = direct_io::open(path, options)?;
-        let opened = self.files.opened.checked_add(1).ok_or(Errno::MFILE)?;
-        self.files.opened = opened;
-        let id = FileId(opened);
-        self.files.files.insert(id, File { descriptor, direct, closing: false, in_flight: 0 });
-        Ok(id)
+    /// A file task that has ended, of which there is one.
+    pub(super) fn next_task_done(&mut self) -> Option<Completion> {
+        let done = self.file_tasks.next_done()?;
+        Some(done.into_completion(|descriptor, direct| self.files.adopt(descriptor, direct)))
     }
 
     pub(super) fn read_file(

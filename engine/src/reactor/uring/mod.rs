@@ -39,9 +39,10 @@ mod wake;
 pub use config::{Features, UringConfig, UringError};
 
 use super::descriptors;
+use super::file_tasks::FileTasks;
 use super::listen::KernelDriver;
 use crate::driver::{
-    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
+    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask, ListenerId,
     Output, Parker, SendState, SocketId,
 };
 use crate::sys::pool::Pool;
@@ -55,7 +56,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 /// The driver of one shard. Made on the shard's thread, and stays there.
@@ -70,6 +70,7 @@ pub struct UringDriver {
     listeners: Vec<accept::Listener>,
     accept_retry_at: Option<Instant>,
     files: file::Files,
+    file_tasks: FileTasks,
     /// Sockets whose next receive awaits what the shard makes of the last.
     unarmed: Vec<SocketId>,
     /// Sockets that wait for a receive buffer, first come first served.
@@ -112,6 +113,7 @@ impl UringDriver {
             listeners: Vec::new(),
             accept_retry_at: None,
             files: file::Files::default(),
+            file_tasks: FileTasks::default(),
             unarmed: Vec::new(),
             waiting: VecDeque::new(),
             told: VecDeque::new(),
@@ -253,8 +255,9 @@ impl Driver for UringDriver {
         self.close_socket(socket);
     }
 
-    fn open(&mut self, path: &Path, options: OpenFile) -> io::Result<FileId> {
-        self.open_file(path, options)
+    fn file_task(&mut self, task: FileTask, op: FileOpId) {
+        let parker = self.parker.clone();
+        self.file_tasks.submit(task, op, move || parker.unpark());
     }
 
     fn read(&mut self, file: FileId, offset: u64, buffer: FileBuffer, op: FileOpId) {
@@ -293,10 +296,15 @@ impl Driver for UringDriver {
             self.ring.buffers().pool().await_return(true);
             self.refill();
         }
+        if self.file_tasks.are_in_flight() {
+            // Their helper wakes a shard that says it is parked; look once more after saying so.
+            self.parker.announce();
+        }
         if self.ring.has_eager_sends() && !self.nudge_armed {
             self.arm_nudge();
         }
-        let wait = if self.told.is_empty() { self.wait_until(until) } else { Wait::No };
+        let has_news = !self.told.is_empty() || self.file_tasks.has_done();
+        let wait = if has_news { Wait::No } else { self.wait_until(until) };
         let entered = self.ring.enter(wait);
         // Whoever wanted this shard awake has it so: the next sleep is not theirs to end.
         self.ring.take_wake();
@@ -313,12 +321,16 @@ impl Driver for UringDriver {
             || self.ring.is_ready()
             || (!self.waiting.is_empty() && self.ring.buffers().pool().has_returned())
             || self.accept_is_due()
+            || self.file_tasks.has_done()
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
         loop {
             if let Some(completion) = self.told.pop_front() {
                 return Some(completion);
+            }
+            if self.file_tasks.has_done() {
+                return self.next_task_done();
             }
             let reaped = self.ring.next_reaped()?;
             if let Some(completion) = self.on_reaped(reaped) {

@@ -1,7 +1,7 @@
 //! A driver whose completions are told by the test, which sees what the shard asks for.
 
 use crate::driver::{
-    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, ListenerId, OpenFile,
+    Chunk, Completion, Driver, DriverCounters, FileBuffer, FileId, FileOpId, FileTask, ListenerId,
     Output, Parker, SendState, SocketId,
 };
 use crate::time::{Duration, Instant};
@@ -10,7 +10,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -140,9 +139,7 @@ impl Driver for ScriptDriver {
         self.completions.push_back(Completion::Closed { socket });
     }
 
-    fn open(&mut self, _: &Path, _: OpenFile) -> io::Result<FileId> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    fn file_task(&mut self, _: FileTask, _: FileOpId) {}
 
     fn read(&mut self, _: FileId, _: u64, _: FileBuffer, _: FileOpId) {}
 

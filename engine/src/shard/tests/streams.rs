@@ -7,8 +7,9 @@ use crate::shard_index::ShardIndex;
 use crate::stream::{Stream, StreamId, Streams};
 
 /// Answers each line with itself. Some lines are special:
-/// `later X` is answered at the end of a turn once [`Notes::is_due`] says so, and holds the stream until then;
-/// `send X` is answered by a message to this shard; `flood N` is answered with N bytes; `bye` ends the stream.
+/// `later X` is answered at the end of a turn once [`Notes::is_due`] says so, and holds the stream until
+/// then; `send X` is answered by a message to this shard; `flood N` is answered with N bytes; `bye` ends
+/// the stream.
 struct Lines {
     local: Local,
     notes: Rc<RefCell<Notes>>,

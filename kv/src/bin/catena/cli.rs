@@ -26,6 +26,37 @@ pub struct Cli {
 pub enum Verb {
     /// Takes requests and passes each on to one of many servers: the one that will answer soonest.
     Proxy(Box<ProxyArgs>),
+    /// Keeps keys in memory on every core, and speaks the Redis protocol.
+    Serve(Box<ServeArgs>),
+}
+
+/// `serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Address for the Redis protocol: a port of 127.0.0.1, or ADDRESS:PORT. Port 0 lets the system pick.
+    #[arg(long, short, value_name = "ADDR", default_value = "7379", value_parser = parse_address)]
+    pub listen: SocketAddr,
+    /// CPUs to run on, one shard each: all, or a list like 0,2-3.
+    #[arg(
+        long,
+        visible_alias = "cores",
+        value_name = "LIST",
+        default_value = "all",
+        conflicts_with = "shards"
+    )]
+    pub cpus: Cores,
+    /// So many shards, each on a CPU of its own, the first that may be used.
+    #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
+    pub shards: Option<u32>,
+    /// auto (io_uring, or epoll where it is refused), uring, or epoll.
+    #[arg(long, default_value = "auto")]
+    pub driver: DriverChoice,
+    /// When there is nothing to do: adaptive (spin a little, then sleep), always (spin), never (sleep).
+    #[arg(long, default_value = "adaptive")]
+    pub poll: PollMode,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// `proxy`
@@ -139,7 +170,7 @@ mod tests {
     fn parse(line: &str) -> Result<ProxyArgs, String> {
         let words = ["catena", "proxy"].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        let Verb::Proxy(args) = cli.verb;
+        let Verb::Proxy(args) = cli.verb else { panic!("it is the proxy's line") };
         Ok(*args)
     }
 

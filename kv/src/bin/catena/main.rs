@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cli`] | what can be asked for |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
+//! | [`serve`] | `catena serve`: the store |
 //! | [`upstream`] | where those servers are named |
 //! | [`signals`] | ends |
 //!
@@ -13,6 +14,7 @@
 
 mod cli;
 mod proxy;
+mod serve;
 mod signals;
 mod upstream;
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match &cli.verb {
         Verb::Proxy(args) => proxy::run(args),
+        Verb::Serve(args) => serve::run(args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

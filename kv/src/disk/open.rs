@@ -1,0 +1,149 @@
+//! The start on a data directory: lock it, see what it is, begin the next incarnation.
+//!
+//! The first shard does this for all; the others wait for what it found.
+
+use super::{DiskError, document};
+use crate::log::manifest::{Identity, ManifestError};
+use crate::log::{DirectoryId, segment};
+use crate::slot::Partitions;
+use catena_engine::Local;
+use catena_engine::driver::{EntryKind, FileLock};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A data directory that this process has.
+#[derive(Clone, Debug)]
+pub struct DataDirectory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is; the incarnation is this one.
+    pub identity: Identity,
+    /// Former incarnations that have left something, the oldest first.
+    pub former: Vec<u64>,
+    /// Nobody else has it as long as one of these lives.
+    pub lock: FileLock,
+}
+
+/// Why a data directory cannot be started on. Nothing was changed but, perhaps, that it exists.
+#[derive(Debug)]
+pub enum OpenError {
+    /// A file operation failed.
+    Disk(DiskError),
+    /// Another process has it.
+    Locked(PathBuf),
+    /// The identity is damaged, or another version's.
+    Identity(ManifestError),
+    /// It has data of former starts, and no identity.
+    NoIdentity(PathBuf),
+    /// It was made for another number of partitions.
+    Partitions {
+        /// Asked for now.
+        asked: u16,
+        /// What it has.
+        has: u16,
+    },
+}
+
+/// Opens a data directory, or makes one for `partitions` (or the default).
+///
+/// # Errors
+/// [`OpenError`]
+pub async fn open(
+    local: &Local,
+    path: &Path,
+    partitions: Option<Partitions>,
+) -> Result<DataDirectory, OpenError> {
+    local.create_directory(path).await.map_err(failed("create", path))?;
+    let lock_path = path.join("LOCK");
+    let lock = match local.lock_file(&lock_path).await {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            return Err(OpenError::Locked(path.to_path_buf()));
+        }
+        Err(error) => return Err(failed("lock", &lock_path)(error)),
+    };
+    let former = incarnations(local, path).await?;
+    let identity_path = path.join("IDENTITY");
+    let identity = match document::read(local, &identity_path).await.map_err(OpenError::Disk)? {
+        Some(content) => {
+            let name = identity_path.display().to_string();
+            let mut identity =
+                Identity::decode(&content, &name).map_err(OpenError::Identity)?;
+            if let Some(asked) = partitions.map(Partitions::count)
+                && asked != identity.partitions
+            {
+                return Err(OpenError::Partitions { asked, has: identity.partitions });
+            }
+            // A start that ended before its identity was durable may have left its directory.
+            let last = former.last().copied().unwrap_or(0);
+            identity.incarnation = identity.incarnation.max(last) + 1;
+            identity
+        }
+        None if !former.is_empty() => return Err(OpenError::NoIdentity(identity_path)),
+        None => {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&local.random().to_le_bytes());
+            id[8..].copy_from_slice(&local.random().to_le_bytes());
+            Identity {
+                directory: DirectoryId(id),
+                partitions: partitions.unwrap_or_default().count(),
+                hash_seed: local.random(),
+                incarnation: 1,
+            }
+        }
+    };
+    document::replace(local, &identity_path, identity.encode().as_bytes())
+        .await
+        .map_err(OpenError::Disk)?;
+    Ok(DataDirectory { path: path.to_path_buf(), identity, former, lock })
+}
+
+/// The incarnations that have a directory, the oldest first.
+async fn incarnations(local: &Local, path: &Path) -> Result<Vec<u64>, OpenError> {
+    let entries = local.list_directory(path).await.map_err(failed("list", path))?;
+    let directories = entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
+    let names = directories.filter_map(|entry| entry.name.to_str());
+    let mut numbers: Vec<u64> = names.filter_map(segment::incarnation_number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+impl DataDirectory {
+    /// Where a shard of an incarnation keeps its files.
+    pub fn of_shard(&self, incarnation: u64, shard: u32) -> PathBuf {
+        let incarnation = self.path.join(segment::incarnation_name(incarnation));
+        incarnation.join(segment::shard_name(shard))
+    }
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let to_disk_error = DiskError::of(doing, path);
+    move |error| OpenError::Disk(to_disk_error(error))
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Disk(error) => error.fmt(f),
+            OpenError::Locked(path) => write!(
+                f,
+                "another process serves the data in {}; end it first, or name another directory",
+                path.display()
+            ),
+            OpenError::Identity(error) => error.fmt(f),
+            OpenError::NoIdentity(path) => write!(
+                f,
+                "{} is missing, but there is data beside it: put the file back, or move the data away",
+                path.display()
+            ),
+            OpenError::Partitions { asked, has } => write!(
+                f,
+                "the data has {has} partitions, and {asked} were asked for: their number is fixed when a \
+                 data directory is made; leave it out"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}

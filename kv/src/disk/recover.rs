@@ -1,0 +1,238 @@
+//! At a start: a shard takes in what its partitions have on disk, and makes sure that it stays there.
+
+use super::open::DataDirectory;
+use super::sources::{self, Source, SourceError};
+use super::{DiskError, document};
+use crate::effect::EffectError;
+use crate::log::manifest::{Manifest, OlderLog};
+use crate::log::scan::{EntryRef, Scan, ScanConfig, ScanError, Step};
+use crate::log::{LogEnd, LogIdentity, LogStart, segment};
+use crate::store::{OutOfOrder, Store};
+use catena_engine::Local;
+use catena_engine::driver::{FileBuffer, FileId, OpenFile};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a log that are read at a time.
+const READ_BYTES: usize = 1 << 20;
+
+/// Why a shard cannot be recovered. Nothing was changed.
+#[derive(Debug)]
+pub enum RecoverError {
+    /// A file operation failed.
+    Disk(DiskError),
+    /// It is not known what to recover from.
+    Source(SourceError),
+    /// A log is damaged.
+    Scan(ScanError),
+    /// A record is good, and what it says is not.
+    Entry {
+        /// Where the log is.
+        directory: PathBuf,
+        /// Of which partition.
+        partition: u16,
+        /// Which entry.
+        index: u64,
+        /// What is wrong.
+        wrong: WrongEntry,
+    },
+}
+
+/// What is wrong with an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WrongEntry {
+    /// It does not follow what was taken in before it.
+    OutOfOrder(OutOfOrder),
+    /// Its effects cannot be read.
+    Effect(EffectError),
+}
+
+/// What a recovery has found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Recovered {
+    /// Logs that it read.
+    pub logs: usize,
+    /// Entries that were new.
+    pub entries: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Logs that ended within a write.
+    pub torn: usize,
+}
+
+/// Takes in what the partitions of `store` have on disk, and writes this start's manifest. The shard may
+/// serve after that.
+///
+/// # Errors
+/// [`RecoverError`]
+pub async fn recover(
+    local: &Local,
+    data: &DataDirectory,
+    store: &mut Store,
+) -> Result<(Manifest, Recovered), RecoverError> {
+    let sources = sources::find(local, data, store.own_partitions()).await;
+    let sources = sources.map_err(RecoverError::Source)?;
+    let mut recovered = Recovered { logs: sources.len(), ..Recovered::default() };
+    let mut older = Vec::new();
+    for source in &sources {
+        let end = take_in(local, source, store, &mut recovered).await?;
+        let Manifest { incarnation, shard, .. } = source.manifest;
+        older.push(OlderLog { incarnation, shard, end });
+    }
+    let manifest = Manifest {
+        directory: data.identity.directory,
+        incarnation: data.identity.incarnation,
+        shard: u32::from(local.shard().0),
+        shards: u32::from(local.shard_count()),
+        start: LogStart::NEW,
+        last_segment: 0,
+        checkpoint: None,
+        older,
+    };
+    begin(local, data, &manifest).await.map_err(RecoverError::Disk)?;
+    Ok((manifest, recovered))
+}
+
+/// Makes the directory of this start and the manifest that says what came before.
+async fn begin(
+    local: &Local,
+    data: &DataDirectory,
+    manifest: &Manifest,
+) -> Result<(), DiskError> {
+    let directory = data.of_shard(manifest.incarnation, manifest.shard);
+    let start = directory.parent().expect("a shard's directory is in that of its start");
+    local.create_directory(&directory).await.map_err(DiskError::of("create", &directory))?;
+    local.sync_directory(&data.path).await.map_err(DiskError::of("sync", &data.path))?;
+    local.sync_directory(start).await.map_err(DiskError::of("sync", start))?;
+    document::replace(local, &directory.join("MANIFEST"), manifest.encode().as_bytes()).await
+}
+
+/// Takes in one log. Where it ends.
+async fn take_in(
+    local: &Local,
+    source: &Source,
+    store: &mut Store,
+    recovered: &mut Recovered,
+) -> Result<LogEnd, RecoverError> {
+    let Manifest { directory, incarnation, shard, start, last_segment, .. } = source.manifest;
+    if last_segment < start.segment {
+        // It had begun no segment.
+        let offset = segment::BATCHES_OFFSET;
+        return Ok(LogEnd { segment: start.segment, offset, crc: start.prev_crc });
+    }
+    let log = LogIdentity { directory, incarnation, shard };
+    let config =
+        ScanConfig { log, start, last_segment, end: source.end, read_bytes: READ_BYTES };
+    let mut scan = Scan::new(config);
+    let mut files = SegmentFiles { local, directory: &source.directory, open: None };
+    let mut buffer = FileBuffer::default();
+    let end = loop {
+        match scan.next().map_err(RecoverError::Scan)? {
+            Step::End(end) => break end,
+            Step::Entry(entry) => {
+                let taken = apply(store, &entry);
+                let EntryRef { partition, index, .. } = entry;
+                recovered.entries += u64::from(taken.map_err(|wrong| RecoverError::Entry {
+                    directory: source.directory.clone(),
+                    partition,
+                    index,
+                    wrong,
+                })?);
+            }
+            Step::Read(request) => {
+                buffer.resize(request.bytes);
+                let file = files.file(request.segment).await.map_err(RecoverError::Disk)?;
+                let (filled, read) = local.read_file(file, request.offset, buffer).await;
+                buffer = filled;
+                let path = files.path(request.segment);
+                let read = read.map_err(DiskError::of("read", &path));
+                let read = read.map_err(RecoverError::Disk)?;
+                recovered.bytes += read as u64;
+                scan.supply(&buffer.bytes()[..read]).map_err(RecoverError::Scan)?;
+            }
+        }
+    };
+    recovered.torn += usize::from(scan.is_torn());
+    files.close();
+    if source.end.is_none() {
+        // What a killed process had written may be in the page cache alone: it counts from now on.
+        for number in start.segment..=last_segment {
+            let file = files.file(number).await.map_err(RecoverError::Disk)?;
+            let path = files.path(number);
+            let synced = local.sync_file(file).await.map_err(DiskError::of("sync", &path));
+            synced.map_err(RecoverError::Disk)?;
+        }
+        files.close();
+    }
+    Ok(end)
+}
+
+/// True if the entry is of this shard, and new.
+fn apply(store: &mut Store, entry: &EntryRef<'_>) -> Result<bool, WrongEntry> {
+    match store.recover(entry.partition, entry.epoch, entry.index, entry.payload) {
+        Ok(is_new) => Ok(is_new),
+        Err(wrong) => Err(wrong),
+    }
+}
+
+/// The segments of one log, of which one is open.
+struct SegmentFiles<'a> {
+    local: &'a Local,
+    directory: &'a Path,
+    open: Option<(u64, FileId)>,
+}
+
+impl SegmentFiles<'_> {
+    fn path(&self, number: u64) -> PathBuf {
+        self.directory.join(segment::segment_name(number))
+    }
+
+    async fn file(&mut self, number: u64) -> Result<FileId, DiskError> {
+        if let Some((open, file)) = self.open
+            && open == number
+        {
+            return Ok(file);
+        }
+        self.close();
+        let path = self.path(number);
+        let file = self.local.open_file(&path, OpenFile::default()).await;
+        let file = file.map_err(DiskError::of("open", &path))?;
+        self.open = Some((number, file));
+        Ok(file)
+    }
+
+    fn close(&mut self) {
+        if let Some((_, file)) = self.open.take() {
+            self.local.close_file(file);
+        }
+    }
+}
+
+impl fmt::Display for RecoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecoverError::Disk(error) => error.fmt(f),
+            RecoverError::Source(error) => error.fmt(f),
+            RecoverError::Scan(error) => error.fmt(f),
+            RecoverError::Entry { directory, partition, index, wrong } => {
+                write!(
+                    f,
+                    "{}: entry {index} of partition {partition} ",
+                    directory.display()
+                )?;
+                match wrong {
+                    WrongEntry::OutOfOrder(wrong) => write!(
+                        f,
+                        "follows entry {}: what lies between is missing; restore a backup",
+                        wrong.last
+                    ),
+                    WrongEntry::Effect(error) => {
+                        write!(f, "cannot be read: {error}; start the version that wrote it")
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for RecoverError {}

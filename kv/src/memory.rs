@@ -1,0 +1,83 @@
+//! What the partitions of a shard share: where their keys lie, how these are hashed, and what they take.
+
+use crate::slot_counts::SlotCounts;
+use crate::table::{Arena, Graveyard, HashSeed, KeyHash, NewEntry, Replaced, Table};
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Memory {
+    /// Where the keys of all tables lie.
+    pub arena: Arena,
+    /// What keys are hashed with.
+    pub seed: HashSeed,
+    /// How many keys there are in each slot.
+    pub counts: SlotCounts,
+    /// What is no key any more, and is freed piece by piece.
+    pub graveyard: Graveyard,
+    /// The memory of all tables' indexes, in bytes.
+    index_bytes: u64,
+}
+
+/// What is ordered is applied, come what may: whoever orders sees to it that there is room.
+const ROOM: &str = "a write that was ordered had room reserved for it";
+
+impl Memory {
+    /// Nothing yet.
+    pub fn new(arena: Arena, seed: HashSeed, counts: SlotCounts) -> Self {
+        Memory { arena, seed, counts, graveyard: Graveyard::default(), index_bytes: 0 }
+    }
+
+    /// Bytes that keys take: their entries, rounded up to what they lie in, and the indexes by which they are
+    /// found. What was cleared and is not freed yet counts too.
+    #[inline]
+    pub fn bytes_used(&self) -> u64 {
+        self.arena.bytes_used() + self.index_bytes + self.graveyard.bytes_held() as u64
+    }
+
+    /// Bytes held from the allocator for it: what no key uses at the moment included.
+    pub fn bytes_held(&self) -> u64 {
+        self.arena.bytes_held() + self.index_bytes + self.graveyard.bytes_held() as u64
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(&self.seed, key)
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, table: &mut Table, hash: KeyHash, entry: NewEntry<'_>) {
+        let key = entry.key;
+        let before = table.bytes_held();
+        if table.put(&mut self.arena, hash, entry).expect(ROOM) == Replaced::Nothing {
+            self.counts.add(key);
+            self.index_bytes = self.index_bytes + table.bytes_held() as u64 - before as u64;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, table: &mut Table, hash: KeyHash, key: &[u8]) {
+        let before = table.bytes_held();
+        if table.remove(&mut self.arena, hash, key) {
+            self.counts.remove(key);
+            self.index_bytes = self.index_bytes + table.bytes_held() as u64 - before as u64;
+        }
+    }
+
+    pub(crate) fn set_expiry(
+        &mut self,
+        table: &mut Table,
+        hash: KeyHash,
+        key: &[u8],
+        expires_at: Option<u64>,
+        index: u64,
+    ) {
+        table.set_expiry(&mut self.arena, hash, key, expires_at, index).expect(ROOM);
+    }
+
+    pub(crate) fn clear(&mut self, table: &mut Table) {
+        self.index_bytes -= table.bytes_held() as u64;
+        table.clear(&mut self.graveyard);
+        self.index_bytes += table.bytes_held() as u64;
+    }
+}

@@ -1,0 +1,306 @@
+//! One partition of one replica: what is ordered, what has committed, and what a key holds.
+//!
+//! ```text
+//! order ─► received ──(the log has it safely)──► committed ─► table
+//!             │                                      ▲
+//!             └── in flight: the newest state ───────┘
+//! ```
+//!
+//! A write is ordered against the *newest* state: what is in flight, or else the table. The table holds
+//! what has committed and nothing else, so what is cut off from the end of the log was never in it. An
+//! answer that has seen something in flight waits until that has committed: a reader never sees what a
+//! crash could take back. Where a write commits as it is ordered (no log, or one that is written
+//! later), nothing is ever in flight.
+
+use crate::effect::EffectRef;
+use crate::in_flight::InFlight;
+use crate::memory::Memory;
+use crate::slot::Partition as PartitionId;
+use crate::table::{Arena, HashSeed, KeyHash, NewEntry, NewValue, Table};
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Partition {
+    id: PartitionId,
+    epochs: Epochs,
+    /// The index of the last entry that was ordered.
+    received: u64,
+    /// The index of the last entry that is in the table.
+    committed: u64,
+    in_flight: InFlight,
+    table: Table,
+}
+
+/// Which version of a key it is: the epoch and the index of the entry that wrote it last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Version {
+    /// The epoch in which it was ordered.
+    pub epoch: u32,
+    /// Its index in the partition.
+    pub index: u64,
+}
+
+/// What a key holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found<'a> {
+    /// Its value.
+    pub value: &'a [u8],
+    /// The entry that wrote it last.
+    pub version: Version,
+    /// Unix milliseconds.
+    pub expires_at: Option<u64>,
+}
+
+impl Partition {
+    /// An empty one, whose first entry will be ordered in `epoch`.
+    pub fn new(id: PartitionId, epoch: u32) -> Self {
+        Partition {
+            id,
+            epochs: Epochs::starting(epoch),
+            received: 0,
+            committed: 0,
+            in_flight: InFlight::default(),
+            table: Table::default(),
+        }
+    }
+
+    /// Which one.
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// The epoch in which entries are ordered now.
+    pub fn epoch(&self) -> u32 {
+        self.epochs.current()
+    }
+
+    /// The index of the last entry that was ordered.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The index of the last entry that has committed.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Its keys, as far as they have committed.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The same, for what is no write: sweeps, samples, stamps.
+    pub fn table_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// True if some key has an expiry, or may get one.
+    #[inline]
+    pub fn has_expiring(&self) -> bool {
+        self.table.expiring() > 0 || !self.in_flight.is_empty()
+    }
+
+    /// True if it has keys, or may get some.
+    pub fn has_keys(&self) -> bool {
+        !self.table.is_empty() || !self.in_flight.is_empty()
+    }
+
+    /// The newest state of a key, in flight or not, and the index of an entry in flight that it depends on.
+    /// A value that is in flight in pieces is put together in `scratch`.
+    #[inline]
+    pub fn newest<'a>(
+        &'a self,
+        arena: &'a Arena,
+        hash: KeyHash,
+        key: &[u8],
+        scratch: &'a mut Vec<u8>,
+    ) -> (Option<Found<'a>>, Option<u64>) {
+        if self.in_flight.is_empty() {
+            return (self.settled(arena, hash, key), None);
+        }
+        self.newest_in_flight(arena, hash, key, scratch)
+    }
+
+    /// Orders an entry, which is then in flight. Returns its index.
+    pub fn order(&mut self, seed: &HashSeed, effects: &[EffectRef<'_>]) -> u64 {
+        self.received += 1;
+        self.in_flight.push(self.received, effects, |key| KeyHash::of(seed, key));
+        self.received
+    }
+
+    /// Orders an entry that commits at once. Returns its index.
+    #[inline]
+    pub fn order_and_commit(&mut self, memory: &mut Memory, effects: &[EffectRef<'_>]) -> u64 {
+        debug_assert!(self.in_flight.is_empty(), "an entry commits after those before it");
+        self.received += 1;
+        self.committed = self.received;
+        for effect in effects {
+            apply(&mut self.table, memory, self.id, self.received, effect);
+        }
+        self.received
+    }
+
+    /// Commits what is in flight, up to an index.
+    pub fn commit(&mut self, memory: &mut Memory, up_to: u64) {
+        let up_to = up_to.min(self.received);
+        let (table, id) = (&mut self.table, self.id);
+        while self.in_flight.commit(up_to, memory, |memory, index, effect| {
+            apply(table, memory, id, index, &effect);
+        }) {}
+        self.committed = self.committed.max(up_to);
+    }
+
+    /// Takes in an entry from a log that is recovered: nothing is in flight, and every entry before it has
+    /// been taken in.
+    pub fn recover(&mut self, memory: &mut Memory, epoch: u32, index: u64, effect: &EffectRef<'_>) {
+        self.epochs.begin(epoch, index);
+        (self.received, self.committed) = (index, index);
+        apply(&mut self.table, memory, self.id, index, effect);
+    }
+
+    fn settled<'a>(&'a self, arena: &'a Arena, hash: KeyHash, key: &[u8]) -> Option<Found<'a>> {
+        let entry = self.table.get(arena, hash, key)?;
+        let index = entry.index();
+        let version = Version { epoch: self.epochs.of(index), index };
+        Some(Found { value: entry.value().bytes(), version, expires_at: entry.expires_at() })
+    }
+
+    fn newest_in_flight<'a>(
+        &'a self,
+        arena: &'a Arena,
+        hash: KeyHash,
+        key: &[u8],
+        scratch: &'a mut Vec<u8>,
+    ) -> (Option<Found<'a>>, Option<u64>) {
+        let Some(newest) = self.in_flight.newest(hash, key) else {
+            return (self.settled(arena, hash, key), None);
+        };
+        let (index, mut effect, mut before) = (newest.index, newest.effect, newest.before);
+        let version = Version { epoch: self.epochs.current(), index };
+        let mut expiry: Option<Option<u64>> = None;
+        let mut splices: Vec<(usize, &[u8])> = Vec::new();
+        // From the last effect back to one that gives a value.
+        let base: Option<(&[u8], Option<u64>)> = loop {
+            match effect {
+                EffectRef::Put { value, expires_at, .. } => break Some((value, expires_at)),
+                EffectRef::Expire { expires_at, .. } => {
+                    expiry.get_or_insert(expires_at);
+                }
+                EffectRef::Splice { offset, bytes, .. } => splices.push((offset as usize, bytes)),
+                _ => break None,
+            }
+            let Some(place) = before else {
+                let settled = self.table.get(arena, hash, key);
+                break settled.map(|entry| (entry.value().bytes(), entry.expires_at()));
+            };
+            let older = self.in_flight.before(place);
+            (effect, before) = (older.effect, older.before);
+        };
+        let Some((value, own_expiry)) = base else { return (None, Some(index)) };
+        let expires_at = expiry.unwrap_or(own_expiry);
+        if splices.is_empty() {
+            return (Some(Found { value, version, expires_at }), Some(index));
+        }
+        scratch.clear();
+        scratch.extend_from_slice(value);
+        for (offset, bytes) in splices.into_iter().rev() {
+            splice(scratch, offset, bytes);
+        }
+        (Some(Found { value: scratch, version, expires_at }), Some(index))
+    }
+}
+
+impl Version {
+    /// That of a key that is not there.
+    pub const NONE: Version = Version { epoch: 0, index: 0 };
+
+    /// `epoch-index`, as clients see it.
+    pub fn text(self) -> String {
+        format!("{}-{}", self.epoch, self.index)
+    }
+
+    /// Reads what [`Version::text`] writes, and nothing else.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let (epoch, index) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        let version = Version { epoch: epoch.parse().ok()?, index: index.parse().ok()? };
+        (version.text().as_bytes() == text).then_some(version)
+    }
+}
+
+/// Which epoch each index is of: an entry of the table keeps its index alone.
+#[derive(Debug)]
+struct Epochs {
+    /// The first index of each epoch, in order; the last one may not have been ordered yet.
+    begun: Vec<(u64, u32)>,
+}
+
+impl Epochs {
+    fn starting(epoch: u32) -> Self {
+        Epochs { begun: vec![(0, epoch)] }
+    }
+
+    fn current(&self) -> u32 {
+        self.begun.last().expect("there is one from the start").1
+    }
+
+    /// From `index` on entries are of `epoch`.
+    fn begin(&mut self, epoch: u32, index: u64) {
+        if epoch > self.current() {
+            self.begun.push((index, epoch));
+        }
+    }
+
+    #[inline]
+    fn of(&self, index: u64) -> u32 {
+        // Nearly always the last one.
+        let mut epochs = self.begun.iter().rev();
+        epochs.find(|(first, _)| *first <= index).map_or(0, |(_, epoch)| *epoch)
+    }
+}
+
+/// Puts `bytes` at `offset`, zeros between if the value was shorter.
+fn splice(value: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if value.len() < end {
+        value.resize(end, 0);
+    }
+    value[offset..end].copy_from_slice(bytes);
+}
+
+/// Does in the table what an effect says.
+#[inline]
+fn apply(
+    table: &mut Table,
+    memory: &mut Memory,
+    id: PartitionId,
+    index: u64,
+    effect: &EffectRef<'_>,
+) {
+    match *effect {
+        EffectRef::Put { key, value, expires_at } => {
+            let value = NewValue::Copied(value);
+            let entry = NewEntry { key, value, index, expires_at, touched: 0 };
+            memory.put(table, memory.hash(key), entry);
+        }
+        EffectRef::Delete { key } => memory.remove(table, memory.hash(key), key),
+        EffectRef::Expire { key, expires_at } => {
+            memory.set_expiry(table, memory.hash(key), key, expires_at, index);
+        }
+        EffectRef::Splice { key, offset, bytes } => {
+            let hash = memory.hash(key);
+            let Some(entry) = table.get(&memory.arena, hash, key) else { return };
+            let (mut value, expires_at) = (entry.value().bytes().to_vec(), entry.expires_at());
+            splice(&mut value, offset as usize, bytes);
+            let value = NewValue::Shared(value.into());
+            memory.put(table, hash, NewEntry { key, value, index, expires_at, touched: 0 });
+        }
+        EffectRef::Clear => {
+            memory.clear(table);
+            memory.counts.clear(id);
+        }
+        EffectRef::NoOp
+        | EffectRef::OpenSession { .. }
+        | EffectRef::CloseSession { .. }
+        | EffectRef::Request(_) => {}
+    }
+}

@@ -1,0 +1,154 @@
+//! The answers of one connection, in the order of its commands, while some of them wait.
+//!
+//! An answer waits for a commit that it depends on, or for another shard that carries its command out.
+//! Those behind it wait with it, for a client of this protocol takes answers by their order alone.
+//!
+//! ```text
+//! commands   SET a   GET b    GET a    DBSIZE     GET b
+//! answers    gate    ready    gate     ticket     ready      ─► the first that is not due holds the rest
+//! ```
+
+use std::collections::VecDeque;
+
+/// What an answer waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gate {
+    /// The partition, by its place in the shard.
+    pub partition: usize,
+    /// The index that has to be committed there.
+    pub index: u64,
+}
+
+/// Names an answer that another shard gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket(pub u32);
+
+/// See the module page.
+#[derive(Debug, Default)]
+pub struct Answers {
+    waiting: VecDeque<Answer>,
+    /// The text of those that are known, in order, from `told` on.
+    text: Vec<u8>,
+    told: usize,
+    tickets: u32,
+}
+
+#[derive(Debug)]
+struct Answer {
+    waits: Waits,
+    /// How much of the text is its own.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Waits {
+    /// For nothing but those before it.
+    Turn,
+    Commit(Gate),
+    Shard(Ticket),
+    /// It has come, and waits for its turn.
+    Come(Vec<u8>),
+}
+
+impl Answers {
+    /// True if no answer waits: the next one may go straight out.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Memory in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.text.capacity() + self.waiting.capacity() * size_of::<Answer>()
+    }
+
+    /// Adds an answer that is known, and waits for a commit or just for those before it.
+    pub fn push(&mut self, text: &[u8], gate: Option<Gate>) {
+        self.text.extend_from_slice(text);
+        match (gate, self.waiting.back_mut()) {
+            // It goes out with the one before it, whatever that waits for.
+            (None, Some(Answer { waits: Waits::Turn | Waits::Commit(_), bytes })) => {
+                *bytes += text.len();
+            }
+            (None, _) => {
+                self.waiting.push_back(Answer { waits: Waits::Turn, bytes: text.len() });
+            }
+            (Some(gate), _) => {
+                self.waiting.push_back(Answer { waits: Waits::Commit(gate), bytes: text.len() });
+            }
+        }
+    }
+
+    /// Adds an answer that another shard gives; see [`Answers::come`].
+    pub fn expect(&mut self) -> Ticket {
+        self.tickets = self.tickets.wrapping_add(1);
+        let ticket = Ticket(self.tickets);
+        self.waiting.push_back(Answer { waits: Waits::Shard(ticket), bytes: 0 });
+        ticket
+    }
+
+    /// An answer has come from another shard. False if nobody waits for it.
+    pub fn come(&mut self, ticket: Ticket, text: Vec<u8>) -> bool {
+        let is_it = |answer: &&mut Answer| matches!(answer.waits, Waits::Shard(it) if it == ticket);
+        let Some(answer) = self.waiting.iter_mut().find(is_it) else { return false };
+        answer.waits = Waits::Come(text);
+        true
+    }
+
+    /// Moves the answers that are due to `output`. `committed`: the last index of a partition that is.
+    pub fn release(&mut self, output: &mut Vec<u8>, committed: impl Fn(usize) -> u64) {
+        while let Some(answer) = self.waiting.front() {
+            match &answer.waits {
+                Waits::Turn => {}
+                Waits::Commit(gate) if committed(gate.partition) >= gate.index => {}
+                Waits::Come(text) => output.extend_from_slice(text),
+                Waits::Commit(_) | Waits::Shard(_) => break,
+            }
+            let end = self.told + answer.bytes;
+            output.extend_from_slice(&self.text[self.told..end]);
+            self.told = end;
+            self.waiting.pop_front();
+        }
+        if self.waiting.is_empty() {
+            self.text.clear();
+            self.told = 0;
+        } else if self.told > self.text.len() / 2 {
+            self.text.drain(..self.told);
+            self.told = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn released(answers: &mut Answers, committed: u64) -> String {
+        let mut output = Vec::new();
+        answers.release(&mut output, |_| committed);
+        String::from_utf8(output).expect("text")
+    }
+
+    #[test]
+    fn answers_keep_the_order_of_their_commands() {
+        let mut answers = Answers::default();
+        answers.push(b"a", Some(Gate { partition: 0, index: 5 }));
+        answers.push(b"b", None);
+        let ticket = answers.expect();
+        answers.push(b"d", None);
+        answers.push(b"e", Some(Gate { partition: 0, index: 6 }));
+        answers.push(b"f", None);
+        assert_eq!(released(&mut answers, 4), "");
+        assert_eq!(released(&mut answers, 6), "ab");
+        assert!(answers.come(ticket, b"c".to_vec()));
+        assert!(!answers.come(ticket, b"c".to_vec()), "it has come");
+        assert_eq!(released(&mut answers, 5), "cd");
+        assert_eq!(released(&mut answers, 6), "ef");
+        assert!(answers.is_empty() && answers.text.is_empty());
+    }
+}

@@ -1,0 +1,283 @@
+//! Commands that other shards carry out: asking, carrying out, telling.
+
+use super::Redis;
+use super::answers::Gate;
+use super::bundle::{AskKey, Asked, Bundle, Commands, Whole};
+use super::client::ClientState;
+use super::everywhere::{self, Cursor, Gathering, KeysWalk, Part};
+use super::hand_over::{Asker, Waiting};
+use super::place_of_keys;
+use crate::command::error::Error;
+use crate::command::spec::{self, Everywhere, Run, Spec};
+use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
+use crate::slot::{Slot, shard_of};
+use crate::store::Store;
+use catena_engine::shard_index::ShardIndex;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+
+/// Parts of `KEYS` that were walked to their end, and for whom.
+pub(super) type Walked = Rc<RefCell<Vec<(Asker, Vec<u8>)>>>;
+
+/// As the shard that asks.
+impl Redis {
+    /// Has the command carried out by the shard that has its keys. The answer comes in its turn.
+    pub(super) fn ask_shard(
+        &mut self,
+        client: &mut ClientState,
+        shard: ShardIndex,
+        whole: Whole,
+        args: &Args<'_>,
+    ) {
+        let ticket = client.answers.expect();
+        let ask = self.hand_over.wait(Waiting::Client(client.stream, ticket, client.protocol));
+        self.hand_over.ask(shard, ask, client.protocol, whole, args);
+        self.wait(client);
+    }
+
+    /// Has each shard do its part; on a shard's own port that shard alone.
+    pub(super) fn ask_everywhere(
+        &mut self,
+        client: &mut ClientState,
+        store: &Store,
+        command: Everywhere,
+        args: &Args<'_>,
+    ) -> Result<(), Error> {
+        let here = self.local.shard();
+        if command == Everywhere::Scan {
+            let partitions = store.config().partitions;
+            let cursor = Cursor::parse(args.at(1))?.partition;
+            let (shard, whole) = match client.is_on_own_port {
+                true => (here, Whole::Part),
+                // One that is no partition's is past the last.
+                false if cursor.0 >= partitions.count() => (here, Whole::Answer),
+                false => (shard_of(cursor, partitions, self.local.shard_count()), Whole::Answer),
+            };
+            self.ask_shard(client, shard, whole, args);
+            return Ok(());
+        }
+        everywhere::check(command, args)?;
+        let ticket = client.answers.expect();
+        let waiting = Waiting::Client(client.stream, ticket, client.protocol);
+        let waiting = self.hand_over.wait(waiting);
+        let shards = match client.is_on_own_port {
+            true => here.0..here.0 + 1,
+            false => 0..self.local.shard_count(),
+        };
+        let gathering = Gathering::new(command, waiting, shards.len());
+        let whole = self.hand_over.wait(Waiting::Whole(gathering));
+        for shard in shards.map(ShardIndex) {
+            let part = self.hand_over.wait(Waiting::Part(whole));
+            self.hand_over.ask(shard, part, client.protocol, Whole::Part, args);
+        }
+        self.wait(client);
+        Ok(())
+    }
+
+    /// Where a cluster's client finds a slot.
+    pub(super) fn moved(&self, slot: Slot, shard: ShardIndex) -> Error {
+        let address = self.addresses.shards.get(shard.index());
+        let host = |address: &SocketAddr| match address.ip().is_unspecified() {
+            true => String::new(),
+            false => address.ip().to_string(),
+        };
+        let (host, port) = address.map_or((String::new(), 0), |at| (host(at), at.port()));
+        Error::of(format!("MOVED {} {host}:{port}", slot.number()))
+    }
+
+    /// A message has come: commands to carry out, or answers.
+    pub(super) fn take_bundle(&mut self, from: ShardIndex, mut message: Box<Bundle>) {
+        let is_asked = matches!(*message, Bundle::Asked(_));
+        let commands = message.take();
+        if is_asked {
+            self.carry_out(from, &commands);
+        } else {
+            for (ask, text) in commands.told() {
+                self.told(ask, text);
+            }
+        }
+        self.hand_over.keep(message, commands);
+    }
+
+    /// An answer has come.
+    fn told(&mut self, ask: AskKey, text: &[u8]) {
+        match self.hand_over.waiting(ask) {
+            None => {}
+            Some(Waiting::Client(stream, ticket, _)) => {
+                let client = self.clients.get_mut(stream.slot()).and_then(Option::as_deref_mut);
+                let client = client.filter(|client| client.state.stream == stream);
+                if let Some(client) = client {
+                    client.state.answers.come(ticket, text.to_vec());
+                }
+            }
+            Some(Waiting::Part(whole)) => self.told_part(whole, text),
+            Some(Waiting::Whole(_)) => unreachable!("a whole is asked of nobody"),
+        }
+    }
+
+    /// A part has come. One that begins as errors do is the answer to all.
+    fn told_part(&mut self, whole: AskKey, text: &[u8]) {
+        let random = self.local.random();
+        let Some(gathering) = self.hand_over.gathering(whole) else { return };
+        let waiting = gathering.waiting;
+        if text.first() == Some(&b'-') {
+            self.hand_over.waiting(whole);
+            return self.told(waiting, text);
+        }
+        if !gathering.add(text, random) {
+            return;
+        }
+        let Some(Waiting::Whole(gathering)) = self.hand_over.waiting(whole) else { return };
+        let Some(Waiting::Client(stream, ticket, protocol)) = self.hand_over.waiting(waiting)
+        else {
+            return;
+        };
+        let mut answer = Vec::new();
+        gathering.finish(&mut Reply::new(&mut answer, protocol));
+        let again = self.hand_over.wait(Waiting::Client(stream, ticket, protocol));
+        self.told(again, &answer);
+    }
+}
+
+/// As the shard that is asked.
+impl Redis {
+    fn carry_out(&mut self, from: ShardIndex, commands: &Commands) {
+        let store = self.store.clone();
+        let mut store = store.borrow_mut();
+        let now_ms = (self.clock)();
+        let mut parser = std::mem::take(&mut self.asked_parser);
+        for place in 0..commands.len() {
+            let asked = commands.asked(place);
+            let asker = Asker { shard: from, ask: asked.ask };
+            self.carry_out_one(&mut store, &mut parser, asker, &asked, now_ms);
+        }
+        self.asked_parser = parser;
+    }
+
+    fn carry_out_one(
+        &mut self,
+        store: &mut Store,
+        parser: &mut Parser,
+        asker: Asker,
+        asked: &Asked<'_>,
+        now_ms: u64,
+    ) {
+        let Ok(Parsed::Command { args, .. }) = parser.next(asked.text) else {
+            unreachable!("what a shard asks, it has written itself")
+        };
+        let spec = spec::find(args.name()).expect("the shard that asks has found it");
+        let mut text = std::mem::take(&mut self.scratch);
+        let done = match spec.run {
+            Run::Keyed(_) => self.keyed_for_other(store, spec, &args, asked, now_ms, &mut text),
+            Run::Everywhere(Everywhere::Scan) => {
+                let ends_here = asked.whole == Whole::Part;
+                let mut reply = Reply::new(&mut text, asked.protocol);
+                let done = everywhere::scan(store, &args, ends_here, now_ms, &mut reply);
+                done.map(|()| Some(Vec::new()))
+            }
+            Run::Everywhere(command) => {
+                self.part_for_other(store, command, &args, asker, &mut text)
+            }
+            Run::Here(_) => unreachable!("these are carried out where the connection is"),
+        };
+        match done {
+            Ok(Some(gates)) if gates.is_empty() => self.hand_over.tell(asker, &text),
+            Ok(Some(gates)) => self.hand_over.tell_after(asker, gates, &text),
+            Ok(None) => {}
+            Err(error) => {
+                text.clear();
+                Reply::new(&mut text, asked.protocol).error(&*error.0);
+                self.hand_over.tell(asker, &text);
+            }
+        }
+        text.clear();
+        self.scratch = text;
+    }
+}
+
+/// The parts of carrying out.
+impl Redis {
+    /// A command on keys of this shard. The gates that its answer waits for.
+    fn keyed_for_other(
+        &self,
+        store: &mut Store,
+        spec: &Spec,
+        args: &Args<'_>,
+        asked: &Asked<'_>,
+        now_ms: u64,
+        text: &mut Vec<u8>,
+    ) -> Result<Option<Vec<Gate>>, Error> {
+        let Run::Keyed(run) = spec.run else { unreachable!("its keys are here") };
+        let (_, Ok(place)) = place_of_keys(store, spec, args)? else {
+            unreachable!("all shards agree on where keys are")
+        };
+        if spec.flags.needs_memory && !store.has_memory() {
+            return Err(Error::OUT_OF_MEMORY);
+        }
+        let mut keyspace = store.keyspace(place, now_ms);
+        run(&mut keyspace, args, &mut Reply::new(text, asked.protocol))?;
+        let gate = keyspace.gate().filter(|index| store.committed(place) < *index);
+        Ok(Some(gate.map(|index| Gate { partition: place, index }).into_iter().collect()))
+    }
+
+    /// This shard's part of a command about all keys. `None`: it is told when a walk has ended.
+    fn part_for_other(
+        &self,
+        store: &mut Store,
+        command: Everywhere,
+        args: &Args<'_>,
+        asker: Asker,
+        text: &mut Vec<u8>,
+    ) -> Result<Option<Vec<Gate>>, Error> {
+        match everywhere::part(command, args, store, self.local.random(), text)? {
+            Part::Known(entries) => {
+                let open = |(place, index): &(usize, u64)| store.committed(*place) >= *index;
+                let waits = entries.into_iter().filter(|entry| !open(entry));
+                Ok(Some(waits.map(|(partition, index)| Gate { partition, index }).collect()))
+            }
+            Part::Walk(pattern) => {
+                self.walk(pattern, asker);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Walks over all keys of this shard, a piece a turn, so that others are served in between.
+    fn walk(&self, pattern: Vec<u8>, asker: Asker) {
+        let (store, walked) = (self.store.clone(), self.walked.clone());
+        let now_ms = (self.clock)();
+        let mut walk = KeysWalk::new(pattern);
+        let walking = poll_fn(move |context| match walk.step(&store.borrow(), now_ms) {
+            Some(part) => Poll::Ready(part),
+            None => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        });
+        let ended = async move {
+            let part = walking.await.unwrap_or_else(|error| {
+                let mut text = Vec::new();
+                Reply::new(&mut text, Protocol::Resp2).error(&*error.0);
+                text
+            });
+            walked.borrow_mut().push((asker, part));
+        };
+        self.local.spawn(ended).detach();
+    }
+
+    /// Tells the walks that have ended.
+    pub(super) fn tell_walked(&mut self) {
+        for (asker, text) in self.walked.borrow_mut().drain(..) {
+            self.hand_over.tell(asker, &text);
+        }
+    }
+
+    /// Tells what waited for commits.
+    pub(super) fn tell_committed(&mut self) {
+        let store = self.store.borrow();
+        self.hand_over.release(|place| store.committed(place));
+    }
+}

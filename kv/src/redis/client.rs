@@ -1,0 +1,45 @@
+//! One connection that speaks the Redis protocol, as its shard knows it.
+
+use super::answers::Answers;
+use crate::resp::{Limits, Parser, Protocol};
+use catena_engine::stream::StreamId;
+use catena_engine::time::Instant;
+use std::net::SocketAddr;
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) parser: Parser,
+    pub(super) state: ClientState,
+}
+
+/// All of it but its parser, which is in use while a command of it is carried out.
+#[derive(Debug)]
+pub struct ClientState {
+    /// Its number, which no other connection of this process has or had.
+    pub(super) id: u64,
+    pub(super) stream: StreamId,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) is_on_own_port: bool,
+    pub(super) connected_at: Instant,
+    pub(super) protocol: Protocol,
+    pub(super) is_authenticated: bool,
+    pub(super) name: Vec<u8>,
+    pub(super) library: [Vec<u8>; 2],
+    pub(super) last_command: &'static str,
+    pub(super) last_command_at: Instant,
+    /// Its answers that wait.
+    pub(super) answers: Answers,
+    /// It is in the list of those whose answers wait.
+    pub(super) is_waiting: bool,
+}
+
+/// Answers of one connection that may wait before nothing more is read from it: a pipeline of a few
+/// thousand commands is never held up, and one that never ends holds no more memory than this.
+pub const ANSWERS_WAITING_MAX: usize = 16 * 1_024;
+
+impl Client {
+    pub(super) fn new(limits: Limits, state: ClientState) -> Self {
+        Client { parser: Parser::new(limits), state }
+    }
+}

@@ -1,0 +1,266 @@
+//! Commands about all keys: each shard does its part, and the parts are put together.
+//!
+//! On a shard's own port, where a client takes the shard for a node of a cluster, its part is all there is.
+
+use super::bundle::AskKey;
+use crate::command::error::Error;
+use crate::command::spec::Everywhere;
+use crate::command::{glob, number};
+use crate::resp::{Args, Reply};
+use crate::slot::Partition;
+use crate::store::Store;
+
+/// Parts of an answer, until the last one has come.
+#[derive(Debug)]
+pub struct Gathering {
+    /// What for.
+    pub command: Everywhere,
+    /// What to do with the whole.
+    pub waiting: AskKey,
+    missing: usize,
+    sum: i64,
+    text: Vec<u8>,
+}
+
+/// The longest answer of `KEYS` in bytes that one shard gathers. Who wants more has millions of keys, and
+/// should walk them with `SCAN`: this answer is held in memory until its last byte is sent.
+pub const KEYS_BYTES_MAX: usize = 256 << 20;
+
+/// How many keys a page of `SCAN` has unless it is told, as in Redis.
+const SCAN_COUNT_DEFAULT: usize = 10;
+
+/// The most keys of a page of `SCAN`: what takes about a millisecond.
+const SCAN_COUNT_MAX: usize = 10_000;
+
+/// What a shard's part of an answer comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It is in the text, and may be told when these have committed: the place of a partition, and an
+    /// index there.
+    Known(Vec<(usize, u64)>),
+    /// It takes a walk over all keys, for this pattern.
+    Walk(Vec<u8>),
+}
+
+/// Does this shard's part, and appends it to `text` in the form that [`Gathering::add`] takes.
+///
+/// # Errors
+/// If the arguments are wrong, or nothing can be logged any more.
+pub fn part(
+    command: Everywhere,
+    args: &Args<'_>,
+    store: &mut Store,
+    random: u64,
+    text: &mut Vec<u8>,
+) -> Result<Part, Error> {
+    match command {
+        Everywhere::DbSize => text.extend_from_slice(&(store.len() as u64).to_le_bytes()),
+        Everywhere::FlushAll => return Ok(Part::Known(store.clear()?)),
+        Everywhere::Keys => return Ok(Part::Walk(args.at(1).to_vec())),
+        Everywhere::RandomKey => {
+            text.extend_from_slice(&(store.len() as u64).to_le_bytes());
+            if let Some(key) = store.random_key(random) {
+                text.extend_from_slice(key);
+            }
+        }
+        Everywhere::Scan => unreachable!("a page is of one shard"),
+    }
+    Ok(Part::Known(Vec::new()))
+}
+
+/// Sees that a command about all keys is well formed, before any shard is asked.
+///
+/// # Errors
+/// If it is not.
+pub fn check(command: Everywhere, args: &Args<'_>) -> Result<(), Error> {
+    let is_fine = match command {
+        Everywhere::FlushAll => {
+            let is_mode = |arg: &[u8]| {
+                arg.eq_ignore_ascii_case(b"sync") || arg.eq_ignore_ascii_case(b"async")
+            };
+            args.len() == 1 || args.len() == 2 && is_mode(args.at(1))
+        }
+        _ => true,
+    };
+    if is_fine { Ok(()) } else { Err(Error::SYNTAX) }
+}
+
+impl Gathering {
+    /// Nothing yet, of so many parts.
+    pub fn new(command: Everywhere, waiting: AskKey, parts: usize) -> Self {
+        Gathering { command, waiting, missing: parts, sum: 0, text: Vec::new() }
+    }
+
+    /// Adds the part of a shard; true with the last one. `random` decides whose key is chosen.
+    pub fn add(&mut self, part: &[u8], random: u64) -> bool {
+        self.missing -= 1;
+        let (count, rest) = part.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let count = u64::from_le_bytes(*count);
+        self.sum += count as i64;
+        match self.command {
+            // Each key with the same chance: a part replaces what there is as often as it has keys.
+            Everywhere::RandomKey if count > 0 && random % (self.sum as u64) < count => {
+                self.text = rest.to_vec();
+            }
+            Everywhere::Keys => self.text.extend_from_slice(rest),
+            _ => {}
+        }
+        self.missing == 0
+    }
+
+    /// Appends the whole answer.
+    pub fn finish(&self, reply: &mut Reply<'_>) {
+        match self.command {
+            Everywhere::DbSize => reply.integer(self.sum),
+            Everywhere::FlushAll => reply.ok(),
+            Everywhere::Keys => {
+                reply.array(self.sum as usize);
+                reply.raw(&self.text);
+            }
+            Everywhere::RandomKey if self.sum > 0 => reply.bulk(&self.text),
+            Everywhere::RandomKey | Everywhere::Scan => reply.null(),
+        }
+    }
+}
+
+/// A walk over a shard's keys for `KEYS`, a piece at a time.
+#[derive(Debug)]
+pub struct KeysWalk {
+    pattern: Vec<u8>,
+    place: usize,
+    from: u32,
+    count: u64,
+    text: Vec<u8>,
+}
+
+impl KeysWalk {
+    /// At its beginning.
+    pub fn new(pattern: Vec<u8>) -> Self {
+        KeysWalk { pattern, place: 0, from: 0, count: 0, text: vec![0; 8] }
+    }
+
+    /// Looks at some more keys. `Some`: that was all, and here is the part.
+    ///
+    /// # Errors
+    /// If the part is longer than any may be.
+    pub fn step(&mut self, store: &Store, now_ms: u64) -> Option<Result<Vec<u8>, Error>> {
+        const KEYS_A_STEP: usize = 512;
+        let Some(partition) = store.partitions().get(self.place) else {
+            let mut text = std::mem::take(&mut self.text);
+            text[..8].copy_from_slice(&self.count.to_le_bytes());
+            return Some(Ok(text));
+        };
+        let (pattern, text, count) = (&self.pattern, &mut self.text, &mut self.count);
+        let next = partition.table().walk(store.arena(), self.from, KEYS_A_STEP, |entry| {
+            if !entry.is_expired(now_ms) && glob::matches(pattern, entry.key()) {
+                *count += 1;
+                Reply::new(text, Default::default()).bulk(entry.key());
+            }
+        });
+        self.place += usize::from(next.is_none());
+        self.from = next.unwrap_or(0);
+        (self.text.len() > KEYS_BYTES_MAX).then(|| {
+            Err(Error::fixed("ERR the answer of KEYS would be too long; walk the keys with SCAN"))
+        })
+    }
+}
+
+/// Where a scan goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    /// In this partition.
+    pub partition: Partition,
+    /// From this hash on.
+    pub from: u32,
+}
+
+impl Cursor {
+    /// Reads what a client gives back.
+    ///
+    /// # Errors
+    /// If that is no cursor.
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let text = std::str::from_utf8(text).map_err(|_| Error::CURSOR)?;
+        let number: u64 = text.parse().map_err(|_| Error::CURSOR)?;
+        let partition = u16::try_from(number >> 32).map_err(|_| Error::CURSOR)?;
+        Ok(Cursor { partition: Partition(partition), from: number as u32 })
+    }
+
+    fn number(self) -> u64 {
+        u64::from(self.partition.0) << 32 | u64::from(self.from)
+    }
+}
+
+/// What is asked of a page of `SCAN`.
+#[derive(Debug)]
+struct ScanOptions<'a> {
+    pattern: Option<&'a [u8]>,
+    count: usize,
+    is_of_strings: bool,
+}
+
+impl<'a> ScanOptions<'a> {
+    fn parse(args: &Args<'a>) -> Result<Self, Error> {
+        let mut options =
+            ScanOptions { pattern: None, count: SCAN_COUNT_DEFAULT, is_of_strings: true };
+        for at in (2..args.len()).step_by(2) {
+            let (option, Some(value)) = (args.at(at), args.get(at + 1)) else {
+                return Err(Error::SYNTAX);
+            };
+            if option.eq_ignore_ascii_case(b"match") {
+                options.pattern = Some(value);
+            } else if option.eq_ignore_ascii_case(b"count") {
+                let count = number::integer(value)?;
+                let count = usize::try_from(count).ok().filter(|count| *count > 0);
+                options.count = count.ok_or(Error::SYNTAX)?.min(SCAN_COUNT_MAX);
+            } else if option.eq_ignore_ascii_case(b"type") {
+                options.is_of_strings = value.eq_ignore_ascii_case(b"string");
+            } else {
+                return Err(Error::SYNTAX);
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`, a page of it. Ends with this shard's keys if
+/// `ends_here`, otherwise leads on to the next shard's.
+///
+/// # Errors
+/// If an argument is wrong.
+pub fn scan(
+    store: &Store,
+    args: &Args<'_>,
+    ends_here: bool,
+    now_ms: u64,
+    reply: &mut Reply<'_>,
+) -> Result<(), Error> {
+    let options = ScanOptions::parse(args)?;
+    let mut cursor = Cursor::parse(args.at(1))?;
+    let own = store.own_partitions();
+    let mut keys: Vec<&[u8]> = Vec::new();
+    let mut seen = 0;
+    // A cursor from before a change of shards may be of no partition here: it begins with the first.
+    let first = cursor.partition.0.max(own.start);
+    (cursor.partition, cursor.from) =
+        (Partition(first), if first == cursor.partition.0 { cursor.from } else { 0 });
+    while seen < options.count && own.contains(&cursor.partition.0) {
+        let table = store.partitions()[usize::from(cursor.partition.0 - own.start)].table();
+        let next = table.walk(store.arena(), cursor.from, options.count - seen, |entry| {
+            seen += 1;
+            let matches = options.pattern.is_none_or(|pattern| glob::matches(pattern, entry.key()));
+            if matches && options.is_of_strings && !entry.is_expired(now_ms) {
+                keys.push(entry.key());
+            }
+        });
+        let partition = cursor.partition.0 + u16::from(next.is_none());
+        cursor = Cursor { partition: Partition(partition), from: next.unwrap_or(0) };
+    }
+    let last = if ends_here { own.end } else { store.config().partitions.count() };
+    let next = if cursor.partition.0 >= last { 0 } else { cursor.number() };
+    reply.array(2);
+    reply.bulk(next.to_string().as_bytes());
+    reply.array(keys.len());
+    keys.iter().for_each(|key| reply.bulk(key));
+    Ok(())
+}

@@ -1,0 +1,379 @@
+//! The Redis protocol on a shard: streams → commands → answers.
+//!
+//! ```text
+//! bytes ─► parser ─► spec ─┬─ keys of this shard ─► keyspace ──► answer ─► output, or behind those that wait
+//!                          ├─ keys of another one ─► MOVED (own port) or handed over (shared port)
+//!                          └─ about the connection or the server ─► here
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | [`client`] | what is known of a connection |
+//! | [`answers`] | the order of answers, while some wait |
+//! | [`bundle`], [`hand_over`], `ask` | commands that another shard carries out, and its answers |
+//! | [`everywhere`] | commands about all keys |
+//! | [`here`] | commands about the connection and the server |
+//! | [`server`] | what these know of the server |
+
+pub mod answers;
+mod ask;
+pub mod bundle;
+pub mod client;
+pub mod everywhere;
+pub mod hand_over;
+pub mod here;
+pub mod server;
+
+use crate::command::error::Error;
+use crate::command::spec::{self, Here, Run, RunKeyed, Spec};
+use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
+use crate::slot::Slot;
+use crate::store::Store;
+use answers::Gate;
+use ask::Walked;
+use bundle::{Bundle, Whole};
+use catena_engine::application::{Addresses, Message};
+use catena_engine::shard_index::ShardIndex;
+use catena_engine::stream::{Stream, StreamId, Streams};
+use catena_engine::{Application, Local};
+use client::{ANSWERS_WAITING_MAX, Client, ClientState};
+use hand_over::HandOver;
+use here::Place;
+use server::Server;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The application that speaks the Redis protocol on one shard.
+pub struct Redis {
+    local: Local,
+    store: Rc<RefCell<Store>>,
+    clock: Box<dyn Fn() -> u64>,
+    limits: Limits,
+    clients: Vec<Option<Box<Client>>>,
+    clients_begun: u64,
+    /// Those whose answers wait.
+    waiting: Vec<StreamId>,
+    /// Memory for an answer that does not go straight out.
+    scratch: Vec<u8>,
+    scout: Parser,
+    asked_parser: Parser,
+    addresses: Addresses,
+    server: Arc<Server>,
+    hand_over: HandOver,
+    /// Walks of `KEYS` that have ended since the last turn.
+    walked: Walked,
+}
+
+impl Redis {
+    /// Serves the keys of `store`. `clock` tells Unix time in milliseconds.
+    pub fn new(
+        local: &Local,
+        server: Arc<Server>,
+        store: Rc<RefCell<Store>>,
+        clock: impl Fn() -> u64 + 'static,
+    ) -> Self {
+        Redis {
+            local: local.clone(),
+            store,
+            clock: Box::new(clock),
+            limits: Limits::default(),
+            clients: Vec::new(),
+            clients_begun: 0,
+            waiting: Vec::new(),
+            scratch: Vec::new(),
+            scout: Parser::default(),
+            asked_parser: Parser::default(),
+            addresses: Addresses::default(),
+            server,
+            hand_over: HandOver::new(local.shard_count()),
+            walked: Walked::default(),
+        }
+    }
+}
+
+impl Application for Redis {
+    fn started(&mut self, addresses: Addresses) {
+        self.addresses = addresses;
+    }
+
+    fn accepted(&mut self, stream: &mut Stream<'_>) {
+        if stream.is_surplus() {
+            stream.output().extend_from_slice(b"-ERR max number of clients reached\r\n");
+        }
+        self.clients_begun += 1;
+        let shards = u64::from(self.local.shard_count());
+        let state = ClientState {
+            id: self.clients_begun * shards + self.local.shard().index() as u64,
+            stream: stream.id(),
+            address: stream.peer_address(),
+            is_on_own_port: stream.is_on_own_port(),
+            connected_at: self.local.now(),
+            protocol: Protocol::Resp2,
+            is_authenticated: true,
+            name: Vec::new(),
+            library: Default::default(),
+            last_command: "",
+            last_command_at: self.local.now(),
+            answers: Default::default(),
+            is_waiting: false,
+        };
+        let slot = stream.id().slot();
+        if self.clients.len() <= slot {
+            self.clients.resize_with(slot + 1, || None);
+        }
+        self.clients[slot] = Some(Box::new(Client::new(self.limits, state)));
+    }
+
+    fn received(&mut self, bytes: &[u8], stream: &mut Stream<'_>) -> usize {
+        let slot = stream.id().slot();
+        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return 0 };
+        let read = self.read(&mut client, bytes, stream);
+        self.clients[slot] = Some(client);
+        read
+    }
+
+    fn closed(&mut self, stream: StreamId) {
+        self.clients[stream.slot()] = None;
+    }
+
+    fn owes(&self, stream: StreamId) -> bool {
+        let client = self.clients.get(stream.slot()).and_then(Option::as_deref);
+        client.is_some_and(|client| !client.state.answers.is_empty())
+    }
+
+    fn message(&mut self, from: ShardIndex, message: Message, _: &mut Streams) {
+        let message = message.downcast::<Bundle>().expect("the shards of a store send these");
+        self.take_bundle(from, message);
+    }
+
+    fn turn_ended(&mut self, streams: &mut Streams) {
+        self.tell_walked();
+        self.tell_committed();
+        self.release_answers(streams);
+        self.hand_over.send(&self.local);
+    }
+}
+
+impl Redis {
+    /// Sends the answers that are due.
+    fn release_answers(&mut self, streams: &mut Streams) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let store = self.store.borrow();
+        let clients = &mut self.clients;
+        self.waiting.retain(|stream| {
+            let client = clients.get_mut(stream.slot()).and_then(Option::as_deref_mut);
+            let Some(client) = client.filter(|client| client.state.stream == *stream) else {
+                return false;
+            };
+            let Some(mut output) = streams.get(*stream) else { return false };
+            let answers = &mut client.state.answers;
+            answers.release(output.output(), |place| store.committed(place));
+            client.state.is_waiting = !answers.is_empty();
+            if answers.len() < ANSWERS_WAITING_MAX / 2 {
+                streams.read_on(*stream);
+            }
+            client.state.is_waiting
+        });
+    }
+
+    fn read(&mut self, client: &mut Client, bytes: &[u8], stream: &mut Stream<'_>) -> usize {
+        let store = self.store.clone();
+        let mut store = store.borrow_mut();
+        let now_ms = (self.clock)();
+        let Client { parser, state } = client;
+        let mut read = 0;
+        self.warm(&store, bytes);
+        loop {
+            match parser.next(&bytes[read..]) {
+                Ok(Parsed::Command { args, read: length }) => {
+                    self.run(state, &mut store, &args, stream, now_ms);
+                    read += length;
+                }
+                Ok(Parsed::Empty { read: length }) => read += length,
+                Ok(Parsed::Incomplete { .. }) => break,
+                Err(error) => {
+                    let mut text = Vec::new();
+                    error.write(&mut text);
+                    self.answer(state, stream, |reply| reply.error(&text));
+                    stream.close();
+                    break;
+                }
+            }
+            if state.answers.len() >= ANSWERS_WAITING_MAX {
+                stream.hold();
+            }
+            if !stream.may_go_on() {
+                break;
+            }
+        }
+        read
+    }
+
+    /// Has the keys of a pipeline's commands brought into the cache, all at a time, before the first is
+    /// carried out. One after the other each would wait for its own.
+    fn warm(&mut self, store: &Store, bytes: &[u8]) {
+        self.scout.reset();
+        let mut cells = [None; 32];
+        let mut count = 0;
+        let mut read = 0;
+        while count < cells.len()
+            && let Ok(Parsed::Command { args, read: length }) = self.scout.next(&bytes[read..])
+        {
+            read += length;
+            if args.len() > 1 {
+                cells[count] = store.locate(args.at(1));
+            }
+            count += 1;
+        }
+        for cell in cells[..count].iter().flatten() {
+            store.warm(*cell);
+        }
+    }
+
+    /// Carries a command out, or sees to it.
+    #[inline]
+    fn run(
+        &mut self,
+        client: &mut ClientState,
+        store: &mut Store,
+        args: &Args<'_>,
+        stream: &mut Stream<'_>,
+        now_ms: u64,
+    ) {
+        let spec = match self.admit(client, store, args) {
+            Ok(spec) => spec,
+            Err(error) => return self.answer(client, stream, |reply| reply.error(&*error.0)),
+        };
+        let done = match spec.run {
+            Run::Keyed(run) => match place_of_keys(store, spec, args) {
+                Ok((_, Ok(place))) => {
+                    self.run_keyed(client, store, (run, place), args, stream, now_ms);
+                    Ok(())
+                }
+                Ok((slot, Err(shard))) if client.is_on_own_port => Err(self.moved(slot, shard)),
+                Ok((_, Err(shard))) => {
+                    self.ask_shard(client, shard, Whole::Answer, args);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Run::Here(command) => {
+                self.run_here(client, store, command, args, stream);
+                Ok(())
+            }
+            Run::Everywhere(command) => self.ask_everywhere(client, store, command, args),
+        };
+        if let Err(error) = done {
+            self.answer(client, stream, |reply| reply.error(&*error.0));
+        }
+    }
+
+    /// The command, if it may be carried out.
+    #[inline]
+    fn admit(
+        &self,
+        client: &ClientState,
+        store: &Store,
+        args: &Args<'_>,
+    ) -> Result<&'static Spec, Error> {
+        let unknown = || Error::unknown(args.name(), args.iter().skip(1));
+        let spec = spec::find(args.name()).ok_or_else(unknown)?;
+        spec.check_arity(args.len())?;
+        if !client.is_authenticated && !spec.flags.without_auth {
+            return Err(Error::NO_AUTH);
+        }
+        if spec.flags.needs_memory && !store.has_memory() {
+            return Err(Error::OUT_OF_MEMORY);
+        }
+        Ok(spec)
+    }
+
+    #[inline]
+    fn run_keyed(
+        &mut self,
+        client: &mut ClientState,
+        store: &mut Store,
+        (run, place): (RunKeyed, usize),
+        args: &Args<'_>,
+        stream: &mut Stream<'_>,
+        now_ms: u64,
+    ) {
+        let mut keyspace = store.keyspace(place, now_ms);
+        let is_direct = client.answers.is_empty();
+        let output = if is_direct { stream.output() } else { &mut self.scratch };
+        let before = output.len();
+        if let Err(error) = run(&mut keyspace, args, &mut Reply::new(output, client.protocol)) {
+            output.truncate(before);
+            Reply::new(output, client.protocol).error(&*error.0);
+        }
+        let gate = keyspace.gate().map(|index| Gate { partition: place, index });
+        if is_direct && gate.is_none() {
+            return;
+        }
+        client.answers.push(&output[before..], gate);
+        output.truncate(before);
+        self.wait(client);
+    }
+
+    fn run_here(
+        &mut self,
+        client: &mut ClientState,
+        store: &Store,
+        command: Here,
+        args: &Args<'_>,
+        stream: &mut Stream<'_>,
+    ) {
+        let mut text = Vec::new();
+        let now = self.local.now();
+        let place = Place { server: &self.server, store, addresses: &self.addresses, now };
+        let ended = here::run(command, client, &place, args, &mut text);
+        // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
+        self.answer(client, stream, |reply| reply.raw(&text));
+        if ended == here::Ended::Closes {
+            stream.close();
+        }
+    }
+
+    /// Gives an answer that is known, in its turn.
+    fn answer(
+        &mut self,
+        client: &mut ClientState,
+        stream: &mut Stream<'_>,
+        write: impl FnOnce(&mut Reply<'_>),
+    ) {
+        if client.answers.is_empty() {
+            return write(&mut Reply::new(stream.output(), client.protocol));
+        }
+        write(&mut Reply::new(&mut self.scratch, client.protocol));
+        client.answers.push(&self.scratch, None);
+        self.scratch.clear();
+    }
+
+    /// Puts a client among those whose answers wait.
+    fn wait(&mut self, client: &mut ClientState) {
+        if !std::mem::replace(&mut client.is_waiting, true) {
+            self.waiting.push(client.stream);
+        }
+    }
+}
+
+/// The place of the partition that has the command's keys, or the shard that has it.
+#[inline]
+fn place_of_keys(
+    store: &Store,
+    spec: &Spec,
+    args: &Args<'_>,
+) -> Result<(Slot, Result<usize, ShardIndex>), Error> {
+    let first = spec.keys.first as usize;
+    let slot = Slot::of(args.at(first));
+    if spec.keys.last != spec.keys.first {
+        let mut others = spec.keys.among(args.len()).skip(1);
+        if others.any(|place| Slot::of(args.at(place)) != slot) {
+            return Err(Error::CROSS_SLOT);
+        }
+    }
+    Ok((slot, store.place_of(slot)))
+}

@@ -1,0 +1,247 @@
+//! All that one core owns of the store: its partitions, their memory, and the log that they share.
+
+use crate::command::error::Error;
+use crate::effect::EffectRef;
+use crate::keyspace::Keyspace;
+use crate::memory::Memory;
+use crate::partition::Partition;
+use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
+use crate::slot_counts::SlotCounts;
+use crate::table::{Arena, CellRef, HashSeed, PAGES_MAX};
+use catena_engine::shard_index::ShardIndex;
+use std::ops::Range;
+
+/// What a store is told at its start.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// How many partitions there are on all shards.
+    pub partitions: Partitions,
+    /// Which shard this is, and of how many.
+    pub shard: ShardIndex,
+    /// How many shards there are.
+    pub shards: u16,
+    /// Keys are hashed with this.
+    pub hash_seed: u64,
+    /// The epoch in which entries are ordered.
+    pub epoch: u32,
+    /// The longest value in bytes.
+    pub value_bytes_max: usize,
+    /// Memory of this shard in bytes above which writes are refused.
+    pub memory_bytes_max: u64,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Store {
+    config: StoreConfig,
+    partitions: OwnPartitions,
+    common: Common,
+}
+
+/// The partitions of one shard.
+#[derive(Debug)]
+pub struct OwnPartitions {
+    all: Partitions,
+    numbers: Range<u16>,
+    list: Vec<Partition>,
+}
+
+/// What the partitions of a shard share.
+#[derive(Debug)]
+pub struct Common {
+    pub(crate) memory: Memory,
+    pub(crate) counters: Counters,
+    pub(crate) value_bytes_max: usize,
+    pub(crate) scratch: Vec<u8>,
+    commits_at_once: bool,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys that were found expired.
+    pub expired: u64,
+    /// Keys that were given up for memory.
+    pub evicted: u64,
+}
+
+impl Store {
+    /// An empty one that keeps nothing beyond its process.
+    pub fn in_memory(config: StoreConfig) -> Self {
+        let own = config.partitions.of_shard(config.shard, config.shards);
+        let partition = |id| Partition::new(PartitionId(id), config.epoch);
+        let list = own.clone().map(partition).collect();
+        Store {
+            partitions: OwnPartitions { all: config.partitions, numbers: own.clone(), list },
+            common: Common {
+                memory: Memory::new(
+                    Arena::new(PAGES_MAX),
+                    HashSeed::new(config.hash_seed),
+                    SlotCounts::new(config.partitions, own),
+                ),
+                counters: Counters::default(),
+                value_bytes_max: config.value_bytes_max,
+                scratch: Vec::new(),
+                commits_at_once: true,
+            },
+            config,
+        }
+    }
+
+    /// What it was told at its start.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// The place of a slot's partition among this shard's, or the shard that has it.
+    ///
+    /// # Errors
+    /// The other shard.
+    #[inline]
+    pub fn place_of(&self, slot: Slot) -> Result<usize, ShardIndex> {
+        self.partitions
+            .place_of(slot)
+            .map_err(|elsewhere| shard_of(elsewhere, self.config.partitions, self.config.shards))
+    }
+
+    /// The keys of one partition, by its place, for a command.
+    #[inline]
+    pub fn keyspace(&mut self, place: usize, now_ms: u64) -> Keyspace<'_> {
+        let partition = &mut self.partitions.list[place];
+        Keyspace { partition, common: &mut self.common, now_ms, gate: None }
+    }
+
+    /// Where the entry of a key probably lies, for [`Store::warm`]; `None`: elsewhere, or nowhere.
+    #[inline]
+    pub fn locate(&self, key: &[u8]) -> Option<CellRef> {
+        let place = self.place_of(Slot::of(key)).ok()?;
+        self.partitions.list[place].table().locate(self.common.memory.hash(key))
+    }
+
+    /// Has an entry brought into the cache.
+    #[inline]
+    pub fn warm(&self, cell: CellRef) {
+        self.common.memory.arena.warm(cell);
+    }
+
+    /// The last index that has committed in a partition, by its place.
+    #[inline]
+    pub fn committed(&self, place: usize) -> u64 {
+        self.partitions.list[place].committed()
+    }
+
+    /// The partitions of this shard.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.partitions.list
+    }
+
+    /// The partitions, and the memory that they share.
+    pub fn parts(&mut self) -> (&mut OwnPartitions, &mut Memory) {
+        (&mut self.partitions, &mut self.common.memory)
+    }
+
+    /// Which partitions these are, by their numbers.
+    pub fn own_partitions(&self) -> Range<u16> {
+        self.partitions.numbers.clone()
+    }
+
+    /// Where the keys of this shard lie.
+    pub fn arena(&self) -> &Arena {
+        &self.common.memory.arena
+    }
+
+    /// Deletes all keys. The entries that do it, by the places of their partitions.
+    ///
+    /// # Errors
+    /// If nothing can be logged any more.
+    pub fn clear(&mut self) -> Result<Vec<(usize, u64)>, Error> {
+        let mut entries = Vec::new();
+        for (place, partition) in self.partitions.list.iter_mut().enumerate() {
+            if partition.has_keys() {
+                entries.push((place, self.common.order(partition, &[EffectRef::Clear])?));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// One of the keys, by chance.
+    pub fn random_key(&self, random: u64) -> Option<&[u8]> {
+        let mut at = usize::try_from(random % (self.len() as u64).max(1)).ok()?;
+        for partition in &self.partitions.list {
+            let table = partition.table();
+            if at >= table.len() {
+                at -= table.len();
+                continue;
+            }
+            let mut key = None;
+            let bits = random.rotate_left(32) ^ random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            table.sample(self.arena(), bits, 1, |entry| key = Some(entry.key()));
+            return key;
+        }
+        None
+    }
+
+    /// Keys of all partitions, expired ones included that nobody has met.
+    pub fn len(&self) -> usize {
+        self.partitions.list.iter().map(|partition| partition.table().len()).sum()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> Counters {
+        self.common.counters
+    }
+
+    /// True if a write that needs memory may be carried out.
+    #[inline]
+    pub fn has_memory(&self) -> bool {
+        self.common.memory.bytes_used() <= self.config.memory_bytes_max
+    }
+
+    /// Keys in a slot of this shard.
+    pub fn keys_in_slot(&self, slot: Slot) -> u32 {
+        self.common.memory.counts.of(slot)
+    }
+}
+
+impl OwnPartitions {
+    /// The place of a slot's partition among these.
+    ///
+    /// # Errors
+    /// The partition, if it is none of these.
+    #[inline]
+    pub fn place_of(&self, slot: Slot) -> Result<usize, PartitionId> {
+        let partition = PartitionId::of(slot, self.all);
+        let is_own = self.numbers.contains(&partition.0);
+        if is_own { Ok(usize::from(partition.0 - self.numbers.start)) } else { Err(partition) }
+    }
+
+    /// The one at a place.
+    #[inline]
+    pub fn at(&mut self, place: usize) -> &mut Partition {
+        &mut self.list[place]
+    }
+}
+
+impl Common {
+    /// Orders an entry. Returns its index.
+    #[inline]
+    pub(crate) fn order(
+        &mut self,
+        partition: &mut Partition,
+        effects: &[EffectRef<'_>],
+    ) -> Result<u64, Error> {
+        if self.commits_at_once {
+            return Ok(partition.order_and_commit(&mut self.memory, effects));
+        }
+        Ok(partition.order(&self.memory.seed, effects))
+    }
+}
