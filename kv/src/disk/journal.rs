@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -196,8 +196,8 @@ impl Journal {
     async fn publish(
         &self,
         number: u64,
-        unready: &PathBuf,
-        ready: &PathBuf,
+        unready: &Path,
+        ready: &Path,
     ) -> Result<(), DiskError> {
         let directory = &self.directory;
         self.local.rename(unready, ready).await.map_err(DiskError::of("rename", unready))?;

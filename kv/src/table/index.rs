@@ -3,7 +3,7 @@
 //! ```text
 //!   hash word   [ top bits | ............................ ]
 //!                    |
-//!   directory   [ 0 0 1 2 ]            the top `depth` bits choose a segment; one of less depth has many places
+//!   directory   [ 0 0 1 2 ]   the top `depth` bits choose a segment; one of less depth has many places
 //!                  |   \
 //!   segments    (0: 0…) (1: 10…) (2: 11…)      each a small hash table of (hash word, cell)
 //! ```
