@@ -6,11 +6,15 @@
 //! shard 1   waits ◄───────────────────┴─► recovers ─► serves …
 //! ```
 
+use crate::disk::checkpoint::{self, CheckpointConfig};
 use crate::disk::journal::{self, Bell};
+use crate::disk::manifest_file::ManifestFile;
+use crate::disk::next_turn;
 use crate::disk::open::{self, DataDirectory};
 use crate::disk::recover::{Recovered, recover};
-use crate::log::LogStart;
 use crate::log::batch::{LogWriter, WriterConfig};
+use crate::log::manifest::Manifest;
+use crate::log::{LogIdentity, LogStart};
 use crate::redis::Redis;
 use crate::redis::server::Server;
 use crate::slot::Partitions;
@@ -23,11 +27,9 @@ use catena_engine::time::Duration;
 use catena_engine::{Application, Local, Router};
 use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 /// How a store is run.
 #[derive(Clone)]
@@ -40,6 +42,8 @@ pub struct NodeConfig {
     pub batch_interval: Duration,
     /// The length of a segment of the log, in bytes.
     pub segment_bytes: u64,
+    /// When a checkpoint is taken.
+    pub checkpoints: CheckpointConfig,
     /// How many partitions a new directory has; `None`: the default, or what it has.
     pub partitions: Option<Partitions>,
     /// The longest value in bytes.
@@ -138,7 +142,13 @@ impl Node {
                 Durability::Sync | Durability::Memory => Duration::ZERO,
                 Durability::Batch => config.batch_interval,
             };
-            journal::begin(&local, &data, manifest, store.clone(), bell, gathers_for);
+            let Manifest { directory, incarnation, shard, .. } = manifest;
+            let log = LogIdentity { directory, incarnation, shard };
+            let directory = data.of_shard(incarnation, shard);
+            let manifest = Rc::new(ManifestFile::new(directory, manifest));
+            journal::begin(&local, log, manifest.clone(), store.clone(), bell, gathers_for);
+            let published = || {};
+            checkpoint::begin(&local, manifest, store.clone(), config.checkpoints, published);
             keep_up(&local, store, config.clock.clone());
             serving.set(true);
             (config.on_ready)(local.shard(), recovered);
@@ -234,19 +244,6 @@ fn keep_up(local: &Local, store: Rc<RefCell<Store>>, clock: Arc<dyn Fn() -> u64 
         }
     };
     local.spawn(keeping).detach();
-}
-
-/// Lets the others have their turn.
-async fn next_turn() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl fmt::Debug for NodeConfig {
