@@ -7,6 +7,7 @@
 //! ```
 
 use crate::disk::checkpoint::{self, CheckpointConfig};
+use crate::disk::former::{self, FormerStarts, Needs};
 use crate::disk::journal::{self, Bell};
 use crate::disk::manifest_file::ManifestFile;
 use crate::disk::next_turn;
@@ -71,6 +72,8 @@ struct Node {
     config: NodeConfig,
     redis: Redis,
     store: Rc<RefCell<Store>>,
+    /// On the first shard: what former starts have left.
+    former: Option<FormerStarts>,
     has_failed: bool,
 }
 
@@ -87,12 +90,22 @@ impl Node {
         let clock = config.clock.clone();
         let server = config.server.clone();
         let redis = Redis::new(local, server, store.clone(), move || clock());
-        Node { local: local.clone(), config, redis, store, has_failed: false }
+        Node { local: local.clone(), config, redis, store, former: None, has_failed: false }
     }
 
     fn fail(&mut self, reason: String) {
         if !std::mem::replace(&mut self.has_failed, true) {
             (self.config.on_failure)(self.local.shard(), reason);
+        }
+    }
+
+    /// A shard says what it needs of former starts: what nobody needs is removed.
+    fn note(&mut self, from: ShardIndex, needs: Needs) {
+        let former = self.former.as_mut().expect("it is the first shard that is told");
+        let needless = former.note(from, needs);
+        if !needless.is_empty() {
+            let removing = former::remove(self.local.clone(), former.path().into(), needless);
+            self.local.spawn(removing).detach();
         }
     }
 
@@ -145,9 +158,13 @@ impl Node {
             let Manifest { directory, incarnation, shard, .. } = manifest;
             let log = LogIdentity { directory, incarnation, shard };
             let directory = data.of_shard(incarnation, shard);
+            let oldest = manifest.older.iter().map(|older| older.incarnation).min();
+            let needs = move |oldest| Box::new(Needs { oldest }) as Message;
+            local.send(ShardIndex(0), needs(oldest.unwrap_or(incarnation)));
+            let teller = local.clone();
+            let published = move || teller.send(ShardIndex(0), needs(incarnation));
             let manifest = Rc::new(ManifestFile::new(directory, manifest));
             journal::begin(&local, log, manifest.clone(), store.clone(), bell, gathers_for);
-            let published = || {};
             checkpoint::begin(&local, manifest, store.clone(), config.checkpoints, published);
             keep_up(&local, store, config.clock.clone());
             serving.set(true);
@@ -188,8 +205,17 @@ impl Application for Node {
     }
 
     fn message(&mut self, from: ShardIndex, message: Message, streams: &mut Streams) {
-        match message.downcast::<DataDirectory>() {
-            Ok(data) => self.recover(*data),
+        let message = match message.downcast::<DataDirectory>() {
+            Ok(data) => {
+                let shards = self.local.shard_count();
+                let is_first = self.local.shard() == ShardIndex(0);
+                self.former = is_first.then(|| FormerStarts::new((*data).clone(), shards));
+                return self.recover(*data);
+            }
+            Err(message) => message,
+        };
+        match message.downcast::<Needs>() {
+            Ok(needs) => self.note(from, *needs),
             Err(message) => self.redis.message(from, message, streams),
         }
     }

@@ -14,10 +14,12 @@
 //! | [`recover`] | at a start: checkpoints and logs back into memory |
 //! | [`journal`] | while it runs: batches into segments |
 //! | [`checkpoint`] | while it runs: checkpoints, and the end of what they make superfluous |
+//! | [`former`] | the end of what former starts have left |
 //! | [`manifest_file`] | what both of these change |
 
 pub mod checkpoint;
 pub mod document;
+pub mod former;
 pub mod journal;
 pub mod manifest_file;
 pub mod open;
