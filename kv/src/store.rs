@@ -130,15 +130,17 @@ impl Store {
     pub fn in_memory(config: StoreConfig) -> Self {
         let own = config.partitions.of_shard(config.shard, config.shards);
         let partition = |id| Partition::new(PartitionId(id), config.epoch);
-        let list = own.clone().map(partition).collect();
+        let list: Vec<Partition> = own.clone().map(partition).collect();
+        let mut memory = Memory::new(
+            Arena::new(PAGES_MAX),
+            HashSeed::new(config.hash_seed),
+            SlotCounts::new(config.partitions, own.clone()),
+        );
+        list.iter().for_each(|partition| memory.adopt(partition.table()));
         Store {
             partitions: OwnPartitions { all: config.partitions, numbers: own.clone(), list },
             common: Common {
-                memory: Memory::new(
-                    Arena::new(PAGES_MAX),
-                    HashSeed::new(config.hash_seed),
-                    SlotCounts::new(config.partitions, own),
-                ),
+                memory,
                 counters: Counters::default(),
                 value_bytes_max: config.value_bytes_max,
                 scratch: Vec::new(),
