@@ -30,9 +30,13 @@ pub struct Partition {
     committed: u64,
     in_flight: InFlight,
     table: Table,
-    /// A checkpoint that goes through it.
-    walk: Option<Walk>,
+    /// Checkpoints and backups that go through it: rarely one, hardly ever two.
+    walks: Vec<(WalkKey, Walk)>,
 }
+
+/// Names a walk among those of its partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WalkKey(u64);
 
 /// Which version of a key it is: the epoch and the index of the entry that wrote it last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -64,7 +68,7 @@ impl Partition {
             committed: 0,
             in_flight: InFlight::default(),
             table: Table::default(),
-            walk: None,
+            walks: Vec::new(),
         }
     }
 
@@ -139,7 +143,7 @@ impl Partition {
         self.received += 1;
         self.committed = self.received;
         for effect in effects {
-            let place = (&mut self.table, &mut self.walk);
+            let place = (&mut self.table, &mut self.walks);
             apply(place, memory, self.id, self.received, effect);
         }
         self.received
@@ -148,9 +152,9 @@ impl Partition {
     /// Commits what is in flight, up to an index.
     pub fn commit(&mut self, memory: &mut Memory, up_to: u64) {
         let up_to = up_to.min(self.received);
-        let (table, walk, id) = (&mut self.table, &mut self.walk, self.id);
+        let (table, walks, id) = (&mut self.table, &mut self.walks, self.id);
         while self.in_flight.commit(up_to, memory, |memory, index, effect| {
-            apply((table, walk), memory, id, index, &effect);
+            apply((table, walks), memory, id, index, &effect);
         }) {}
         self.committed = self.committed.max(up_to);
     }
@@ -169,7 +173,7 @@ impl Partition {
     ) -> Result<(), EffectError> {
         self.epochs.begin(epoch, index);
         for effect in effect::effects(payload) {
-            let place = (&mut self.table, &mut self.walk);
+            let place = (&mut self.table, &mut self.walks);
             apply(place, memory, self.id, index, &effect?);
         }
         (self.received, self.committed) = (index, index);
@@ -182,22 +186,29 @@ impl Partition {
     }
 
     /// Begins to walk through what has committed.
-    pub fn begin_walk(&mut self) {
-        self.walk = Some(Walk::new(self.committed));
+    pub fn begin_walk(&mut self) -> WalkKey {
+        let key = WalkKey(self.walks.iter().map(|(key, _)| key.0 + 1).max().unwrap_or(0));
+        self.walks.push((key, Walk::new(self.committed)));
+        key
     }
 
-    /// Goes on with the walk by about so many entries; gives it, if there is one.
-    pub fn step_walk(&mut self, memory: &Memory, entries: usize) -> Option<&mut Walk> {
-        let walk = self.walk.as_mut()?;
+    /// Goes on with a walk by about so many entries; gives it, if there is such a one.
+    pub fn step_walk(
+        &mut self,
+        key: WalkKey,
+        memory: &Memory,
+        entries: usize,
+    ) -> Option<&mut Walk> {
+        let (_, walk) = self.walks.iter_mut().find(|(other, _)| *other == key)?;
         if !walk.is_void() {
             walk.step(&self.table, memory, entries);
         }
         Some(walk)
     }
 
-    /// Ends the walk, wherever it is.
-    pub fn end_walk(&mut self) {
-        self.walk = None;
+    /// Ends a walk, wherever it is.
+    pub fn end_walk(&mut self, key: WalkKey) {
+        self.walks.retain(|(other, _)| *other != key);
     }
 
     /// A checkpoint of it is taken in: it is empty, and has had these epochs.
@@ -208,12 +219,12 @@ impl Partition {
 
     /// What was taken in so far of a checkpoint does not count.
     pub fn restore_is_void(&mut self, memory: &mut Memory) {
-        apply((&mut self.table, &mut None), memory, self.id, 0, &EffectRef::Clear);
+        apply((&mut self.table, &mut Vec::new()), memory, self.id, 0, &EffectRef::Clear);
     }
 
     /// An entry of a checkpoint.
     pub fn restore(&mut self, memory: &mut Memory, index: u64, effect: &EffectRef<'_>) {
-        apply((&mut self.table, &mut None), memory, self.id, index, effect);
+        apply((&mut self.table, &mut Vec::new()), memory, self.id, index, effect);
     }
 
     /// The checkpoint is complete, as of this index.
@@ -341,13 +352,13 @@ fn splice(value: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 /// Does in the table what an effect says.
 #[inline]
 fn apply(
-    (table, walk): (&mut Table, &mut Option<Walk>),
+    (table, walks): (&mut Table, &mut Vec<(WalkKey, Walk)>),
     memory: &mut Memory,
     id: PartitionId,
     index: u64,
     effect: &EffectRef<'_>,
 ) {
-    if let Some(walk) = walk {
+    for (_, walk) in walks {
         walk.before(effect, table, memory);
     }
     match *effect {

@@ -252,11 +252,6 @@ impl Store {
         self.common.log.as_ref().map_or(0, |log| log.appended_bytes)
     }
 
-    /// Ends the walks of checkpoints, wherever they are.
-    pub fn end_walks(&mut self) {
-        self.partitions.list.iter_mut().for_each(Partition::end_walk);
-    }
-
     /// Bytes that keys take.
     pub fn bytes_used(&self) -> u64 {
         self.common.memory.bytes_used()

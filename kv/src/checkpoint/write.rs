@@ -2,7 +2,7 @@
 
 use super::format::{self, Kind};
 use crate::log::LogIdentity;
-use crate::partition::Partition;
+use crate::partition::{Partition, WalkKey};
 use crate::store::Store;
 
 /// The version of the format that is written, and the only one that is read.
@@ -30,7 +30,7 @@ pub struct Writer {
 enum Phase {
     Start,
     Between,
-    Walking,
+    Walking(WalkKey),
     Finished,
 }
 
@@ -64,10 +64,20 @@ impl Writer {
                 self.phase = Phase::Between;
             }
             Phase::Between => self.begin(store, out),
-            Phase::Walking => self.walk(store, count, out),
+            Phase::Walking(key) => self.walk(key, store, count, out),
             Phase::Finished => {}
         }
         self.phase == Phase::Finished
+    }
+
+    /// Ends it before its end: nothing is saved for it any more.
+    pub fn abandon(&mut self, store: &mut Store) {
+        if let Phase::Walking(key) = self.phase
+            && let Some(partition) = store.parts().0.get(self.place)
+        {
+            partition.end_walk(key);
+        }
+        self.phase = Phase::Finished;
     }
 
     /// The next partition, or the end.
@@ -82,18 +92,18 @@ impl Writer {
             self.phase = Phase::Finished;
             return;
         };
-        partition.begin_walk();
+        let key = partition.begin_walk();
         self.frame(out, Kind::Begin, partition.id().0, |out| describe(out, partition));
-        self.phase = Phase::Walking;
+        self.phase = Phase::Walking(key);
     }
 
-    fn walk(&mut self, store: &mut Store, count: usize, out: &mut Vec<u8>) {
+    fn walk(&mut self, key: WalkKey, store: &mut Store, count: usize, out: &mut Vec<u8>) {
         let (all, memory) = store.parts();
         let partition = all.get(self.place).expect("it was there when its walk began");
         let id = partition.id().0;
-        let Some(walk) = partition.step_walk(memory, count) else { return };
+        let Some(walk) = partition.step_walk(key, memory, count) else { return };
         if walk.is_void() {
-            partition.end_walk();
+            partition.end_walk(key);
             self.frame(out, Kind::Restart, id, |_| {});
             self.phase = Phase::Between;
             return;
@@ -106,7 +116,7 @@ impl Writer {
             });
         }
         if is_done {
-            partition.end_walk();
+            partition.end_walk(key);
             self.frame(out, Kind::End, id, |out| out.extend_from_slice(&walked.to_le_bytes()));
             self.entries += walked;
             self.partitions += 1;

@@ -106,7 +106,6 @@ impl Checkpoints {
         let crc = match self.write(&before, number, &unready).await {
             Ok(crc) => crc,
             Err(error) => {
-                self.store.borrow_mut().end_walks();
                 // What is left of it only takes room, and the next try removes it as well.
                 let _left = self.local.remove_file(&unready).await;
                 return Err(error);
@@ -147,6 +146,19 @@ impl Checkpoints {
 
     async fn write_all(&self, file: FileId, what: (&LogIdentity, u64)) -> io::Result<u32> {
         let mut writer = Writer::new();
+        let written = self.write_frames(&mut writer, file, what).await;
+        if written.is_err() {
+            writer.abandon(&mut self.store.borrow_mut());
+        }
+        written.map(|()| writer.crc())
+    }
+
+    async fn write_frames(
+        &self,
+        writer: &mut Writer,
+        file: FileId,
+        what: (&LogIdentity, u64),
+    ) -> io::Result<()> {
         let mut out: Vec<u8> = Vec::with_capacity(2 * WRITE_BYTES);
         let mut buffer = FileBuffer::default();
         let mut offset = 0;
@@ -167,7 +179,7 @@ impl Checkpoints {
             written?;
             (buffer, offset) = (back, offset + bytes as u64);
             if is_done {
-                return Ok(writer.crc());
+                return Ok(());
             }
         }
     }
