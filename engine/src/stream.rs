@@ -160,6 +160,11 @@ impl Stream<'_> {
         may
     }
 
+    /// The instant of this call, not of the turn: a look at the clock, which costs some tens of nanoseconds.
+    pub fn look_at_clock(&self) -> Instant {
+        (self.clock)()
+    }
+
     /// Reads nothing more until [`Streams::read_on`]: too many answers are owed to this stream.
     pub fn hold(&mut self) {
         self.state.is_held = true;

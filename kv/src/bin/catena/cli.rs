@@ -11,6 +11,7 @@ use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Catena: fast RPC services, and what stands around them.
 #[derive(Parser, Debug)]
@@ -48,6 +49,12 @@ pub struct ServeArgs {
     /// So many shards, each on a CPU of its own, the first that may be used.
     #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
     pub shards: Option<u32>,
+    /// The first line of this file is what clients have to say with AUTH before they may do anything.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The host that cluster clients are told to connect to, if it is not the one of --listen.
+    #[arg(long, value_name = "HOST")]
+    pub announce: Option<String>,
     /// auto (io_uring, or epoll where it is refused), uring, or epoll.
     #[arg(long, default_value = "auto")]
     pub driver: DriverChoice,

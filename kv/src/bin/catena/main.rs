@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`cli`] | what can be asked for |
+//! | [`process`] | what the system says of this process |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
 //! | [`serve`] | `catena serve`: the store |
 //! | [`upstream`] | where those servers are named |
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod process;
 mod proxy;
 mod serve;
 mod signals;

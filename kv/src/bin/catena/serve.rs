@@ -2,14 +2,18 @@
 
 use crate::Failure;
 use crate::cli::ServeArgs;
+use crate::process::process_facts;
 use crate::signals::end_on_signal;
 use catena_engine::server::{Cores, Server};
 use catena_engine::{Local, Router};
 use catena_kv::redis::Redis;
+use catena_kv::redis::server::{NODE_ID_DIGITS, Server as Facts};
 use catena_kv::slot::Partitions;
 use catena_kv::store::{Store, StoreConfig};
 use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -32,7 +36,10 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         .cores(cores)
         .driver(args.driver)
         .poll(args.poll)
-        .service(service)
+        .service({
+            let facts = Arc::new(facts(args)?);
+            move |local| service(local, &facts)
+        })
         .start()?;
     let mut lines = server.description().to_vec();
     let address = server.stream_addresses().shared.expect("it was told to listen");
@@ -44,7 +51,39 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     Ok(server.drain()?)
 }
 
-fn service(local: &Local) -> Router {
+/// What the shards' clients may ask about the server.
+fn facts(args: &ServeArgs) -> Result<Facts, Failure> {
+    let password = match &args.password_file {
+        None => None,
+        Some(path) => Some(password_in(path)?),
+    };
+    Ok(Facts {
+        password,
+        node_id: random_id(),
+        announce: args.announce.clone(),
+        process: process_facts,
+        ..Facts::default()
+    })
+}
+
+fn password_in(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the password in {}: {error}", path.display()))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(format!("{}: its first line, the password, is empty", path.display()).into()),
+    }
+}
+
+/// Digits that no other server has, from the numbers that the standard library draws for its hash maps.
+fn random_id() -> String {
+    let word = || RandomState::new().build_hasher().finish();
+    let mut id = format!("{:016x}{:016x}{:016x}", word(), word(), word());
+    id.truncate(NODE_ID_DIGITS);
+    id
+}
+
+fn service(local: &Local, facts: &Arc<Facts>) -> Router {
     let config = StoreConfig {
         partitions: Partitions::default(),
         shard: local.shard(),
@@ -55,7 +94,7 @@ fn service(local: &Local) -> Router {
         memory_bytes_max: u64::MAX,
     };
     let store = Rc::new(RefCell::new(Store::in_memory(config)));
-    Router::new().application(Redis::new(local, Arc::default(), store, unix_ms))
+    Router::new().application(Redis::new(local, facts.clone(), store, unix_ms))
 }
 
 fn unix_ms() -> u64 {
