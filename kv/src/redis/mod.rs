@@ -82,7 +82,10 @@ impl Redis {
             local: local.clone(),
             store,
             clock: Box::new(clock),
-            limits: Limits { unauthenticated: server.password.is_some(), ..Limits::default() },
+            limits: Limits {
+                unauthenticated: server.config.password.is_some(),
+                ..Limits::default()
+            },
             clients: Vec::new(),
             clients_begun: 0,
             waiting: Vec::new(),
@@ -121,7 +124,7 @@ impl Application for Redis {
             is_on_own_port: stream.is_on_own_port(),
             connected_at: self.local.now(),
             protocol: Protocol::Resp2,
-            is_authenticated: self.server.password.is_none(),
+            is_authenticated: self.server.config.password.is_none(),
             name: Vec::new(),
             library: Default::default(),
             last_command: "",
@@ -417,6 +420,7 @@ impl Redis {
             now_ms,
         };
         let ended = here::run(command, client, &place, args, &mut text);
+        self.totals.errors += u64::from(text.starts_with(b"-"));
         // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
         self.answer(client, stream, |reply| reply.raw(&text));
         if ended == here::Ended::Closes {

@@ -17,9 +17,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// The version of Redis whose commands and words these are.
 pub const REDIS_VERSION: &str = "7.0.15";
 
-/// One server process, as all of its shards see it.
-#[derive(Debug)]
-pub struct Server {
+/// How a server is started, as far as its clients may ask.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
     /// What clients have to know before they may do anything; `None`: nothing.
     pub password: Option<String>,
     /// 40 hexadecimal digits, by which a cluster's nodes know each other.
@@ -34,10 +34,17 @@ pub struct Server {
     pub clients_max: u64,
     /// When writes are on stable storage.
     pub durability: Durability,
-    /// What took long.
-    pub slow_log: SlowLog,
     /// What the system says of this process, for whoever asks; it may cost some system calls.
     pub process: fn() -> ProcessFacts,
+}
+
+/// One server process, as all of its shards see it.
+#[derive(Debug)]
+pub struct Server {
+    /// How it was started.
+    pub config: ServerConfig,
+    /// What took long.
+    pub slow_log: SlowLog,
     complaints: Complaints,
     running: OnceLock<Running>,
 }
@@ -76,10 +83,10 @@ struct Running {
     forgotten: Mutex<Totals>,
 }
 
-impl Default for Server {
+impl Default for ServerConfig {
     /// Nobody needs a password, nothing is limited, nothing is kept.
     fn default() -> Self {
-        Server {
+        ServerConfig {
             password: None,
             node_id: "0".repeat(NODE_ID_DIGITS),
             announce: None,
@@ -87,10 +94,7 @@ impl Default for Server {
             value_bytes_max: 512 << 20,
             clients_max: u64::from(u16::MAX),
             durability: Durability::default(),
-            slow_log: SlowLog::default(),
             process: ProcessFacts::default,
-            complaints: Complaints::default(),
-            running: OnceLock::new(),
         }
     }
 }
@@ -99,6 +103,16 @@ impl Default for Server {
 pub const NODE_ID_DIGITS: usize = 40;
 
 impl Server {
+    /// One that is about to start.
+    pub fn new(config: ServerConfig) -> Self {
+        Server {
+            config,
+            slow_log: SlowLog::default(),
+            complaints: Complaints::default(),
+            running: OnceLock::new(),
+        }
+    }
+
     /// A shard runs, of so many; it is so late in Unix milliseconds. The first one's word counts.
     pub fn begin(&self, shards: u16, now_ms: u64) {
         self.running.get_or_init(|| Running {
@@ -137,7 +151,8 @@ impl Server {
 
     /// The id of the node that a shard is.
     pub fn node_id_of(&self, shard: ShardIndex) -> String {
-        let server = &self.node_id[..self.node_id.len().min(NODE_ID_DIGITS - 4)];
+        let id = &self.config.node_id;
+        let server = &id[..id.len().min(NODE_ID_DIGITS - 4)];
         format!("{server}{:04x}", shard.0)
     }
 
@@ -245,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_shards_publish_is_summed_and_counts_are_forgotten() {
-        let server = Server::default();
+        let server = Server::new(ServerConfig::default());
         server.begin(2, 1_000);
         server.begin(7, 2_000);
         assert_eq!(server.began_ms(), 1_000, "the first one's word counts");
@@ -269,7 +284,8 @@ mod tests {
 
     #[test]
     fn each_shard_is_a_node_of_its_own() {
-        let server = Server { node_id: "0123456789".repeat(4), ..Default::default() };
+        let config = ServerConfig { node_id: "0123456789".repeat(4), ..Default::default() };
+        let server = Server::new(config);
         let ids: Vec<String> = (0..3).map(|shard| server.node_id_of(ShardIndex(shard))).collect();
         assert_eq!(ids[2], "0123456789012345678901234567890123450002");
         assert!(ids.iter().all(|id| id.len() == NODE_ID_DIGITS));
@@ -278,7 +294,7 @@ mod tests {
 
     #[test]
     fn wrong_passwords_are_told_once_in_a_while() {
-        let server = Server::default();
+        let server = Server::new(ServerConfig::default());
         let told: Vec<Option<u64>> =
             [5_000, 5_001, 5_999, 6_000, 6_001].map(|ms| server.wrong_password(ms)).to_vec();
         assert_eq!(told, [Some(1), None, None, Some(3), None]);

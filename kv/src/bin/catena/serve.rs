@@ -7,7 +7,7 @@ use crate::signals::end_on_signal;
 use catena_engine::server::{Cores, Server};
 use catena_engine::{Local, Router};
 use catena_kv::redis::Redis;
-use catena_kv::redis::server::{NODE_ID_DIGITS, Server as Facts};
+use catena_kv::redis::server::{NODE_ID_DIGITS, Server as Facts, ServerConfig};
 use catena_kv::slot::Partitions;
 use catena_kv::store::{Store, StoreConfig};
 use std::cell::RefCell;
@@ -57,13 +57,13 @@ fn facts(args: &ServeArgs) -> Result<Facts, Failure> {
         None => None,
         Some(path) => Some(password_in(path)?),
     };
-    Ok(Facts {
+    Ok(Facts::new(ServerConfig {
         password,
         node_id: random_id(),
         announce: args.announce.clone(),
         process: process_facts,
-        ..Facts::default()
-    })
+        ..ServerConfig::default()
+    }))
 }
 
 fn password_in(path: &Path) -> Result<String, Failure> {

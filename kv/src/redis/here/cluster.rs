@@ -62,7 +62,7 @@ pub(super) fn run(place: &Place<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> 
 /// The host under which a server that listens on `address` is told to clients; empty: the one that they have
 /// connected to.
 pub fn host_of(server: &Server, address: SocketAddr) -> String {
-    match &server.announce {
+    match &server.config.announce {
         Some(host) => host.clone(),
         None if address.ip().is_unspecified() => String::new(),
         None => address.ip().to_string(),

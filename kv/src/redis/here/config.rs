@@ -77,22 +77,22 @@ fn settings(client: &ClientState, place: &Place<'_>) -> Vec<(&'static str, Strin
         false => place.addresses.shared,
     };
     let yes_or_no = |yes| if yes { "yes" } else { "no" }.to_owned();
-    let fsync = match server.durability {
+    let fsync = match server.config.durability {
         Durability::Memory => "no",
         Durability::Batch => "everysec",
         Durability::Sync => "always",
     };
     vec![
         ("appendfsync", fsync.to_owned()),
-        ("appendonly", yes_or_no(server.durability != Durability::Memory)),
+        ("appendonly", yes_or_no(server.config.durability != Durability::Memory)),
         ("bind", address.map(|address| address.ip().to_string()).unwrap_or_default()),
         ("cluster-enabled", yes_or_no(!place.addresses.shards.is_empty())),
         ("databases", "1".to_owned()),
-        ("maxclients", server.clients_max.to_string()),
-        ("maxmemory", server.memory_bytes_max.to_string()),
+        ("maxclients", server.config.clients_max.to_string()),
+        ("maxmemory", server.config.memory_bytes_max.to_string()),
         ("maxmemory-policy", "noeviction".to_owned()),
         ("port", address.map_or(0, |address| address.port()).to_string()),
-        ("proto-max-bulk-len", server.value_bytes_max.to_string()),
+        ("proto-max-bulk-len", server.config.value_bytes_max.to_string()),
         ("save", String::new()),
         (SLOWER_THAN, server.slow_log.threshold_us().to_string()),
         (SLOW_LEN, server.slow_log.entries_max().to_string()),
@@ -102,43 +102,60 @@ fn settings(client: &ClientState, place: &Place<'_>) -> Vec<(&'static str, Strin
 
 /// Sets all that are named, or none.
 fn set(client: &ClientState, place: &Place<'_>, args: &Args<'_>) -> Done {
-    let log = &place.server.slow_log;
-    let pairs = || {
-        (2..args.len()).step_by(2).map(|at| (args.at(at).to_ascii_lowercase(), args.get(at + 1)))
-    };
-    for (name, value) in pairs() {
-        let value = value.ok_or_else(|| Error::arity("config|set"))?;
-        let text = String::from_utf8_lossy(&name);
-        let failed = |why: &str| {
-            Error::of(format!(
-                "ERR CONFIG SET failed (possibly related to argument '{text}') - {why}"
-            ))
-        };
-        match (&*text, integer(value)) {
-            (SLOWER_THAN, Ok(-1..)) | (SLOW_LEN, Ok(0..)) => {}
-            (SLOWER_THAN | SLOW_LEN, Ok(_)) => return Err(failed("argument is out of range")),
-            (SLOWER_THAN | SLOW_LEN, Err(_)) => {
-                return Err(failed("argument couldn't be parsed into an integer"));
-            }
-            _ if settings(client, place).iter().any(|(name, _)| *name == text) => {
-                return Err(failed(
-                    "can't set immutable config: it is given when the server starts",
-                ));
-            }
-            _ => {
-                return Err(Error::of(format!(
-                    "ERR Unknown option or number of arguments for CONFIG SET - '{text}'"
-                )));
-            }
-        }
+    if !args.len().is_multiple_of(2) {
+        return Err(Error::SYNTAX);
     }
-    for (name, value) in pairs() {
-        let number = value.and_then(|value| integer(value).ok()).unwrap_or_default();
-        if name == SLOWER_THAN.as_bytes() {
-            log.set_threshold_us(number);
-        } else {
-            log.set_entries_max(usize::try_from(number).unwrap_or_default());
+    let changes: Vec<Change> = (2..args.len())
+        .step_by(2)
+        .map(|at| Change::parse(args.at(at), args.at(at + 1), client, place))
+        .collect::<Result<_, _>>()?;
+    let log = &place.server.slow_log;
+    for change in changes {
+        match change {
+            Change::SlowerThan(micros) => log.set_threshold_us(micros),
+            Change::SlowLen(count) => log.set_entries_max(count),
         }
     }
     Ok(())
+}
+
+/// What can be set while the server runs.
+enum Change {
+    SlowerThan(i64),
+    SlowLen(usize),
+}
+
+impl Change {
+    fn parse(
+        name: &[u8],
+        value: &[u8],
+        client: &ClientState,
+        place: &Place<'_>,
+    ) -> Result<Self, Error> {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let failed = |why: &str| {
+            let argument = format!("possibly related to argument '{name}'");
+            Error::of(format!("ERR CONFIG SET failed ({argument}) - {why}"))
+        };
+        let number = |min| match integer(value) {
+            Ok(number) if number >= min => Ok(number),
+            Ok(_) => {
+                let max = i64::MAX;
+                Err(failed(&format!("argument must be between {min} and {max} inclusive")))
+            }
+            Err(_) => Err(failed("argument couldn't be parsed into an integer")),
+        };
+        match &*name {
+            SLOWER_THAN => number(-1).map(Change::SlowerThan),
+            SLOW_LEN => {
+                number(0).map(|count| Change::SlowLen(usize::try_from(count).unwrap_or(usize::MAX)))
+            }
+            _ if settings(client, place).iter().any(|(other, _)| *other == name) => {
+                Err(failed("can't set immutable config: it is given when the server starts"))
+            }
+            _ => Err(Error::of(format!(
+                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+            ))),
+        }
+    }
 }

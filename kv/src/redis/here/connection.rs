@@ -20,7 +20,7 @@ pub(super) fn auth(
     reply: &mut Reply<'_>,
 ) -> Done {
     match args.len() {
-        2 if place.server.password.is_none() => {
+        2 if place.server.config.password.is_none() => {
             return Err(Error::fixed(
                 "ERR AUTH <password> called without any password configured for the default user. Are \
                  you sure your configuration is correct?",
@@ -35,7 +35,7 @@ pub(super) fn auth(
 }
 
 fn log_in(client: &mut ClientState, place: &Place<'_>, user: &[u8], password: &[u8]) -> Done {
-    let fits = match &place.server.password {
+    let fits = match &place.server.config.password {
         Some(right) => is_same(password, right.as_bytes()),
         None => true,
     };
@@ -98,8 +98,8 @@ pub(super) fn hello(
     if !client.is_authenticated {
         return Err(Error::fixed(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
-             <proto> AUTH <user> <pass> option can be used to authenticate the client and select the \
-             RESP protocol version at the same time",
+             AUTH <user> <pass> option can be used to authenticate the client and select the RESP \
+             protocol version at the same time",
         ));
     }
     if let Some(name) = name {
@@ -139,7 +139,7 @@ fn number_of(protocol: Protocol) -> i64 {
 /// As it was when it connected.
 pub(super) fn reset(client: &mut ClientState, server: &Server) {
     client.protocol = Protocol::Resp2;
-    client.is_authenticated = server.password.is_none();
+    client.is_authenticated = server.config.password.is_none();
     client.name.clear();
 }
 

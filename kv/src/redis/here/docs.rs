@@ -19,7 +19,7 @@ enum Verb {
 const SUBS: &[Sub<Verb>] = &[
     sub("count", 2, Verb::Count, "COUNT", "Counts the commands."),
     sub("docs", -2, Verb::Docs, "DOCS [<name> ...]", "Tells what commands do: all, or these."),
-    sub("getkeys", -3, Verb::GetKeys, "GETKEYS <command>", "Tells the keys in a whole command."),
+    sub("getkeys", -4, Verb::GetKeys, "GETKEYS <command>", "Tells the keys in a whole command."),
     sub("info", -2, Verb::Info, "INFO [<name> ...]", "Tells how commands look: all, or these."),
     sub(
         "list",
@@ -72,7 +72,7 @@ fn info(args: &Args<'_>, reply: &mut Reply<'_>) {
     for name in args.iter().skip(2) {
         match spec::find(name) {
             Some(spec) => describe(spec, reply),
-            None => reply.null_array(),
+            None => reply.null(),
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn run(client: &ClientState, place: &Place<'_>, args: &Args<'_>, repl
         client,
         place,
         totals: place.server.totals(),
-        process: (place.server.process)(),
+        process: (place.server.config.process)(),
     };
     for (name, write) in SECTIONS {
         if has_all || names.contains(&name.to_ascii_lowercase().into_bytes()) {
@@ -77,7 +77,7 @@ fn server(lines: &mut Lines<'_>) {
     lines.add("os", std::env::consts::OS);
     lines.add("arch_bits", usize::BITS);
     lines.add("process_id", std::process::id());
-    lines.add("run_id", &server.node_id);
+    lines.add("run_id", &server.config.node_id);
     lines.add("tcp_port", port.map_or(0, |address| address.port()));
     lines.add("server_time_usec", u128::from(now_ms) * 1_000);
     lines.add("uptime_in_seconds", up_s);
@@ -88,7 +88,7 @@ fn server(lines: &mut Lines<'_>) {
 
 fn clients(lines: &mut Lines<'_>) {
     lines.add("connected_clients", lines.totals.clients);
-    lines.add("maxclients", lines.place.server.clients_max);
+    lines.add("maxclients", lines.place.server.config.clients_max);
     lines.add("blocked_clients", 0);
 }
 
@@ -98,7 +98,7 @@ fn memory(lines: &mut Lines<'_>) {
     lines.add_bytes("used_memory_dataset", lines.totals.bytes_used);
     lines.add_bytes("used_memory_rss", lines.process.resident_bytes);
     lines.add_bytes("total_system_memory", host_bytes);
-    lines.add_bytes("maxmemory", lines.place.server.memory_bytes_max);
+    lines.add_bytes("maxmemory", lines.place.server.config.memory_bytes_max);
     lines.add("maxmemory_policy", "noeviction");
     lines.add(
         "mem_fragmentation_ratio",
@@ -109,7 +109,7 @@ fn memory(lines: &mut Lines<'_>) {
 fn persistence(lines: &mut Lines<'_>) {
     lines.add("loading", 0);
     lines.add("rdb_bgsave_in_progress", 0);
-    lines.add("aof_enabled", u8::from(lines.place.server.durability != Durability::Memory));
+    lines.add("aof_enabled", u8::from(lines.place.server.config.durability != Durability::Memory));
 }
 
 fn stats(lines: &mut Lines<'_>) {
@@ -129,7 +129,7 @@ fn stats(lines: &mut Lines<'_>) {
 fn replication(lines: &mut Lines<'_>) {
     lines.add("role", "master");
     lines.add("connected_slaves", 0);
-    lines.add("master_replid", &lines.place.server.node_id);
+    lines.add("master_replid", &lines.place.server.config.node_id);
     lines.add("master_repl_offset", 0);
 }
 

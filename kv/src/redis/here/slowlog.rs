@@ -181,7 +181,11 @@ pub(super) fn run(place: &Place<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> 
 fn get(log: &SlowLog, args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
     let count = match args.get(2) {
         None => TOLD_DEFAULT,
-        Some(_) if args.len() > 3 => return Err(Error::arity("slowlog|get")),
+        Some(_) if args.len() > 3 => {
+            return Err(Error::fixed(
+                "ERR unknown subcommand or wrong number of arguments for 'GET'. Try SLOWLOG HELP.",
+            ));
+        }
         Some(text) => match integer(text) {
             Ok(-1) => usize::MAX,
             Ok(count) if count >= 0 => usize::try_from(count).unwrap_or(usize::MAX),
