@@ -304,19 +304,22 @@ impl Wanted {
     }
 }
 
-/// A connection as a line: those of Redis' fields that mean the same here.
+/// A connection as a line. Libraries insist on the numbers about its buffers; those that the engine keeps to
+/// itself are 0.
 fn describe(client: &ClientState, place: &Place<'_>, text: &mut String) {
     let laddr = place.address_of(client).map(|address| address.to_string()).unwrap_or_default();
     let addr = client.address.map(|address| address.to_string()).unwrap_or_default();
+    let waiting = client.answers.memory_bytes();
     let label = |bytes| String::from_utf8_lossy(bytes);
     writeln!(
         text,
         "id={} addr={addr} laddr={laddr} name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-         multi=-1 cmd={} user={} lib-name={} lib-ver={} resp={}",
+         multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} tot-mem={waiting} cmd={} user={} lib-name={} lib-ver={} resp={}",
         client.id,
         label(&client.name),
         place.now.since(client.connected_at).as_secs(),
         place.now.since(client.last_command_at).as_secs(),
+        client.answers.len(),
         client.last_command,
         label(USER),
         label(&client.library[0]),
