@@ -64,18 +64,6 @@ impl InFlight {
         self.entries.is_empty()
     }
 
-    /// Entries in flight.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Memory in bytes.
-    pub fn memory_bytes(&self) -> usize {
-        self.bytes.capacity()
-            + self.entries.capacity() * size_of::<Entry>()
-            + self.newest.allocation_size()
-    }
-
     /// Adds an entry. `hash` is that of a key.
     pub fn push(&mut self, index: u64, effects: &[EffectRef<'_>], hash: impl Fn(&[u8]) -> KeyHash) {
         for effect in effects {

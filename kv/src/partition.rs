@@ -12,7 +12,7 @@
 //! crash could take back. Where a write commits as it is ordered (no log, or one that is written
 //! later), nothing is ever in flight.
 
-use crate::effect::EffectRef;
+use crate::effect::{self, EffectError, EffectRef};
 use crate::in_flight::InFlight;
 use crate::memory::Memory;
 use crate::slot::Partition as PartitionId;
@@ -152,10 +152,27 @@ impl Partition {
 
     /// Takes in an entry from a log that is recovered: nothing is in flight, and every entry before it has
     /// been taken in.
-    pub fn recover(&mut self, memory: &mut Memory, epoch: u32, index: u64, effect: &EffectRef<'_>) {
+    ///
+    /// # Errors
+    /// If its effects cannot be read.
+    pub fn recover(
+        &mut self,
+        memory: &mut Memory,
+        epoch: u32,
+        index: u64,
+        payload: &[u8],
+    ) -> Result<(), EffectError> {
         self.epochs.begin(epoch, index);
+        for effect in effect::effects(payload) {
+            apply(&mut self.table, memory, self.id, index, &effect?);
+        }
         (self.received, self.committed) = (index, index);
-        apply(&mut self.table, memory, self.id, index, effect);
+        Ok(())
+    }
+
+    /// Entries are ordered in this epoch from now on.
+    pub fn begin_epoch(&mut self, epoch: u32) {
+        self.epochs.begin(epoch, self.received + 1);
     }
 
     fn settled<'a>(&'a self, arena: &'a Arena, hash: KeyHash, key: &[u8]) -> Option<Found<'a>> {

@@ -1,15 +1,22 @@
 //! All that one core owns of the store: its partitions, their memory, and the log that they share.
 
 use crate::command::error::Error;
+use crate::disk::journal::Bell;
+use crate::disk::recover::WrongEntry;
 use crate::effect::EffectRef;
 use crate::keyspace::Keyspace;
+use crate::log::batch::{Action, AppendError, LogWriter, Stopped};
+use crate::log::segment::Segment;
 use crate::memory::Memory;
 use crate::partition::Partition;
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, CellRef, HashSeed, PAGES_MAX};
+use catena_engine::driver::FileBuffer;
 use catena_engine::shard_index::ShardIndex;
+use std::io;
 use std::ops::Range;
+use std::str::FromStr;
 
 /// What a store is told at its start.
 #[derive(Clone, Debug)]
@@ -54,6 +61,50 @@ pub struct Common {
     pub(crate) value_bytes_max: usize,
     pub(crate) scratch: Vec<u8>,
     commits_at_once: bool,
+    log: Option<Log>,
+}
+
+/// The log as the store has it.
+#[derive(Debug)]
+struct Log {
+    writer: LogWriter,
+    bell: Bell,
+    /// An entry on its way to it.
+    entry: Vec<u8>,
+    /// Why it cannot go on when its segment is full.
+    hindrance: Option<String>,
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// When it is safely on the disk: no crash and no loss of power takes it back.
+    #[default]
+    Sync,
+    /// When it is in memory; it is on the disk soon after. A crash takes back what was written since.
+    Batch,
+    /// When it is in memory, which is all that there is: nothing outlives the process.
+    Memory,
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sync" => Ok(Durability::Sync),
+            "batch" => Ok(Durability::Batch),
+            "memory" => Ok(Durability::Memory),
+            other => Err(format!("{other:?} is no durability; say sync, batch or memory")),
+        }
+    }
+}
+
+/// An entry does not follow what is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfOrder {
+    /// The last entry that is there.
+    pub last: u64,
 }
 
 /// What was counted since the start.
@@ -87,9 +138,97 @@ impl Store {
                 value_bytes_max: config.value_bytes_max,
                 scratch: Vec::new(),
                 commits_at_once: true,
+                log: None,
             },
             config,
         }
+    }
+
+    /// Writes a log from now on, which `bell` tells that there is something to write.
+    pub fn begin_log(&mut self, writer: LogWriter, bell: Bell, durability: Durability) {
+        self.common.commits_at_once = durability != Durability::Sync;
+        self.common.log = Some(Log { writer, bell, entry: Vec::new(), hindrance: None });
+    }
+
+    /// Takes in an entry that is on the disk. False: it is none of this shard's, or it is there already.
+    ///
+    /// # Errors
+    /// If it does not follow the last one of its partition, or cannot be read.
+    pub fn recover(
+        &mut self,
+        partition: u16,
+        epoch: u32,
+        index: u64,
+        payload: &[u8],
+    ) -> Result<bool, WrongEntry> {
+        let Some(partition) = self.partitions.by_number(partition) else { return Ok(false) };
+        let last = partition.received();
+        if index <= last {
+            return Ok(false);
+        }
+        if index > last + 1 {
+            return Err(WrongEntry::OutOfOrder(OutOfOrder { last }));
+        }
+        partition.recover(&mut self.common.memory, epoch, index, payload)?;
+        Ok(true)
+    }
+
+    /// Entries are ordered in this epoch from now on.
+    pub fn begin_epoch(&mut self, epoch: u32) {
+        for partition in &mut self.partitions.list {
+            partition.begin_epoch(epoch);
+        }
+    }
+
+    /// What the log wants done.
+    pub fn log_action(&mut self) -> Option<Action> {
+        self.common.log.as_mut()?.writer.poll()
+    }
+
+    /// A write that the log wanted has ended.
+    pub fn log_written(&mut self, buffer: FileBuffer, result: io::Result<usize>) {
+        if let Some(log) = &mut self.common.log {
+            log.writer.written(buffer, result);
+        }
+    }
+
+    /// A sync that the log wanted has ended: what became durable by it has committed.
+    pub fn log_synced(&mut self, result: io::Result<()>) {
+        let Common { log, memory, commits_at_once, .. } = &mut self.common;
+        let Some(log) = log else { return };
+        let durable = log.writer.synced(result);
+        if *commits_at_once {
+            return;
+        }
+        for (partition, index) in durable {
+            let partition = self.partitions.by_number(*partition);
+            partition.expect("it was logged here").commit(memory, *index);
+        }
+    }
+
+    /// A segment that the log wanted is ready.
+    pub fn log_prepared(&mut self, segment: Segment) {
+        if let Some(log) = &mut self.common.log {
+            log.writer.prepared(segment);
+        }
+    }
+
+    /// Why the log cannot go on when its segment is full, if it cannot.
+    pub fn set_log_hindrance(&mut self, hindrance: Option<String>) {
+        if let Some(log) = &mut self.common.log {
+            log.hindrance = hindrance;
+        }
+    }
+
+    /// Why the log has stopped for good, if it has.
+    pub fn log_failure(&self) -> Option<&Stopped> {
+        self.common.log.as_ref()?.writer.stopped()
+    }
+
+    /// True if everything that was ordered is durable, as far as it will be.
+    pub fn is_settled(&self) -> bool {
+        let log = self.common.log.as_ref();
+        log.is_none_or(|log| log.writer.is_idle() || log.writer.stopped().is_some())
     }
 
     /// What it was told at its start.
@@ -229,6 +368,12 @@ impl OwnPartitions {
         if is_own { Ok(usize::from(partition.0 - self.numbers.start)) } else { Err(partition) }
     }
 
+    /// The one of a number, if it is among these.
+    pub fn by_number(&mut self, number: u16) -> Option<&mut Partition> {
+        let place = number.checked_sub(self.numbers.start)?;
+        self.list.get_mut(usize::from(place))
+    }
+
     /// The one at a place.
     #[inline]
     pub fn at(&mut self, place: usize) -> &mut Partition {
@@ -244,9 +389,43 @@ impl Common {
         partition: &mut Partition,
         effects: &[EffectRef<'_>],
     ) -> Result<u64, Error> {
+        if let Some(log) = &mut self.log {
+            log.append(partition, effects)?;
+        }
         if self.commits_at_once {
             return Ok(partition.order_and_commit(&mut self.memory, effects));
         }
         Ok(partition.order(&self.memory.seed, effects))
     }
 }
+
+impl Log {
+    fn append(&mut self, partition: &Partition, effects: &[EffectRef<'_>]) -> Result<(), Error> {
+        if let Some(hindrance) = &self.hindrance
+            && self.writer.gathered_bytes() > HINDERED_BYTES_MAX
+        {
+            return Err(Error::of(format!("MISCONF the log cannot be written: {hindrance}")));
+        }
+        self.entry.clear();
+        for effect in effects {
+            effect.encode(&mut self.entry);
+        }
+        let index = partition.received() + 1;
+        let appended = self.writer.append(partition.id().0, partition.epoch(), index, &self.entry);
+        self.entry.shrink_to(ENTRY_KEPT_BYTES);
+        match appended {
+            Ok(()) => {
+                self.bell.ring();
+                Ok(())
+            }
+            Err(AppendError::Stopped) => Err(Error::STOPPED),
+            Err(AppendError::Full) => Err(Error::LOG_FULL),
+        }
+    }
+}
+
+/// Bytes of writes that are taken in, and wait, while the log cannot go on.
+const HINDERED_BYTES_MAX: usize = 64 * 1_024;
+
+/// Memory that is kept for the next entry.
+const ENTRY_KEPT_BYTES: usize = 64 * 1_024;

@@ -48,6 +48,12 @@ impl Error {
         "MISCONF writing the log has failed, so nothing is written any more; see the server's log",
     );
 
+    /// The server has just started.
+    pub const LOADING: Error = Error::fixed("LOADING Catena is loading the dataset in memory");
+    /// More is written than the disk takes: the client should wait.
+    pub const LOG_FULL: Error =
+        Error::fixed("BUSY more is written than the disk takes; try again in a moment");
+
     /// An error whose text is known before.
     pub const fn fixed(text: &'static str) -> Self {
         Error(Cow::Borrowed(text))

@@ -37,7 +37,7 @@ pub struct DiskError {
 
 impl DiskError {
     /// For `map_err`.
-    pub fn of(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+    pub fn of(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError + use<> {
         let path = path.to_path_buf();
         move |error| DiskError { doing, path, error }
     }

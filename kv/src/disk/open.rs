@@ -68,8 +68,7 @@ pub async fn open(
     let identity = match document::read(local, &identity_path).await.map_err(OpenError::Disk)? {
         Some(content) => {
             let name = identity_path.display().to_string();
-            let mut identity =
-                Identity::decode(&content, &name).map_err(OpenError::Identity)?;
+            let mut identity = Identity::decode(&content, &name).map_err(OpenError::Identity)?;
             if let Some(asked) = partitions.map(Partitions::count)
                 && asked != identity.partitions
             {
@@ -117,7 +116,7 @@ impl DataDirectory {
     }
 }
 
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
     let to_disk_error = DiskError::of(doing, path);
     move |error| OpenError::Disk(to_disk_error(error))
 }

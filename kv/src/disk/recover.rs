@@ -47,6 +47,12 @@ pub enum WrongEntry {
     Effect(EffectError),
 }
 
+impl From<EffectError> for WrongEntry {
+    fn from(error: EffectError) -> Self {
+        WrongEntry::Effect(error)
+    }
+}
+
 /// What a recovery has found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Recovered {
@@ -94,11 +100,7 @@ pub async fn recover(
 }
 
 /// Makes the directory of this start and the manifest that says what came before.
-async fn begin(
-    local: &Local,
-    data: &DataDirectory,
-    manifest: &Manifest,
-) -> Result<(), DiskError> {
+async fn begin(local: &Local, data: &DataDirectory, manifest: &Manifest) -> Result<(), DiskError> {
     let directory = data.of_shard(manifest.incarnation, manifest.shard);
     let start = directory.parent().expect("a shard's directory is in that of its start");
     local.create_directory(&directory).await.map_err(DiskError::of("create", &directory))?;
@@ -121,8 +123,7 @@ async fn take_in(
         return Ok(LogEnd { segment: start.segment, offset, crc: start.prev_crc });
     }
     let log = LogIdentity { directory, incarnation, shard };
-    let config =
-        ScanConfig { log, start, last_segment, end: source.end, read_bytes: READ_BYTES };
+    let config = ScanConfig { log, start, last_segment, end: source.end, read_bytes: READ_BYTES };
     let mut scan = Scan::new(config);
     let mut files = SegmentFiles { local, directory: &source.directory, open: None };
     let mut buffer = FileBuffer::default();
@@ -130,14 +131,16 @@ async fn take_in(
         match scan.next().map_err(RecoverError::Scan)? {
             Step::End(end) => break end,
             Step::Entry(entry) => {
-                let taken = apply(store, &entry);
-                let EntryRef { partition, index, .. } = entry;
-                recovered.entries += u64::from(taken.map_err(|wrong| RecoverError::Entry {
-                    directory: source.directory.clone(),
+                let EntryRef { partition, epoch, index, payload } = entry;
+                let taken = store.recover(partition, epoch, index, payload);
+                let directory = || source.directory.clone();
+                let is_new = taken.map_err(|wrong| RecoverError::Entry {
+                    directory: directory(),
                     partition,
                     index,
                     wrong,
-                })?);
+                })?;
+                recovered.entries += u64::from(is_new);
             }
             Step::Read(request) => {
                 buffer.resize(request.bytes);
@@ -165,14 +168,6 @@ async fn take_in(
         files.close();
     }
     Ok(end)
-}
-
-/// True if the entry is of this shard, and new.
-fn apply(store: &mut Store, entry: &EntryRef<'_>) -> Result<bool, WrongEntry> {
-    match store.recover(entry.partition, entry.epoch, entry.index, entry.payload) {
-        Ok(is_new) => Ok(is_new),
-        Err(wrong) => Err(wrong),
-    }
 }
 
 /// The segments of one log, of which one is open.
@@ -215,11 +210,7 @@ impl fmt::Display for RecoverError {
             RecoverError::Source(error) => error.fmt(f),
             RecoverError::Scan(error) => error.fmt(f),
             RecoverError::Entry { directory, partition, index, wrong } => {
-                write!(
-                    f,
-                    "{}: entry {index} of partition {partition} ",
-                    directory.display()
-                )?;
+                write!(f, "{}: entry {index} of partition {partition} ", directory.display())?;
                 match wrong {
                     WrongEntry::OutOfOrder(wrong) => write!(
                         f,

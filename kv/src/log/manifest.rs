@@ -334,7 +334,9 @@ fn directory_id(text: &str) -> Result<DirectoryId, Problem> {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::NoChecksum => f.write_str("it does not end with a line \"# crc32c XXXXXXXX\""),
+            Problem::NoChecksum => {
+                f.write_str("it does not end with a line \"# crc32c <8 hexadecimal digits>\"")
+            }
             Problem::Checksum { stated, computed } => {
                 write!(f, "its checksum is {computed:08x}, and its last line says {stated:08x}")
             }

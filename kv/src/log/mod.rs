@@ -4,7 +4,7 @@
 //! DIR/IDENTITY                                  what the directory is             manifest
 //! DIR/gen-<incarnation>/shard-<k>/MANIFEST      what of the log counts            manifest
 //! DIR/gen-<incarnation>/shard-<k>/log-<n>       a segment: header, batches        segment
-//!                                                   batch: begin, entries, end    batch (writes), scan (reads)
+//!                                                   batch: begin, entries, end    batch writes, scan reads
 //!                                                       record: header, payload   record
 //! ```
 //!

@@ -171,6 +171,7 @@ impl Redis {
         let spec = spec::of(&args).expect("the shard that asks has found it");
         let mut text = std::mem::take(&mut self.scratch);
         let done = match spec.run {
+            _ if !self.serving.get() => Err(Error::LOADING),
             Run::Keyed(_) => self.keyed_for_other(store, spec, &args, asked, now_ms, &mut text),
             Run::Everywhere(Everywhere::Scan) => {
                 let ends_here = asked.whole == Whole::Part;

@@ -26,6 +26,7 @@ pub struct HandOver {
     /// Shards that have something outbound.
     has_outbound: bool,
     held: Vec<Held>,
+    #[expect(clippy::vec_box, reason = "they are kept as they are sent")]
     spare: Vec<Box<Bundle>>,
 }
 

@@ -41,7 +41,7 @@ use hand_over::HandOver;
 use here::Place;
 use here::slowlog::{TIMED_BYTES_MIN, Timed};
 use server::{Server, Totals};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -62,11 +62,14 @@ pub struct Redis {
     addresses: Addresses,
     server: Arc<Server>,
     hand_over: HandOver,
+    /// False while the keys are not there yet.
+    serving: Rc<Cell<bool>>,
     /// Walks of `KEYS` that have ended since the last turn.
     walked: Walked,
     /// What this shard has counted, and whether that is more than it has published.
     totals: Totals,
     is_unpublished: bool,
+    published_bytes: u64,
 }
 
 impl Redis {
@@ -95,10 +98,17 @@ impl Redis {
             addresses: Addresses::default(),
             server,
             hand_over: HandOver::new(local.shard_count()),
+            serving: Rc::default(),
             walked: Walked::default(),
             totals: Totals::default(),
             is_unpublished: true,
+            published_bytes: 0,
         }
+    }
+
+    /// To be set when the store has its keys: until then commands on keys are refused.
+    pub fn serving(&self) -> Rc<Cell<bool>> {
+        self.serving.clone()
     }
 }
 
@@ -130,6 +140,7 @@ impl Application for Redis {
             last_command: "",
             last_command_at: self.local.now(),
             answers: Default::default(),
+            is_barred: false,
             is_waiting: false,
         };
         let slot = stream.id().slot();
@@ -181,15 +192,18 @@ impl Application for Redis {
 impl Redis {
     /// Publishes what has changed: a dozen stores into this shard's own cache lines.
     fn publish(&mut self) {
-        if !std::mem::take(&mut self.is_unpublished) {
-            return;
-        }
         let store = self.store.borrow();
         let (counters, memory) = (store.counters(), store.memory());
+        // Upkeep changes what there is without any command.
+        let bytes_used = memory.bytes_used();
+        if !std::mem::take(&mut self.is_unpublished) && bytes_used == self.published_bytes {
+            return;
+        }
+        self.published_bytes = bytes_used;
         let totals = Totals {
             keys: memory.keys(),
             expiring: memory.expiring(),
-            bytes_used: memory.bytes_used(),
+            bytes_used,
             bytes_held: memory.bytes_held(),
             hits: counters.hits,
             misses: counters.misses,
@@ -219,7 +233,8 @@ impl Redis {
             answers.release(output, |place| store.committed(place));
             self.totals.bytes_out += (output.len() - before) as u64;
             client.state.is_waiting = !answers.is_empty();
-            if answers.len() < ANSWERS_WAITING_MAX / 2 {
+            client.state.is_barred &= !answers.is_empty();
+            if !client.state.is_barred && answers.len() < ANSWERS_WAITING_MAX / 2 {
                 streams.read_on(*stream);
             }
             client.state.is_waiting
@@ -254,7 +269,7 @@ impl Redis {
                     break;
                 }
             }
-            if state.answers.len() >= ANSWERS_WAITING_MAX {
+            if state.is_barred || state.answers.len() >= ANSWERS_WAITING_MAX {
                 stream.hold();
             }
             if !stream.may_go_on() {
@@ -342,7 +357,11 @@ impl Redis {
                 self.run_here(client, store, (command, args), stream, now_ms);
                 Ok(())
             }
-            Run::Everywhere(command) => self.ask_everywhere(client, store, command, args),
+            Run::Everywhere(command) => {
+                let asked = self.ask_everywhere(client, store, command, args);
+                client.is_barred = asked.is_ok();
+                asked
+            }
         };
         if let Err(error) = done {
             self.refuse(client, stream, &error);
@@ -367,6 +386,9 @@ impl Redis {
         spec.check_arity(args.len())?;
         if !client.is_authenticated && !spec.flags.without_auth {
             return Err(Error::NO_AUTH);
+        }
+        if !self.serving.get() && !matches!(spec.run, Run::Here(_)) {
+            return Err(Error::LOADING);
         }
         if spec.flags.needs_memory && !store.has_memory() {
             return Err(Error::OUT_OF_MEMORY);

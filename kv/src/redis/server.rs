@@ -9,6 +9,7 @@
 //! behind a lock: what is entered there has taken so long that a lock is nothing beside it.
 
 use super::here::slowlog::SlowLog;
+use crate::store::Durability;
 use catena_engine::metrics::Gauge;
 use catena_engine::shard_index::ShardIndex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,14 +33,14 @@ pub struct ServerConfig {
     pub value_bytes_max: u64,
     /// Connections of all shards, at most.
     pub clients_max: u64,
-    /// When writes are on stable storage.
-    pub durability: Durability,
+    /// When writes are on stable storage; `None`: never.
+    pub durability: Option<Durability>,
     /// What the system says of this process, for whoever asks; it may cost some system calls.
     pub process: fn() -> ProcessFacts,
 }
 
 /// One server process, as all of its shards see it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Server {
     /// How it was started.
     pub config: ServerConfig,
@@ -47,18 +48,6 @@ pub struct Server {
     pub slow_log: SlowLog,
     complaints: Complaints,
     running: OnceLock<Running>,
-}
-
-/// When a write that is acknowledged is on stable storage.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Durability {
-    /// Never: the store is gone with its process.
-    #[default]
-    Memory,
-    /// Within moments.
-    Batch,
-    /// Before it is acknowledged.
-    Sync,
 }
 
 /// What the system says of a process.
@@ -93,7 +82,7 @@ impl Default for ServerConfig {
             memory_bytes_max: 0,
             value_bytes_max: 512 << 20,
             clients_max: u64::from(u16::MAX),
-            durability: Durability::default(),
+            durability: None,
             process: ProcessFacts::default,
         }
     }
@@ -101,6 +90,13 @@ impl Default for ServerConfig {
 
 /// Digits of a node's id. Source: Redis Cluster's specification.
 pub const NODE_ID_DIGITS: usize = 40;
+
+impl ServerConfig {
+    /// True if what is written outlives the process.
+    pub fn is_durable(&self) -> bool {
+        matches!(self.durability, Some(Durability::Sync | Durability::Batch))
+    }
+}
 
 impl Server {
     /// One that is about to start.

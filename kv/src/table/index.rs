@@ -3,7 +3,7 @@
 //! ```text
 //!   hash word   [ top bits | ............................ ]
 //!                    |
-//!   directory   [ 0 0 1 2 ]            the top `depth` bits choose a segment; one of less depth has many places
+//!   directory   [ 0 0 1 2 ]   the top `depth` bits choose a segment; one of less depth has many places
 //!                  |   \
 //!   segments    (0: 0…) (1: 10…) (2: 11…)      each a small hash table of (hash word, cell)
 //! ```
@@ -24,7 +24,7 @@ use super::hash::KeyHash;
 use super::segment::{Room, Segment, Slot};
 
 /// The most bits of the hash word that choose a segment. With 2^18 segments, 250 to 470 million
-/// keys, the directory has 1 MiB and doubling it takes some 100 µs; beyond that the segments
+/// keys, the directory has 1 MiB, which is what its last doubling writes; beyond that the segments
 /// themselves grow.
 pub(super) const DEPTH_MAX: u32 = 18;
 

@@ -10,7 +10,7 @@ use super::class::{CELL_BYTES, CLASSES, Class};
 use super::entry;
 
 /// Bytes of a page: small enough to come and go in microseconds, large enough that what is known of
-/// a page (32 bytes) and of its allocation is below a thousandth.
+/// a page (28 bytes) and of its allocation is below a thousandth.
 pub(super) const PAGE_BYTES: usize = 64 * 1_024;
 
 /// Cells of a page.
@@ -54,6 +54,8 @@ struct PageState {
     next: u32,
     previous: u32,
 }
+
+const _: () = assert!(size_of::<PageState>() + size_of::<Option<Box<Page>>>() == 28);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {

@@ -29,6 +29,7 @@ pub(super) enum Room {
     Split,
 }
 
+/// One cache line.
 #[derive(Debug)]
 pub(super) struct Segment {
     slots: HashTable<Slot>,
@@ -44,6 +45,8 @@ pub(super) struct Segment {
     /// The next bucket of that sweep; it begins again whenever slots move.
     swept: u32,
 }
+
+const _: () = assert!(size_of::<Segment>() == 64);
 
 impl Segment {
     pub(super) fn new(first_word: u32, depth: u8) -> Self {

@@ -18,7 +18,8 @@ impl Table {
     /// whatever is put, removed, split, merged or moved in between: a step takes all entries of a
     /// range of hash words, and the next begins behind. (An entry that goes and comes again may be
     /// missed or met twice.) Nothing is kept between steps. A step may visit none and not be the
-    /// last; within it the order is arbitrary.
+    /// last; it looks at segments 16 times at most, so that it visits some 28,000 entries however
+    /// many are asked for. Within it the order is arbitrary.
     pub fn walk<'a>(
         &self,
         arena: &'a Arena,
@@ -38,7 +39,7 @@ impl Table {
             from = to.checked_add(1)?;
             // Nearly enough is enough: another look for the last few would cost as much as this
             // one.
-            if visited * 4 >= count * 3 {
+            if visited >= count - count / 4 {
                 break;
             }
         }
@@ -81,7 +82,7 @@ impl Table {
 fn end_of_step(segment: &Segment, from: u32, count: usize) -> u32 {
     let last = segment.last_word();
     let words = (last - segment.first_word()) as u64 + 1;
-    let step = words * count as u64 / (segment.len() as u64).max(1);
+    let step = words.saturating_mul(count as u64) / (segment.len() as u64).max(1);
     let to = from as u64 + step.clamp(1, words) - 1;
     to.min(last as u64) as u32
 }

@@ -262,16 +262,18 @@ impl Random {
         }
     }
 
-    /// Of few digits: with more of them Redis' extended precision and ours round differently.
+    /// With fractions that binary numbers have: Redis adds in extended precision, and then tells that
+    /// 272.238 and 127.997 are 400.23499999999999999; we add decimal fractions exactly.
     fn float(&mut self) -> Vec<u8> {
-        let fixed = [
+        const ODD: &[&str] = &[
             "nan", "inf", "-inf", "1e3", "1.5e-2", " 1", "1 ", "", "1.", ".5", "abc", "0x10", "-0",
         ];
         if self.next().is_multiple_of(4) {
-            return self.pick(&fixed).as_bytes().to_vec();
+            return self.pick(ODD).as_bytes().to_vec();
         }
-        let (whole, part) = (self.next() % 2_000, self.next() % 1_000);
-        format!("{}.{part:03}", whole.cast_signed() - 1_000).into_bytes()
+        let whole = (self.next() % 2_000).cast_signed() - 1_000;
+        let part = self.pick(&["0", "5", "25", "75", "125", "375", "0625"]);
+        format!("{whole}.{part}").into_bytes()
     }
 
     /// Long ago, or so far apart that what is allowed to differ does not hide which it is.

@@ -9,6 +9,7 @@ use catena_engine::limits::{COPY_BYTES_MAX, FRAME_BYTES_CEILING, IN_FLIGHT_CEILI
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
+use catena_kv::store::Durability;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +38,19 @@ pub struct ServeArgs {
     /// Address for the Redis protocol: a port of 127.0.0.1, or ADDRESS:PORT. Port 0 lets the system pick.
     #[arg(long, short, value_name = "ADDR", default_value = "7379", value_parser = parse_address)]
     pub listen: SocketAddr,
+    /// Directory for log and checkpoints; without it nothing outlives the process.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// When a write is acknowledged: sync (when it is safely on the disk), batch (at once; on the disk
+    /// within --batch-interval), memory (at once; no log).
+    #[arg(long, value_name = "MODE", default_value = "sync")]
+    pub durability: Durability,
+    /// How long writes gather before they go to the disk, with --durability batch.
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = parse_duration)]
+    pub batch_interval: Duration,
+    /// The length of a segment of the log.
+    #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = bytes_up_to(1 << 30))]
+    pub log_segment: u32,
     /// CPUs to run on, one shard each: all, or a list like 0,2-3.
     #[arg(
         long,

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`cli`] | what can be asked for |
-//! | [`process`] | what the system says of this process |
+//! | [`facts`] | what clients may ask about the server |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
 //! | [`serve`] | `catena serve`: the store |
 //! | [`upstream`] | where those servers are named |
@@ -14,7 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
-mod process;
+mod facts;
 mod proxy;
 mod serve;
 mod signals;

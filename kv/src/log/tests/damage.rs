@@ -30,7 +30,8 @@ proptest! {
         tear(&mut disk, &last, recycled, |sector| kept[sector % kept.len()]);
         let (entries, result) = read(&disk, None);
         let (end, _) = result.expect("a torn write is no damage");
-        let (least, most) = (written.entries(written.batches.len() - 1), written.entries(written.batches.len()));
+        let count = written.batches.len();
+        let (least, most) = (written.entries(count - 1), written.entries(count));
         prop_assert!(entries.len() >= least.len(), "an acknowledged entry is lost");
         prop_assert_eq!(&entries[..], &most[..entries.len()]);
         // The manifest of the next start has the end: the same is read for ever, whatever stands behind.
@@ -83,7 +84,10 @@ proptest! {
     #[test]
     fn garbage_is_scanned_without_a_panic(
         batches in batches(),
-        places in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..40),
+        places in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            1..40,
+        ),
     ) {
         let mut disk = write(&batches, LOG, &old_segments).disk;
         for (number, place, byte) in places {
@@ -209,4 +213,37 @@ fn a_missing_header_or_a_short_file_is_refused() {
     let mut disk = written.disk.clone();
     disk.files.get_mut(&1).unwrap().truncate(BATCHES_OFFSET as usize + 5_000);
     assert!(matches!(read(&disk, None).1, Err(ScanError::Shorter { segment: 1, .. })));
+}
+
+/// Who stores the log in itself shows it beginnings of batches, but never of later ones.
+#[test]
+fn a_value_that_holds_blocks_of_the_log_does_not_make_a_torn_batch_damage() {
+    let mut written = Written::default();
+    let mut writer = LogWriter::new(CONFIG, LogStart::NEW);
+    writer.append(0, 1, 1, b"first").unwrap();
+    run(&mut writer, &mut written, LOG, vec![(0, 1, b"first".to_vec())], &zeros);
+    // Behind the batch's first record and the entry's header, so that the copy lies at a block.
+    let mut value = vec![7; BLOCK_BYTES - 64];
+    value.extend_from_slice(&written.disk.files[&1][BATCHES_OFFSET as usize..][..BLOCK_BYTES]);
+    writer.append(0, 1, 2, &value).unwrap();
+    run(&mut writer, &mut written, LOG, vec![(0, 2, value)], &zeros);
+    let mut disk = written.disk.clone();
+    tear(&mut disk, &written.batches[1], &zeros, |sector| sector != 3);
+    let (entries, result) = read(&disk, None);
+    assert_eq!(entries, written.entries(1));
+    assert_eq!(result.map(|(_, torn)| torn), Ok(true));
+}
+
+#[test]
+fn a_batch_with_another_number_is_refused() {
+    let mut written = Written::default();
+    let mut writer = LogWriter::new(CONFIG, LogStart { prev_batch: 5, ..LogStart::NEW });
+    writer.append(0, 1, 1, b"first").unwrap();
+    run(&mut writer, &mut written, LOG, vec![], &zeros);
+    let (_, result) = read(&written.disk, None);
+    let expected = Fault::Batch { stated: 6, expected: 1 };
+    assert!(
+        matches!(result, Err(ScanError::Damaged { fault, .. }) if fault == expected),
+        "{result:?}"
+    );
 }

@@ -7,8 +7,8 @@ use crate::command::error::Error;
 use crate::command::glob::matches;
 use crate::command::number::integer;
 use crate::redis::client::ClientState;
-use crate::redis::server::Durability;
 use crate::resp::{Args, Reply};
+use crate::store::Durability;
 
 #[derive(Clone, Copy)]
 enum Verb {
@@ -78,13 +78,13 @@ fn settings(client: &ClientState, place: &Place<'_>) -> Vec<(&'static str, Strin
     };
     let yes_or_no = |yes| if yes { "yes" } else { "no" }.to_owned();
     let fsync = match server.config.durability {
-        Durability::Memory => "no",
-        Durability::Batch => "everysec",
-        Durability::Sync => "always",
+        None | Some(Durability::Memory) => "no",
+        Some(Durability::Batch) => "everysec",
+        Some(Durability::Sync) => "always",
     };
     vec![
         ("appendfsync", fsync.to_owned()),
-        ("appendonly", yes_or_no(server.config.durability != Durability::Memory)),
+        ("appendonly", yes_or_no(server.config.is_durable())),
         ("bind", address.map(|address| address.ip().to_string()).unwrap_or_default()),
         ("cluster-enabled", yes_or_no(!place.addresses.shards.is_empty())),
         ("databases", "1".to_owned()),

@@ -2,7 +2,7 @@
 
 use super::Place;
 use crate::redis::client::ClientState;
-use crate::redis::server::{Durability, ProcessFacts, REDIS_VERSION, Totals};
+use crate::redis::server::{ProcessFacts, REDIS_VERSION, Totals};
 use crate::resp::{Args, Reply};
 use std::fmt::{Display, Write};
 
@@ -109,7 +109,7 @@ fn memory(lines: &mut Lines<'_>) {
 fn persistence(lines: &mut Lines<'_>) {
     lines.add("loading", 0);
     lines.add("rdb_bgsave_in_progress", 0);
-    lines.add("aof_enabled", u8::from(lines.place.server.config.durability != Durability::Memory));
+    lines.add("aof_enabled", u8::from(lines.place.server.config.is_durable()));
 }
 
 fn stats(lines: &mut Lines<'_>) {

@@ -89,6 +89,11 @@ fn equal_hash_words_end_the_splitting() {
     let next = world.table.walk(&world.arena, hash.word(), 10, |_| met += 1);
     assert!(next.is_some_and(|next| next > hash.word()));
     assert_eq!(met, 5_000, "what cannot be told apart comes together");
+    let mut from = Some(0);
+    while let Some(at) = from {
+        from = world.table.walk(&world.arena, at, usize::MAX, |_| met += 1);
+    }
+    assert_eq!(met, 10_000);
     (0..5_000_u32).for_each(|number| {
         assert!(world.table.remove(&mut world.arena, hash, &number.to_le_bytes()))
     });

@@ -1,0 +1,226 @@
+//! While it runs: a shard's batches into its segments.
+//!
+//! The writer ([`crate::log::batch`]) says what is to be done; here it is done, on the driver's own file
+//! operations. Two futures: one writes and syncs, the other makes segments ready ahead.
+
+use super::open::DataDirectory;
+use super::{DiskError, document};
+use crate::log::batch::Action;
+use crate::log::manifest::Manifest;
+use crate::log::segment::{self, Segment};
+use crate::log::{LogIdentity, whole_blocks};
+use crate::store::Store;
+use catena_engine::Local;
+use catena_engine::driver::{FileBuffer, FileId, OpenFile};
+use catena_engine::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// How long a segment that could not be made ready waits for the next try. Long enough that a full disk is
+/// not hammered, short enough that room is used as soon as somebody has made it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Wakes the journal: there is something to write.
+#[derive(Clone, Debug, Default)]
+pub struct Bell(Rc<BellState>);
+
+#[derive(Debug, Default)]
+struct BellState {
+    has_rung: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Bell {
+    /// There is something to write.
+    #[inline]
+    pub fn ring(&self) {
+        if !self.0.has_rung.replace(true)
+            && let Some(waker) = self.0.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Waits until it has rung since this was asked last.
+    async fn rung(&self) {
+        poll_fn(|context| {
+            if self.0.has_rung.take() {
+                return Poll::Ready(());
+            }
+            *self.0.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// What the two futures share.
+#[derive(Clone)]
+struct Journal {
+    local: Local,
+    store: Rc<RefCell<Store>>,
+    bell: Bell,
+    directory: PathBuf,
+    manifest: Rc<RefCell<Manifest>>,
+    files: Rc<RefCell<BTreeMap<u64, FileId>>>,
+    /// Time from the first record of a batch to its write; zero: at once.
+    gathers_for: Duration,
+}
+
+/// Begins to write the log of a store. `gathers_for`: how long a batch waits for more.
+pub fn begin(
+    local: &Local,
+    data: &DataDirectory,
+    manifest: Manifest,
+    store: Rc<RefCell<Store>>,
+    bell: Bell,
+    gathers_for: Duration,
+) {
+    let directory = data.of_shard(manifest.incarnation, manifest.shard);
+    let journal = Journal {
+        local: local.clone(),
+        store,
+        bell,
+        directory,
+        manifest: Rc::new(RefCell::new(manifest)),
+        files: Rc::default(),
+        gathers_for,
+    };
+    // The first segment is made ready before anybody writes.
+    journal.bell.ring();
+    local.spawn(journal.run()).detach();
+}
+
+impl Journal {
+    async fn run(self) {
+        loop {
+            let action = self.store.borrow_mut().log_action();
+            match action {
+                Some(Action::Prepare { number, bytes }) => {
+                    self.local.spawn(self.clone().prepare(number, bytes)).detach();
+                }
+                Some(Action::Write { segment, offset, buffer }) => {
+                    let file = self.files.borrow()[&segment];
+                    let (buffer, result) = self.local.write_file(file, offset, buffer).await;
+                    self.store.borrow_mut().log_written(buffer, result);
+                }
+                Some(Action::Sync { segment }) => {
+                    let file = self.files.borrow()[&segment];
+                    let result = self.local.sync_file(file).await;
+                    self.store.borrow_mut().log_synced(result);
+                    self.close_before(segment);
+                }
+                None => {
+                    self.bell.rung().await;
+                    if self.gathers_for > Duration::ZERO {
+                        self.local.sleep(self.gathers_for).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes a segment ready, however long it takes.
+    async fn prepare(self, number: u64, bytes: u64) {
+        let mut has_failed = false;
+        loop {
+            match self.make_ready(number, bytes).await {
+                Ok(segment) => {
+                    if has_failed {
+                        tracing::info!(number, "the log goes on");
+                        self.store.borrow_mut().set_log_hindrance(None);
+                    }
+                    self.store.borrow_mut().log_prepared(segment);
+                    self.bell.ring();
+                    return;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::error!(
+                            number,
+                            "the log's next segment cannot be made ready; writes will be refused when the \
+                             one before is full: {error}"
+                        );
+                    }
+                    self.store.borrow_mut().set_log_hindrance(Some(error.to_string()));
+                    self.local.sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    async fn make_ready(&self, number: u64, bytes: u64) -> Result<Segment, DiskError> {
+        let bytes = whole_blocks(bytes as usize) as u64;
+        let unready = self.directory.join(segment::unready_name(number));
+        let ready = self.directory.join(segment::segment_name(number));
+        // Of a try that failed, or a smaller one that is not enough.
+        for path in [&unready, &ready] {
+            match self.local.remove_file(path).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(DiskError::of("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        let created = self.local.create_zeroed(&unready, bytes).await;
+        created.map_err(DiskError::of("create", &unready))?;
+        let segment = Segment { log: self.identity(), number, bytes, seed: self.seed() };
+        let options = OpenFile { create: false, direct: true };
+        let file = self.local.open_file(&unready, options).await;
+        let file = file.map_err(DiskError::of("open", &unready))?;
+        let mut header = FileBuffer::zeroed(segment::BATCHES_OFFSET as usize);
+        segment.encode(header.bytes_mut());
+        let (_, written) = self.local.write_file(file, 0, header).await;
+        let synced = match written {
+            Ok(_) => self.local.sync_file(file).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = synced {
+            self.local.close_file(file);
+            return Err(DiskError::of("write", &unready)(error));
+        }
+        if let Err(error) = self.publish(number, &unready, &ready).await {
+            self.local.close_file(file);
+            return Err(error);
+        }
+        self.files.borrow_mut().insert(number, file);
+        Ok(segment)
+    }
+
+    /// Gives a segment its name, and says in the manifest that it may be written to.
+    async fn publish(&self, number: u64, unready: &Path, ready: &Path) -> Result<(), DiskError> {
+        let directory = &self.directory;
+        self.local.rename(unready, ready).await.map_err(DiskError::of("rename", unready))?;
+        let synced = self.local.sync_directory(directory).await;
+        synced.map_err(DiskError::of("sync", directory))?;
+        let manifest = Manifest { last_segment: number, ..self.manifest.borrow().clone() };
+        let path = directory.join("MANIFEST");
+        document::replace(&self.local, &path, manifest.encode().as_bytes()).await?;
+        *self.manifest.borrow_mut() = manifest;
+        Ok(())
+    }
+
+    fn identity(&self) -> LogIdentity {
+        let Manifest { directory, incarnation, shard, .. } = *self.manifest.borrow();
+        LogIdentity { directory, incarnation, shard }
+    }
+
+    fn seed(&self) -> u32 {
+        self.local.random() as u32
+    }
+
+    /// Closes the segments that nothing is written to any more.
+    fn close_before(&self, segment: u64) {
+        let mut files = self.files.borrow_mut();
+        while let Some(oldest) = files.first_entry()
+            && *oldest.key() < segment
+        {
+            self.local.close_file(oldest.remove());
+        }
+    }
+}

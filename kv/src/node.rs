@@ -1,0 +1,259 @@
+//! What each shard of a store runs: it recovers what is on disk, then serves, and at the end lets its log
+//! come to rest.
+//!
+//! ```text
+//! shard 0   opens the data directory ─┬─► recovers ─► serves ─► (drain) ─► the log is settled ─► ends
+//! shard 1   waits ◄───────────────────┴─► recovers ─► serves …
+//! ```
+
+use crate::disk::journal::{self, Bell};
+use crate::disk::open::{self, DataDirectory};
+use crate::disk::recover::{Recovered, recover};
+use crate::log::LogStart;
+use crate::log::batch::{LogWriter, WriterConfig};
+use crate::redis::Redis;
+use crate::redis::server::Server;
+use crate::slot::Partitions;
+use crate::store::{Durability, Store, StoreConfig};
+use crate::upkeep::{Step, Upkeep};
+use catena_engine::application::{Addresses, Message};
+use catena_engine::shard_index::ShardIndex;
+use catena_engine::stream::{Stream, StreamId, Streams};
+use catena_engine::time::Duration;
+use catena_engine::{Application, Local, Router};
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+/// How a store is run.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Where its files are; `None`: nothing outlives the process.
+    pub directory: Option<PathBuf>,
+    /// When a write is acknowledged. With a directory only.
+    pub durability: Durability,
+    /// How long a batch waits for more, where nobody waits for it.
+    pub batch_interval: Duration,
+    /// The length of a segment of the log, in bytes.
+    pub segment_bytes: u64,
+    /// How many partitions a new directory has; `None`: the default, or what it has.
+    pub partitions: Option<Partitions>,
+    /// The longest value in bytes.
+    pub value_bytes_max: usize,
+    /// Memory of each shard in bytes above which writes are refused.
+    pub memory_bytes_max: u64,
+    /// What commands about the server know of it.
+    pub server: Arc<Server>,
+    /// Unix time in milliseconds.
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Told, once, why this store cannot go on. Nothing is acknowledged after it.
+    pub on_failure: Arc<dyn Fn(ShardIndex, String) + Send + Sync>,
+    /// Told by each shard when it serves.
+    pub on_ready: Arc<dyn Fn(ShardIndex, Recovered) + Send + Sync>,
+}
+
+/// The handlers and the application of one shard.
+pub fn router(local: &Local, config: &NodeConfig) -> Router {
+    Router::new().application(Node::new(local, config.clone()))
+}
+
+/// See the module page.
+struct Node {
+    local: Local,
+    config: NodeConfig,
+    redis: Redis,
+    store: Rc<RefCell<Store>>,
+    has_failed: bool,
+}
+
+/// The epoch of a store that keeps nothing: there is but one.
+const EPOCH_IN_MEMORY: u32 = 1;
+
+/// How large a batch may become while the one before it is on its way to the disk, in bytes. Clients are
+/// held long before.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+
+impl Node {
+    fn new(local: &Local, config: NodeConfig) -> Self {
+        let store = Rc::new(RefCell::new(empty(local, &config, 0, EPOCH_IN_MEMORY, None)));
+        let clock = config.clock.clone();
+        let server = config.server.clone();
+        let redis = Redis::new(local, server, store.clone(), move || clock());
+        Node { local: local.clone(), config, redis, store, has_failed: false }
+    }
+
+    fn fail(&mut self, reason: String) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            (self.config.on_failure)(self.local.shard(), reason);
+        }
+    }
+
+    /// The first shard opens the directory for all.
+    fn open(&self, directory: PathBuf) {
+        let (local, partitions) = (self.local.clone(), self.config.partitions);
+        let on_failure = self.config.on_failure.clone();
+        let opening = async move {
+            match open::open(&local, &directory, partitions).await {
+                Ok(data) => {
+                    for shard in (0..local.shard_count()).map(ShardIndex) {
+                        local.send(shard, Box::new(data.clone()));
+                    }
+                }
+                Err(error) => on_failure(local.shard(), error.to_string()),
+            }
+        };
+        self.local.spawn(opening).detach();
+    }
+
+    /// Takes in what is there, then serves.
+    fn recover(&self, data: DataDirectory) {
+        let (local, config) = (self.local.clone(), self.config.clone());
+        let (store, serving) = (self.store.clone(), self.redis.serving());
+        let recovering = async move {
+            let partitions = Partitions::new(data.identity.partitions);
+            let mut recovered_store =
+                empty(&local, &config, data.identity.hash_seed, 0, partitions);
+            let (manifest, recovered) = match recover(&local, &data, &mut recovered_store).await {
+                Ok(recovered) => recovered,
+                Err(error) => return (config.on_failure)(local.shard(), error.to_string()),
+            };
+            let bell = Bell::default();
+            let writer = LogWriter::new(
+                WriterConfig {
+                    segment_bytes: config.segment_bytes,
+                    batch_bytes_max: BATCH_BYTES_MAX,
+                    partitions: data.identity.partitions,
+                },
+                LogStart::NEW,
+            );
+            let epoch = u32::try_from(data.identity.incarnation).unwrap_or(u32::MAX);
+            recovered_store.begin_epoch(epoch);
+            recovered_store.begin_log(writer, bell.clone(), config.durability);
+            *store.borrow_mut() = recovered_store;
+            let gathers_for = match config.durability {
+                Durability::Sync | Durability::Memory => Duration::ZERO,
+                Durability::Batch => config.batch_interval,
+            };
+            journal::begin(&local, &data, manifest, store.clone(), bell, gathers_for);
+            keep_up(&local, store, config.clock.clone());
+            serving.set(true);
+            (config.on_ready)(local.shard(), recovered);
+        };
+        self.local.spawn(recovering).detach();
+    }
+}
+
+impl Application for Node {
+    fn started(&mut self, addresses: Addresses) {
+        self.redis.started(addresses);
+        match &self.config.directory {
+            None => {
+                keep_up(&self.local, self.store.clone(), self.config.clock.clone());
+                self.redis.serving().set(true);
+                (self.config.on_ready)(self.local.shard(), Recovered::default());
+            }
+            Some(directory) if self.local.shard() == ShardIndex(0) => self.open(directory.clone()),
+            Some(_) => {}
+        }
+    }
+
+    fn accepted(&mut self, stream: &mut Stream<'_>) {
+        self.redis.accepted(stream);
+    }
+
+    fn received(&mut self, bytes: &[u8], stream: &mut Stream<'_>) -> usize {
+        self.redis.received(bytes, stream)
+    }
+
+    fn closed(&mut self, stream: StreamId) {
+        self.redis.closed(stream);
+    }
+
+    fn owes(&self, stream: StreamId) -> bool {
+        self.redis.owes(stream)
+    }
+
+    fn message(&mut self, from: ShardIndex, message: Message, streams: &mut Streams) {
+        match message.downcast::<DataDirectory>() {
+            Ok(data) => self.recover(*data),
+            Err(message) => self.redis.message(from, message, streams),
+        }
+    }
+
+    fn turn_ended(&mut self, streams: &mut Streams) {
+        self.redis.turn_ended(streams);
+        let failure = self.store.borrow().log_failure().map(ToString::to_string);
+        if let Some(failure) = failure {
+            self.fail(failure);
+        }
+    }
+
+    fn is_finished(&mut self) -> bool {
+        self.store.borrow().is_settled()
+    }
+}
+
+/// A store without keys.
+fn empty(
+    local: &Local,
+    config: &NodeConfig,
+    hash_seed: u64,
+    epoch: u32,
+    partitions: Option<Partitions>,
+) -> Store {
+    Store::in_memory(StoreConfig {
+        partitions: partitions.or(config.partitions).unwrap_or_default(),
+        shard: local.shard(),
+        shards: local.shard_count(),
+        hash_seed,
+        epoch,
+        value_bytes_max: config.value_bytes_max,
+        memory_bytes_max: config.memory_bytes_max,
+    })
+}
+
+/// Does the upkeep of a store, beside its requests.
+fn keep_up(local: &Local, store: Rc<RefCell<Store>>, clock: Arc<dyn Fn() -> u64 + Send + Sync>) {
+    const IDLE: Duration = Duration::from_millis(100);
+    // 256 looks in so long are 1 % of a core.
+    const UNHURRIED: Duration = Duration::from_millis(3);
+    let on = local.clone();
+    let keeping = async move {
+        let mut upkeep = Upkeep::default();
+        loop {
+            let step = upkeep.step(&mut store.borrow_mut(), clock());
+            match step {
+                Step::More => next_turn().await,
+                Step::Later => on.sleep(UNHURRIED).await,
+                Step::Idle => on.sleep(IDLE).await,
+            }
+        }
+    };
+    local.spawn(keeping).detach();
+}
+
+/// Lets the others have their turn.
+async fn next_turn() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeConfig")
+            .field("directory", &self.directory)
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
+    }
+}
