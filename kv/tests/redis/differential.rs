@@ -86,17 +86,20 @@ fn is_allowed(command: &[Vec<u8>], ours: &[u8], theirs: &[u8]) -> bool {
     })
 }
 
-/// What happened, with all commands before on the same keys.
+/// What happened, with the last commands on the same keys.
 fn told(history: &[Vec<Vec<u8>>], ours: &[u8], theirs: &[u8]) -> String {
     let line = |command: &Vec<Vec<u8>>| {
         let words: Vec<String> = command.iter().map(|word| shown(word)).collect();
         words.join(" ")
     };
     let last = history.last().expect("a command");
-    let keys: Vec<&Vec<u8>> = last[1..].iter().filter(|word| word.starts_with(TAG)).collect();
-    let on_keys = |command: &&Vec<Vec<u8>>| command.iter().any(|word| keys.contains(&word));
+    let keys: Vec<&Vec<u8>> = last[1..].iter().filter(|word| is_key(word)).collect();
+    // One about all keys depends on all of them.
+    let on_keys = |command: &&Vec<Vec<u8>>| {
+        keys.is_empty() || command.iter().any(|word| keys.contains(&word))
+    };
     let before: Vec<String> = history.iter().filter(on_keys).map(line).collect();
-    let before = &before[before.len().saturating_sub(20)..];
+    let before = &before[before.len().saturating_sub(40)..];
     format!(
         "{}\n  ours:   {}\n  theirs: {}\n  before, on its keys:\n    {}",
         line(last),
@@ -104,6 +107,10 @@ fn told(history: &[Vec<Vec<u8>>], ours: &[u8], theirs: &[u8]) -> String {
         shown(theirs),
         before.join("\n    ")
     )
+}
+
+fn is_key(word: &[u8]) -> bool {
+    word.strip_prefix(TAG).is_some_and(|rest| matches!(rest, [b'a'..=b'f']))
 }
 
 fn number(reply: &[u8]) -> Option<i64> {

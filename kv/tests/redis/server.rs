@@ -75,7 +75,17 @@ impl RedisServer {
         let directory = temporary_directory("redis");
         let mut command = Command::new(program);
         command
-            .args(["--port", "0", "--unixsocket", "socket", "--save", "", "--dir"])
+            .args([
+                "--port",
+                "0",
+                "--unixsocket",
+                "socket",
+                "--save",
+                "",
+                "--databases",
+                "1",
+                "--dir",
+            ])
             .arg(&directory);
         command.args(["--appendonly", "no", "--daemonize", "no"]).current_dir(&directory);
         let process = Process::start(&mut command, Stdio::null());
