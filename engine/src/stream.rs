@@ -160,6 +160,11 @@ impl Stream<'_> {
         may
     }
 
+    /// The instant of this call, not of the turn: a look at the clock, which costs some tens of nanoseconds.
+    pub fn look_at_clock(&self) -> Instant {
+        (self.clock)()
+    }
+
     /// Reads nothing more until [`Streams::read_on`]: too many answers are owed to this stream.
     pub fn hold(&mut self) {
         self.state.is_held = true;
@@ -285,7 +290,16 @@ impl State {
 
     /// True if it stopped reading because its part was over.
     pub(crate) fn wants_more_turns(&self) -> bool {
-        self.part.was_refused && !self.input.is_empty() && self.phase == Phase::Open
+        self.part.was_refused && !self.is_held && self.has_unread()
+    }
+
+    /// True if it is held, and there is something to be read when it is no more.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.is_held && self.has_unread()
+    }
+
+    fn has_unread(&self) -> bool {
+        !self.input.is_empty() && self.phase == Phase::Open
     }
 
     pub(crate) fn held_bytes(&self) -> usize {

@@ -16,6 +16,9 @@ pub struct Memory {
     pub graveyard: Graveyard,
     /// The memory of all tables' indexes, in bytes.
     index_bytes: u64,
+    /// Keys of all tables, and those of them that have an expiry.
+    keys: u64,
+    expiring: u64,
 }
 
 /// What is ordered is applied, come what may: whoever orders sees to it that there is room.
@@ -24,7 +27,8 @@ const ROOM: &str = "a write that was ordered had room reserved for it";
 impl Memory {
     /// Nothing yet.
     pub fn new(arena: Arena, seed: HashSeed, counts: SlotCounts) -> Self {
-        Memory { arena, seed, counts, graveyard: Graveyard::default(), index_bytes: 0 }
+        let graveyard = Graveyard::default();
+        Memory { arena, seed, counts, graveyard, index_bytes: 0, keys: 0, expiring: 0 }
     }
 
     /// Counts the memory of a table that is new.
@@ -44,6 +48,16 @@ impl Memory {
         self.arena.bytes_held() + self.index_bytes + self.graveyard.bytes_held() as u64
     }
 
+    /// Keys there are, expired ones included that nobody has met.
+    pub fn keys(&self) -> u64 {
+        self.keys
+    }
+
+    /// Keys with an expiry.
+    pub fn expiring(&self) -> u64 {
+        self.expiring
+    }
+
     /// The hash of a key.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> KeyHash {
@@ -53,19 +67,19 @@ impl Memory {
     #[inline]
     pub(crate) fn put(&mut self, table: &mut Table, hash: KeyHash, entry: NewEntry<'_>) {
         let key = entry.key;
-        let before = table.bytes_held();
+        let before = Sums::of(table);
         if table.put(&mut self.arena, hash, entry).expect(ROOM) == Replaced::Nothing {
             self.counts.add(key);
-            self.index_bytes = self.index_bytes + table.bytes_held() as u64 - before as u64;
         }
+        self.add(before, table);
     }
 
     #[inline]
     pub(crate) fn remove(&mut self, table: &mut Table, hash: KeyHash, key: &[u8]) {
-        let before = table.bytes_held();
+        let before = Sums::of(table);
         if table.remove(&mut self.arena, hash, key) {
             self.counts.remove(key);
-            self.index_bytes = self.index_bytes + table.bytes_held() as u64 - before as u64;
+            self.add(before, table);
         }
     }
 
@@ -77,12 +91,42 @@ impl Memory {
         expires_at: Option<u64>,
         index: u64,
     ) {
+        let before = Sums::of(table);
         table.set_expiry(&mut self.arena, hash, key, expires_at, index).expect(ROOM);
+        self.add(before, table);
     }
 
     pub(crate) fn clear(&mut self, table: &mut Table) {
-        self.index_bytes -= table.bytes_held() as u64;
+        let before = Sums::of(table);
         table.clear(&mut self.graveyard);
-        self.index_bytes += table.bytes_held() as u64;
+        self.add(before, table);
+    }
+
+    /// What has changed in one table changes in the sums over all.
+    #[inline]
+    fn add(&mut self, before: Sums, table: &Table) {
+        let after = Sums::of(table);
+        self.index_bytes = self.index_bytes + after.index_bytes - before.index_bytes;
+        self.keys = self.keys + after.keys - before.keys;
+        self.expiring = self.expiring + after.expiring - before.expiring;
+    }
+}
+
+/// What is summed over tables.
+#[derive(Clone, Copy)]
+struct Sums {
+    index_bytes: u64,
+    keys: u64,
+    expiring: u64,
+}
+
+impl Sums {
+    #[inline]
+    fn of(table: &Table) -> Self {
+        Sums {
+            index_bytes: table.bytes_held() as u64,
+            keys: table.len() as u64,
+            expiring: table.expiring() as u64,
+        }
     }
 }

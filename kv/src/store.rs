@@ -429,6 +429,11 @@ impl Store {
         self.common.memory.bytes_used() <= self.config.memory_bytes_max
     }
 
+    /// What the keys of this shard take.
+    pub fn memory(&self) -> &Memory {
+        &self.common.memory
+    }
+
     /// Keys in a slot of this shard.
     pub fn keys_in_slot(&self, slot: Slot) -> u32 {
         self.common.memory.counts.of(slot)

@@ -163,7 +163,7 @@ impl Streams {
     /// The peer sends nothing more, or is gone.
     pub(super) fn receive_ended(&mut self, socket: SocketId, result: &io::Result<()>) {
         let Some(state) = self.state_mut(socket) else { return };
-        let has_more_to_read = state.wants_more_turns() || state.is_behind;
+        let has_more_to_read = state.wants_more_turns() || state.is_behind || state.is_held_back();
         state.phase = match (result, state.phase) {
             (Err(_), _) | (Ok(()), Phase::Lingering) => Phase::Lost,
             // What it had sent before is read to the end first.
@@ -395,7 +395,8 @@ impl Streams {
             state.is_behind = true;
             self.behind.push_back(socket);
         }
-        if state.has_peer_ended && !state.is_behind && state.phase == Phase::Open {
+        let is_read = !state.is_behind && !state.is_held_back();
+        if state.has_peer_ended && is_read && state.phase == Phase::Open {
             state.phase = Phase::Ending;
         }
         self.slots[socket.slot as usize] = Some(state);

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`spec`] | the table of commands, and how one is found in it |
-//! | [`strings`], [`keys`] | commands on keys: they run where the keys are |
+//! | [`strings`], [`keys`], [`usage`] | commands on keys: they run where the keys are |
 //! | [`number`], [`time`], [`glob`] | what their arguments mean |
 //! | [`error`] | refusals, in Redis' words |
 
@@ -14,6 +14,7 @@ pub mod number;
 pub mod spec;
 pub mod strings;
 pub mod time;
+pub mod usage;
 
 use error::Error;
 

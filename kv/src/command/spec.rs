@@ -1,7 +1,7 @@
 //! The table of commands.
 
 use super::error::Error;
-use super::{Done, keys, strings};
+use super::{Done, keys, strings, usage};
 use crate::keyspace::Keyspace;
 use crate::resp::{Args, Reply};
 use std::sync::LazyLock;
@@ -132,6 +132,26 @@ impl Spec {
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
     static BY_NAME: LazyLock<Box<Names>> = LazyLock::new(Names::of_all);
     BY_NAME.find(name_word(name)?)
+}
+
+/// The command that these arguments ask for. `MEMORY USAGE` is one of its own: it is about a key, and runs
+/// where that is.
+#[inline]
+pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
+    static MEMORY_USAGE: Spec = Spec {
+        name: "memory|usage",
+        arity: -3,
+        flags: READ,
+        keys: KeyPlaces { first: 2, last: 2, step: 1 },
+        run: Run::Keyed(usage::memory_usage),
+        summary: "Tells what a key takes.",
+    };
+    let spec = find(args.name())?;
+    let is_usage = || args.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"usage"));
+    if matches!(spec.run, Run::Here(Here::Memory)) && is_usage() && args.len() > 2 {
+        return Some(&MEMORY_USAGE);
+    }
+    Some(spec)
 }
 
 /// The longest name of a command, in bytes: it fits into one word.

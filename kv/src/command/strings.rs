@@ -71,17 +71,19 @@ impl SetOptions {
         let mut at = 3;
         while at < args.len() {
             let option = args.at(at);
-            let has_expiry = options.keeps_ttl || options.expiry.is_some();
-            if option.eq_ignore_ascii_case(b"nx") && options.only_if.is_none() {
+            // Once more is no mistake, as long as it does not contradict: the last one counts.
+            let (only_if, expiry) = (options.only_if, options.expiry.as_ref());
+            if option.eq_ignore_ascii_case(b"nx") && only_if != Some(Existence::Present) {
                 options.only_if = Some(Existence::Missing);
-            } else if option.eq_ignore_ascii_case(b"xx") && options.only_if.is_none() {
+            } else if option.eq_ignore_ascii_case(b"xx") && only_if != Some(Existence::Missing) {
                 options.only_if = Some(Existence::Present);
             } else if option.eq_ignore_ascii_case(b"get") {
                 options.wants_old = true;
-            } else if option.eq_ignore_ascii_case(b"keepttl") && !has_expiry {
+            } else if option.eq_ignore_ascii_case(b"keepttl") && expiry.is_none() {
                 options.keeps_ttl = true;
             } else if let Some(unit) = time::Unit::of_option(option)
-                && !has_expiry
+                && !options.keeps_ttl
+                && expiry.is_none_or(|expiry| expiry.unit == unit)
                 && at + 1 < args.len()
             {
                 at += 1;
@@ -193,14 +195,26 @@ pub fn getdel(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -
 /// `GETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST]`
 pub fn getex(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
     let key = keys.key(args.at(1))?;
-    let expires_at = match args.len() {
-        2 => None,
-        3 if args.at(2).eq_ignore_ascii_case(b"persist") => Some(None),
-        4 => {
-            let unit = time::Unit::of_option(args.at(2)).ok_or(Error::SYNTAX)?;
-            Some(Some(Expiry { unit, text: 3 }.instant(args, keys.now_ms(), "getex")?))
+    let mut expiry: Option<Expiry> = None;
+    let mut persists = false;
+    let mut at = 2;
+    while at < args.len() {
+        let unit = time::Unit::of_option(args.at(at)).filter(|_| at + 1 < args.len() && !persists);
+        match unit {
+            Some(unit) if expiry.as_ref().is_none_or(|expiry| expiry.unit == unit) => {
+                expiry = Some(Expiry { unit, text: at + 1 });
+                at += 2;
+            }
+            None if args.at(at).eq_ignore_ascii_case(b"persist") && expiry.is_none() => {
+                persists = true;
+                at += 1;
+            }
+            _ => return Err(Error::SYNTAX),
         }
-        _ => return Err(Error::SYNTAX),
+    }
+    let expires_at = match expiry {
+        Some(expiry) => Some(Some(expiry.instant(args, keys.now_ms(), "getex")?)),
+        None => persists.then_some(None),
     };
     let found = keys.get(&key);
     let (exists, had_expiry) =

@@ -168,7 +168,7 @@ impl Redis {
         let Ok(Parsed::Command { args, .. }) = parser.next(asked.text) else {
             unreachable!("what a shard asks, it has written itself")
         };
-        let spec = spec::find(args.name()).expect("the shard that asks has found it");
+        let spec = spec::of(&args).expect("the shard that asks has found it");
         let mut text = std::mem::take(&mut self.scratch);
         let done = match spec.run {
             _ if !self.serving.get() => Err(Error::LOADING),

@@ -1,14 +1,34 @@
 //! Commands about the connection and the server: carried out where the connection is.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`connection`] | `AUTH` `HELLO` `CLIENT` `RESET` |
+//! | [`info`] | `INFO` |
+//! | [`config`] | `CONFIG` |
+//! | [`cluster`] | `CLUSTER`: each shard that has a port of its own is a node |
+//! | [`docs`] | `COMMAND` |
+//! | [`slowlog`] | `SLOWLOG` |
+//! | [`subcommand`] | commands that are many |
 
-use super::client::ClientState;
+pub mod cluster;
+pub mod config;
+pub mod connection;
+pub mod docs;
+pub mod info;
+pub mod slowlog;
+mod subcommand;
+
+use super::client::{Client, ClientState};
 use super::server::Server;
 use crate::command::Done;
 use crate::command::error::Error;
+use crate::command::number::{Digits, integer};
 use crate::command::spec::Here;
 use crate::resp::{Args, Reply};
 use crate::store::Store;
 use catena_engine::application::Addresses;
 use catena_engine::time::Instant;
+use subcommand::{Sub, choose, sub};
 
 /// What these commands are told of where they are.
 #[derive(Clone, Copy, Debug)]
@@ -17,10 +37,14 @@ pub struct Place<'a> {
     pub server: &'a Server,
     /// This shard's keys.
     pub store: &'a Store,
+    /// This shard's other connections.
+    pub clients: &'a [Option<Box<Client>>],
     /// Where the shards are reached.
     pub addresses: &'a Addresses,
     /// This turn's instant.
     pub now: Instant,
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
 }
 
 /// What becomes of the connection.
@@ -32,7 +56,7 @@ pub enum Ended {
     Closes,
 }
 
-/// Carries a command out and appends its answer.
+/// Carries a command out and appends its answer to `text`, which is empty.
 pub fn run(
     command: Here,
     client: &mut ClientState,
@@ -40,24 +64,92 @@ pub fn run(
     args: &Args<'_>,
     text: &mut Vec<u8>,
 ) -> Ended {
-    let _unused = place;
-    let done = match command {
-        Here::Ping => ping(client, args, text),
-        _ => Err(Error::SYNTAX),
-    };
-    if let Err(error) = done {
+    if let Err(error) = carry_out(command, client, place, args, text) {
         text.clear();
         Reply::new(text, client.protocol).error(&*error.0);
     }
     if command == Here::Quit { Ended::Closes } else { Ended::Stays }
 }
 
-fn ping(client: &ClientState, args: &Args<'_>, text: &mut Vec<u8>) -> Done {
-    let mut reply = Reply::new(text, client.protocol);
+fn carry_out(
+    command: Here,
+    client: &mut ClientState,
+    place: &Place<'_>,
+    args: &Args<'_>,
+    text: &mut Vec<u8>,
+) -> Done {
+    // These change the protocol in which they answer.
+    match command {
+        Here::Hello => return connection::hello(client, place, args, text),
+        Here::Reset => connection::reset(client, place.server),
+        _ => {}
+    }
+    let reply = &mut Reply::new(text, client.protocol);
+    match command {
+        Here::Hello | Here::Reset => reply.simple("RESET"),
+        Here::Auth => connection::auth(client, place, args, reply)?,
+        Here::Client => connection::client(client, place, args, reply)?,
+        Here::Cluster => cluster::run(place, args, reply)?,
+        Here::Command => docs::run(args, reply)?,
+        Here::Config => config::run(client, place, args, reply)?,
+        Here::Echo => reply.bulk(args.at(1)),
+        Here::Info => info::run(client, place, args, reply),
+        Here::Memory => memory(args, reply)?,
+        Here::Ping => ping(args, reply)?,
+        Here::Quit | Here::ReadOnly | Here::ReadWrite => reply.ok(),
+        Here::Select => select(args, reply)?,
+        Here::Slowlog => slowlog::run(place, args, reply)?,
+        Here::Time => time(place.now_ms, reply),
+        Here::Wait => wait(args, reply)?,
+    }
+    Ok(())
+}
+
+fn ping(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
     match args.len() {
         1 => reply.simple("PONG"),
         2 => reply.bulk(args.at(1)),
         _ => return Err(Error::arity("ping")),
     }
     Ok(())
+}
+
+fn select(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
+    match integer(args.at(1))? {
+        0 => reply.ok(),
+        _ => return Err(Error::fixed("ERR DB index is out of range")),
+    }
+    Ok(())
+}
+
+/// Seconds, and microseconds of the second: in steps of a thousand, for the store's clock has milliseconds.
+fn time(now_ms: u64, reply: &mut Reply<'_>) {
+    reply.array(2);
+    for number in [now_ms / 1_000, now_ms % 1_000 * 1_000] {
+        reply.bulk(Digits::of(number.cast_signed()).bytes());
+    }
+}
+
+/// There are no replicas: none has the write, and none would if the client waited.
+fn wait(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
+    integer(args.at(1))?;
+    let timeout = integer(args.at(2));
+    match timeout {
+        Err(_) => return Err(Error::fixed("ERR timeout is not an integer or out of range")),
+        Ok(..0) => return Err(Error::fixed("ERR timeout is negative")),
+        Ok(_) => reply.integer(0),
+    }
+    Ok(())
+}
+
+/// `MEMORY USAGE` is not among them: it is about a key, so that it runs where the key is.
+fn memory(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
+    const SUBS: &[Sub<()>] = &[sub(
+        "usage",
+        -3,
+        (),
+        "USAGE <key> [SAMPLES <count>]",
+        "Tells what a key takes, in bytes.",
+    )];
+    choose("memory", SUBS, args, reply).map(drop)
 }

@@ -39,7 +39,8 @@ use catena_engine::{Application, Local};
 use client::{ANSWERS_WAITING_MAX, Client, ClientState};
 use hand_over::HandOver;
 use here::Place;
-use server::Server;
+use here::slowlog::{TIMED_BYTES_MIN, Timed};
+use server::{Server, Totals};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,6 +66,10 @@ pub struct Redis {
     serving: Rc<Cell<bool>>,
     /// Walks of `KEYS` that have ended since the last turn.
     walked: Walked,
+    /// What this shard has counted, and whether that is more than it has published.
+    totals: Totals,
+    is_unpublished: bool,
+    published_bytes: u64,
 }
 
 impl Redis {
@@ -75,11 +80,15 @@ impl Redis {
         store: Rc<RefCell<Store>>,
         clock: impl Fn() -> u64 + 'static,
     ) -> Self {
+        server.begin(local.shard_count(), clock());
         Redis {
             local: local.clone(),
             store,
             clock: Box::new(clock),
-            limits: Limits::default(),
+            limits: Limits {
+                unauthenticated: server.config.password.is_some(),
+                ..Limits::default()
+            },
             clients: Vec::new(),
             clients_begun: 0,
             waiting: Vec::new(),
@@ -91,6 +100,9 @@ impl Redis {
             hand_over: HandOver::new(local.shard_count()),
             serving: Rc::default(),
             walked: Walked::default(),
+            totals: Totals::default(),
+            is_unpublished: true,
+            published_bytes: 0,
         }
     }
 
@@ -108,7 +120,11 @@ impl Application for Redis {
     fn accepted(&mut self, stream: &mut Stream<'_>) {
         if stream.is_surplus() {
             stream.output().extend_from_slice(b"-ERR max number of clients reached\r\n");
+            self.totals.rejected += 1;
         }
+        self.totals.clients += 1;
+        self.totals.accepted += 1;
+        self.is_unpublished = true;
         self.clients_begun += 1;
         let shards = u64::from(self.local.shard_count());
         let state = ClientState {
@@ -118,12 +134,13 @@ impl Application for Redis {
             is_on_own_port: stream.is_on_own_port(),
             connected_at: self.local.now(),
             protocol: Protocol::Resp2,
-            is_authenticated: true,
+            is_authenticated: self.server.config.password.is_none(),
             name: Vec::new(),
             library: Default::default(),
             last_command: "",
             last_command_at: self.local.now(),
             answers: Default::default(),
+            is_barred: false,
             is_waiting: false,
         };
         let slot = stream.id().slot();
@@ -136,13 +153,20 @@ impl Application for Redis {
     fn received(&mut self, bytes: &[u8], stream: &mut Stream<'_>) -> usize {
         let slot = stream.id().slot();
         let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return 0 };
+        let waited = stream.waiting_bytes();
         let read = self.read(&mut client, bytes, stream);
         self.clients[slot] = Some(client);
+        self.totals.bytes_in += read as u64;
+        self.totals.bytes_out += (stream.waiting_bytes() - waited) as u64;
+        self.is_unpublished = true;
         read
     }
 
     fn closed(&mut self, stream: StreamId) {
-        self.clients[stream.slot()] = None;
+        if self.clients[stream.slot()].take().is_some() {
+            self.totals.clients -= 1;
+            self.is_unpublished = true;
+        }
     }
 
     fn owes(&self, stream: StreamId) -> bool {
@@ -153,6 +177,7 @@ impl Application for Redis {
     fn message(&mut self, from: ShardIndex, message: Message, _: &mut Streams) {
         let message = message.downcast::<Bundle>().expect("the shards of a store send these");
         self.take_bundle(from, message);
+        self.is_unpublished = true;
     }
 
     fn turn_ended(&mut self, streams: &mut Streams) {
@@ -160,15 +185,41 @@ impl Application for Redis {
         self.tell_committed();
         self.release_answers(streams);
         self.hand_over.send(&self.local);
+        self.publish();
     }
 }
 
 impl Redis {
+    /// Publishes what has changed: a dozen stores into this shard's own cache lines.
+    fn publish(&mut self) {
+        let store = self.store.borrow();
+        let (counters, memory) = (store.counters(), store.memory());
+        // Upkeep changes what there is without any command.
+        let bytes_used = memory.bytes_used();
+        if !std::mem::take(&mut self.is_unpublished) && bytes_used == self.published_bytes {
+            return;
+        }
+        self.published_bytes = bytes_used;
+        let totals = Totals {
+            keys: memory.keys(),
+            expiring: memory.expiring(),
+            bytes_used,
+            bytes_held: memory.bytes_held(),
+            hits: counters.hits,
+            misses: counters.misses,
+            expired: counters.expired,
+            evicted: counters.evicted,
+            ..self.totals
+        };
+        self.server.figures(self.local.shard()).publish(&totals);
+    }
+
     /// Sends the answers that are due.
     fn release_answers(&mut self, streams: &mut Streams) {
         if self.waiting.is_empty() {
             return;
         }
+        self.is_unpublished = true;
         let store = self.store.borrow();
         let clients = &mut self.clients;
         self.waiting.retain(|stream| {
@@ -177,10 +228,13 @@ impl Redis {
                 return false;
             };
             let Some(mut output) = streams.get(*stream) else { return false };
-            let answers = &mut client.state.answers;
-            answers.release(output.output(), |place| store.committed(place));
+            let (answers, output) = (&mut client.state.answers, output.output());
+            let before = output.len();
+            answers.release(output, |place| store.committed(place));
+            self.totals.bytes_out += (output.len() - before) as u64;
             client.state.is_waiting = !answers.is_empty();
-            if answers.len() < ANSWERS_WAITING_MAX / 2 {
+            client.state.is_barred &= !answers.is_empty();
+            if !client.state.is_barred && answers.len() < ANSWERS_WAITING_MAX / 2 {
                 streams.read_on(*stream);
             }
             client.state.is_waiting
@@ -199,6 +253,11 @@ impl Redis {
                 Ok(Parsed::Command { args, read: length }) => {
                     self.run(state, &mut store, &args, stream, now_ms);
                     read += length;
+                    // AUTH, HELLO and RESET change what it may announce.
+                    if parser.limits().unauthenticated == state.is_authenticated {
+                        let unauthenticated = !state.is_authenticated;
+                        parser.set_limits(Limits { unauthenticated, ..self.limits });
+                    }
                 }
                 Ok(Parsed::Empty { read: length }) => read += length,
                 Ok(Parsed::Incomplete { .. }) => break,
@@ -210,7 +269,7 @@ impl Redis {
                     break;
                 }
             }
-            if state.answers.len() >= ANSWERS_WAITING_MAX {
+            if state.is_barred || state.answers.len() >= ANSWERS_WAITING_MAX {
                 stream.hold();
             }
             if !stream.may_go_on() {
@@ -251,10 +310,36 @@ impl Redis {
         stream: &mut Stream<'_>,
         now_ms: u64,
     ) {
+        self.totals.commands += 1;
         let spec = match self.admit(client, store, args) {
             Ok(spec) => spec,
-            Err(error) => return self.answer(client, stream, |reply| reply.error(&*error.0)),
+            Err(error) => return self.refuse(client, stream, &error),
         };
+        client.last_command = spec.name;
+        client.last_command_at = self.local.now();
+        if !spec.flags.slow && args.wire_bytes() < TIMED_BYTES_MIN {
+            return self.run_admitted(client, store, (spec, args), stream, now_ms);
+        }
+        let began_at = stream.look_at_clock();
+        self.run_admitted(client, store, (spec, args), stream, now_ms);
+        self.server.slow_log.note(&Timed {
+            args,
+            took: stream.look_at_clock().since(began_at),
+            now_ms,
+            address: client.address,
+            name: &client.name,
+        });
+    }
+
+    #[inline]
+    fn run_admitted(
+        &mut self,
+        client: &mut ClientState,
+        store: &mut Store,
+        (spec, args): (&'static Spec, &Args<'_>),
+        stream: &mut Stream<'_>,
+        now_ms: u64,
+    ) {
         let done = match spec.run {
             Run::Keyed(run) => match place_of_keys(store, spec, args) {
                 Ok((_, Ok(place))) => {
@@ -269,14 +354,23 @@ impl Redis {
                 Err(error) => Err(error),
             },
             Run::Here(command) => {
-                self.run_here(client, store, command, args, stream);
+                self.run_here(client, store, (command, args), stream, now_ms);
                 Ok(())
             }
-            Run::Everywhere(command) => self.ask_everywhere(client, store, command, args),
+            Run::Everywhere(command) => {
+                let asked = self.ask_everywhere(client, store, command, args);
+                client.is_barred = asked.is_ok();
+                asked
+            }
         };
         if let Err(error) = done {
-            self.answer(client, stream, |reply| reply.error(&*error.0));
+            self.refuse(client, stream, &error);
         }
+    }
+
+    fn refuse(&mut self, client: &mut ClientState, stream: &mut Stream<'_>, error: &Error) {
+        self.totals.errors += 1;
+        self.answer(client, stream, |reply| reply.error(&*error.0));
     }
 
     /// The command, if it may be carried out.
@@ -288,7 +382,7 @@ impl Redis {
         args: &Args<'_>,
     ) -> Result<&'static Spec, Error> {
         let unknown = || Error::unknown(args.name(), args.iter().skip(1));
-        let spec = spec::find(args.name()).ok_or_else(unknown)?;
+        let spec = spec::of(args).ok_or_else(unknown)?;
         spec.check_arity(args.len())?;
         if !client.is_authenticated && !spec.flags.without_auth {
             return Err(Error::NO_AUTH);
@@ -319,6 +413,7 @@ impl Redis {
         if let Err(error) = run(&mut keyspace, args, &mut Reply::new(output, client.protocol)) {
             output.truncate(before);
             Reply::new(output, client.protocol).error(&*error.0);
+            self.totals.errors += 1;
         }
         let gate = keyspace.gate().map(|index| Gate { partition: place, index });
         if is_direct && gate.is_none() {
@@ -333,14 +428,21 @@ impl Redis {
         &mut self,
         client: &mut ClientState,
         store: &Store,
-        command: Here,
-        args: &Args<'_>,
+        (command, args): (Here, &Args<'_>),
         stream: &mut Stream<'_>,
+        now_ms: u64,
     ) {
         let mut text = Vec::new();
-        let now = self.local.now();
-        let place = Place { server: &self.server, store, addresses: &self.addresses, now };
+        let place = Place {
+            server: &self.server,
+            store,
+            clients: &self.clients,
+            addresses: &self.addresses,
+            now: self.local.now(),
+            now_ms,
+        };
         let ended = here::run(command, client, &place, args, &mut text);
+        self.totals.errors += u64::from(text.starts_with(b"-"));
         // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
         self.answer(client, stream, |reply| reply.raw(&text));
         if ended == here::Ended::Closes {

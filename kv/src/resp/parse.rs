@@ -338,6 +338,13 @@ impl<'a> Args<'a> {
         self.spans[index].of(self.bytes)
     }
 
+    /// The bytes that they take on the wire, with what stands between them.
+    #[must_use]
+    #[inline]
+    pub fn wire_bytes(&self) -> usize {
+        self.spans.last().map_or(0, |span| span.start as usize + span.bytes as usize)
+    }
+
     /// The name of the command.
     #[must_use]
     #[inline]

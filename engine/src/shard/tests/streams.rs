@@ -198,7 +198,8 @@ fn a_stream_that_is_held_is_read_on_when_its_answer_is_out() {
     scene.says(stream, "later one,\ntwo\n");
     scene.turn();
     scene.says(stream, "three\n");
-    scene.turn();
+    let turns = (0..10).take_while(|_| scene.turn().busy).count();
+    assert!(turns < 3, "nothing is to be done until then");
     assert_eq!((scene.lines(), scene.heard(stream)), (1, String::new()));
     scene.notes.borrow_mut().is_due = true;
     while scene.turn().busy {}
@@ -219,6 +220,20 @@ fn who_has_ended_its_side_hears_what_it_is_owed() {
     assert_eq!(scene.heard(stream), "then");
     assert!(scene.driver.closed.contains(&stream));
     assert_eq!(scene.notes.borrow().closed, [StreamId(stream)]);
+}
+
+#[test]
+fn who_has_ended_its_side_while_it_was_held_is_read_to_the_end() {
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.says(stream, "later one,\ntwo\n");
+    scene.driver.ends(stream);
+    scene.turn();
+    assert_eq!(scene.lines(), 1);
+    scene.notes.borrow_mut().is_due = true;
+    while scene.turn().busy {}
+    assert_eq!(scene.heard(stream), "one,two\n");
+    assert!(scene.driver.closed.contains(&stream));
 }
 
 #[test]

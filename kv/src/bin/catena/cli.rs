@@ -67,6 +67,12 @@ pub struct ServeArgs {
     /// So many shards, each on a CPU of its own, the first that may be used.
     #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
     pub shards: Option<u32>,
+    /// The first line of this file is what clients have to say with AUTH before they may do anything.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// The host that cluster clients are told to connect to, if it is not the one of --listen.
+    #[arg(long, value_name = "HOST")]
+    pub announce: Option<String>,
     /// auto (io_uring, or epoll where it is refused), uring, or epoll.
     #[arg(long, default_value = "auto")]
     pub driver: DriverChoice,

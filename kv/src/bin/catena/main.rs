@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`cli`] | what can be asked for |
+//! | [`facts`] | what clients may ask about the server |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
 //! | [`serve`] | `catena serve`: the store |
 //! | [`upstream`] | where those servers are named |
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod facts;
 mod proxy;
 mod serve;
 mod signals;

@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use crate::cli::ServeArgs;
+use crate::facts::facts;
 use crate::signals::end_on_signal;
 use catena_engine::server::{Cores, Server};
 use catena_kv::disk::checkpoint::CheckpointConfig;
@@ -38,7 +39,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         partitions: None,
         value_bytes_max: 512 << 20,
         memory_bytes_max: u64::MAX,
-        server: Arc::default(),
+        server: Arc::new(facts(args)?),
         clock: Arc::new(unix_ms),
         on_failure: Arc::new(move |shard, reason| {
             let _gone = failed.send((shard, reason)).and_then(|()| Ok(failed_end.send(())));

@@ -1,0 +1,19 @@
+//! `catena serve` from the outside: the real program, raw bytes, and the clients that people use.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`server`] | starts Catena and Redis, and ends them |
+//! | [`peer`] | a connection that sends bytes and takes whole replies |
+//! | [`replies`] | what commands about the connection and the server answer, in both protocols |
+//! | [`hostile`] | bytes that nobody should send, and peers that do not read |
+//! | [`differential`] | random commands to Catena and Redis: the replies are equal |
+//! | [`clients`] | redis-cli, redis-benchmark, redis-py |
+//!
+//! What needs a program that is not there says so and passes. No verdict hangs on how fast this machine is.
+
+mod clients;
+mod differential;
+mod hostile;
+mod peer;
+mod replies;
+mod server;

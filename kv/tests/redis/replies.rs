@@ -1,0 +1,255 @@
+//! What commands about the connection and the server answer, in both protocols.
+
+use crate::peer::{Peer, encoded, shown};
+use crate::server::{Catena, PATIENCE};
+use std::time::Instant;
+
+/// Each command, and its reply to RESP2 and to RESP3, where the two differ.
+const REPLIES: &[(&str, &str, &str)] = &[
+    ("PING", "+PONG", ""),
+    ("PING hello", "$5 hello", ""),
+    ("ECHO hello", "$5 hello", ""),
+    ("PING a b", "-ERR wrong number of arguments for 'ping' command", ""),
+    ("SELECT 0", "+OK", ""),
+    ("SELECT 1", "-ERR DB index is out of range", ""),
+    ("READONLY", "+OK", ""),
+    ("READWRITE", "+OK", ""),
+    ("WAIT 1 0", ":0", ""),
+    ("WAIT 1 -1", "-ERR timeout is negative", ""),
+    ("CLIENT GETNAME", "$-1", "_"),
+    ("CLIENT SETNAME worker-1", "+OK", ""),
+    ("CLIENT GETNAME", "$8 worker-1", ""),
+    ("CLIENT SETINFO lib-name mine", "+OK", ""),
+    ("CLIENT REPLY ON", "+OK", ""),
+    ("CLIENT NO-EVICT ON", "+OK", ""),
+    ("CLIENT NO-TOUCH OFF", "+OK", ""),
+    ("CLIENT NONSENSE", "-ERR unknown subcommand 'NONSENSE'. Try CLIENT HELP.", ""),
+    ("CLIENT SETNAME", "-ERR wrong number of arguments for 'client|setname' command", ""),
+    ("CONFIG GET appendonly", "*2 $10 appendonly $2 no", "%1 $10 appendonly $2 no"),
+    ("CONFIG GET nothing", "*0", "%0"),
+    (
+        "CONFIG SET port 1",
+        "-ERR CONFIG SET failed (possibly related to argument 'port') - can't set immutable config: it \
+         is given when the server starts",
+        "",
+    ),
+    ("CONFIG SET slowlog-max-len 100", "+OK", ""),
+    (
+        "CONFIG GET slowlog-max-len",
+        "*2 $15 slowlog-max-len $3 100",
+        "%1 $15 slowlog-max-len $3 100",
+    ),
+    ("CONFIG RESETSTAT", "+OK", ""),
+    ("COMMAND GETKEYS MSET a 1 b 2", "*2 $1 a $1 b", ""),
+    ("COMMAND GETKEYS PING x", "-ERR The command has no key arguments", ""),
+    ("COMMAND INFO nothing", "*1 $-1", "*1 _"),
+    ("COMMAND DOCS echo", ECHO_2, ECHO_3),
+    ("COMMAND INFO get", GET_2, GET_3),
+    ("COMMAND LIST FILTERBY PATTERN mse*", "*2 $4 mset $6 msetnx", ""),
+    ("CLUSTER KEYSLOT {user1000}.following", ":3443", ""),
+    ("CLUSTER COUNTKEYSINSLOT 16384", "-ERR Invalid slot", ""),
+    ("SLOWLOG RESET", "+OK", ""),
+    ("SLOWLOG LEN", ":0", ""),
+    ("SLOWLOG GET -1", "*0", ""),
+    ("MEMORY USAGE nothing", "$-1", "_"),
+    ("SET k v", "+OK", ""),
+    ("MEMORY USAGE k", ":44", ""),
+    ("RESET x", "-ERR wrong number of arguments for 'reset' command", ""),
+    ("DEL k", ":1", ""),
+    ("CLIENT SETNAME ", "+OK", ""),
+];
+
+const ECHO_2: &str = "*2 $4 echo *4 $7 summary $21 Answers its argument. $5 group $10 connection";
+const ECHO_3: &str = "%1 $4 echo %2 $7 summary $21 Answers its argument. $5 group $10 connection";
+const GET_2: &str = "*1 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 *3 +@read +@string +@fast *0 *1 *6 $5 \
+    flags *2 +RO +access $12 begin_search *4 $4 type $5 index $4 spec *2 $5 index :1 $9 find_keys *4 $4 \
+    type $5 range $4 spec *6 $7 lastkey :0 $7 keystep :1 $5 limit :0 *0";
+const GET_3: &str = "*1 *10 $3 get :2 ~2 +readonly +fast :1 :1 :1 ~3 +@read +@string +@fast *0 *1 %3 $5 \
+    flags ~2 +RO +access $12 begin_search %2 $4 type $5 index $4 spec %1 $5 index :1 $9 find_keys %2 $4 \
+    type $5 range $4 spec %3 $7 lastkey :0 $7 keystep :1 $5 limit :0 *0";
+
+#[test]
+fn commands_answer_in_both_protocols() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    for (command, resp2, _) in REPLIES {
+        assert_eq!(peer.ask(command), *resp2, "{command}");
+    }
+    let hello = peer.ask("HELLO 3");
+    assert!(
+        hello.starts_with("%7 $6 server $5 redis $7 version $6 7.0.15 $5 proto :3 $2 id :"),
+        "{hello}"
+    );
+    for (command, resp2, resp3) in REPLIES {
+        let expected = if resp3.is_empty() { resp2 } else { resp3 };
+        assert_eq!(peer.ask(command), *expected, "{command}");
+    }
+    assert!(peer.ask("HELLO 2").starts_with("*14 $6 server "));
+    assert_eq!(peer.ask("HELLO 4"), "-NOPROTO unsupported protocol version");
+    assert_eq!(peer.ask("QUIT"), "+OK");
+    assert!(peer.is_closed());
+}
+
+#[test]
+fn pipelines_and_inline_commands_are_answered_in_order() {
+    let catena = Catena::start(2);
+    let mut peer = catena.connect();
+    let mut bytes = Vec::new();
+    for n in 0..5_000 {
+        let (key, value) = (format!("key:{n}"), format!("value:{n}"));
+        match n % 4 {
+            0 => bytes.extend_from_slice(format!("SET {key} {value}\r\nGET {key}\n").as_bytes()),
+            1 => {
+                bytes.extend(encoded(&["SET", &key, &value]));
+                bytes.extend_from_slice(format!("\r\nget '{key}'\r\n").as_bytes());
+            }
+            _ => {
+                bytes.extend(encoded(&["SET", &key, &value]));
+                bytes.extend(encoded(&["GET", &key]));
+            }
+        }
+        bytes.extend_from_slice(format!("ECHO \"\\x{:02x}\"\r\n", n % 256).as_bytes());
+    }
+    // In pieces that end anywhere.
+    let mut sent = 0;
+    for (n, size) in (1..).map(|n| (n, 1 + n * 7_919 % 3_000)) {
+        let piece = &bytes[sent..bytes.len().min(sent + size)];
+        peer.send(piece);
+        sent += piece.len();
+        if sent == bytes.len() {
+            break;
+        }
+        assert!(n < bytes.len());
+    }
+    for n in 0..5_000_usize {
+        let value = format!("value:{n}");
+        assert_eq!(peer.reply(), b"+OK\r\n");
+        assert_eq!(peer.reply(), format!("${}\r\n{value}\r\n", value.len()).into_bytes(), "{n}");
+        let mut echo = b"$1\r\n".to_vec();
+        echo.extend_from_slice(&[(n % 256) as u8, b'\r', b'\n']);
+        assert_eq!(peer.reply(), echo, "{n}");
+    }
+}
+
+#[test]
+fn each_shard_is_a_node_with_its_slots() {
+    let catena = Catena::start(2);
+    let mut peer = catena.connect();
+    let lines = peer.ask("CLUSTER NODES").replace("\\n", "\n");
+    let nodes: Vec<Vec<&str>> = lines
+        .lines()
+        .map(|line| line.split(' ').collect())
+        .filter(|n: &Vec<_>| n.len() > 5)
+        .collect();
+    assert_eq!(nodes.len(), 2, "{lines}");
+    let slots: Vec<&str> = nodes.iter().map(|node| *node.last().expect("it has slots")).collect();
+    assert_eq!(slots, ["0-8191", "8192-16383"]);
+    for (shard, node) in nodes.iter().enumerate() {
+        let id = node[node.len() - 9];
+        assert_eq!(id.len(), 40, "{lines}");
+        let (address, _) = node[node.len() - 8].split_once('@').expect("a bus port");
+        let socket = std::net::TcpStream::connect(address).expect("the node is there");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut node = Peer::new(socket);
+        assert_eq!(node.ask("CLUSTER MYID"), format!("$40 {id}"));
+        assert!(node.ask("HELLO 3").contains("$4 mode $7 cluster "));
+        let (own, other) = if shard == 0 { ("b", "a") } else { ("a", "b") };
+        assert_eq!(node.ask(&format!("SET {own} 1")), "+OK");
+        assert!(node.ask(&format!("GET {other}")).starts_with("-MOVED "));
+        let slot = node.ask(&format!("CLUSTER KEYSLOT {own}"));
+        assert_eq!(node.ask(&format!("CLUSTER COUNTKEYSINSLOT {}", &slot[1..])), ":1");
+    }
+    let slots = peer.ask("CLUSTER SLOTS");
+    assert!(slots.starts_with("*2 *3 :0 :8191 *4 $9 127.0.0.1 :"), "{slots}");
+    let shards = peer.ask("CLUSTER SHARDS");
+    assert!(
+        shards.starts_with("*2 *4 $5 slots *2 :0 :8191 $5 nodes *1 *14 $2 id $40 "),
+        "{shards}"
+    );
+    assert!(peer.ask("CLUSTER INFO").contains("cluster_state:ok cluster_slots_assigned:16384 "));
+    assert!(peer.ask("INFO cluster").contains("cluster_enabled:1"));
+}
+
+/// The figures are of all shards, whichever is asked, once their turns have ended.
+#[test]
+fn info_is_about_the_whole_server() {
+    let catena = Catena::start(2);
+    let mut peers: Vec<Peer> = (0..8).map(|_| catena.connect()).collect();
+    for (n, peer) in peers.iter_mut().enumerate() {
+        assert_eq!(peer.ask(&format!("SET key:{n} value")), "+OK");
+        assert_eq!(peer.ask(&format!("SET expiring:{n} value EX 1000")), "+OK");
+        assert_eq!(peer.ask(&format!("GET key:{n}")), "$5 value");
+        assert_eq!(peer.ask(&format!("GET nothing:{n}")), "$-1");
+        assert!(peer.ask("NONSENSE").starts_with("-ERR unknown command"));
+    }
+    let wanted = [
+        "connected_clients:8 ",
+        "keyspace_hits:8 ",
+        "keyspace_misses:8 ",
+        "total_error_replies:8 ",
+        "total_connections_received:8 ",
+        "db0:keys=16,expires=8,avg_ttl=0",
+    ];
+    let give_up = Instant::now() + PATIENCE;
+    for peer in &mut peers {
+        loop {
+            let info = peer.ask("INFO");
+            if wanted.iter().all(|line| info.contains(line)) {
+                break;
+            }
+            assert!(Instant::now() < give_up, "{info}");
+        }
+    }
+    let info = peers[0].ask("INFO memory keyspace");
+    assert!(info.contains("# Memory used_memory:") && info.contains("# Keyspace db0:"), "{info}");
+    assert!(!info.contains("# Server"), "{info}");
+    assert_eq!(peers[0].ask("CONFIG RESETSTAT"), "+OK");
+    assert!(!peers[0].ask("INFO stats").contains("keyspace_hits:8 "));
+    assert!(peers[0].ask("INFO keyspace").contains("keys=16"), "what is there stays");
+}
+
+#[test]
+fn clients_are_listed_with_their_names() {
+    let catena = Catena::start(1);
+    let mut peers: Vec<Peer> = (0..3).map(|_| catena.connect()).collect();
+    for (n, peer) in peers.iter_mut().enumerate() {
+        assert_eq!(peer.ask(&format!("CLIENT SETNAME worker-{n}")), "+OK");
+    }
+    let list = peers[0].ask("CLIENT LIST");
+    for n in 0..3 {
+        assert!(list.contains(&format!(" name=worker-{n} ")), "{list}");
+    }
+    let id = peers[1].ask("CLIENT ID");
+    let one = peers[0].ask(&format!("CLIENT LIST ID {}", &id[1..]));
+    assert!(one.contains(" name=worker-1 ") && !one.contains(" name=worker-2 "), "{one}");
+    assert!(peers[2].ask("CLIENT INFO").contains(" name=worker-2 "));
+    drop(peers.remove(1));
+    let give_up = Instant::now() + PATIENCE;
+    while peers[0].ask("CLIENT LIST").contains(" name=worker-1 ") {
+        assert!(Instant::now() < give_up, "it is never forgotten");
+    }
+}
+
+/// What takes long is entered, on whichever shard, and told by any.
+#[test]
+fn slow_commands_are_entered() {
+    let catena = Catena::start(2);
+    let mut peers: Vec<Peer> = (0..4).map(|_| catena.connect()).collect();
+    assert_eq!(peers[0].ask("CONFIG SET slowlog-log-slower-than 0"), "+OK");
+    assert_eq!(peers[0].ask("SLOWLOG RESET"), "+OK");
+    for peer in &mut peers {
+        let keys: Vec<String> = (0..40).map(|n| format!("{{tag}}{n}")).collect();
+        assert_eq!(peer.ask(&format!("EXISTS {}", keys.join(" "))), ":0");
+        assert_eq!(peer.ask(&format!("SET {{tag}} {}", "v".repeat(5_000))), "+OK");
+        assert_eq!(peer.ask("GET quick"), "$-1");
+        assert_eq!(peer.ask("DEL {tag}"), ":1");
+    }
+    peers[0].send(&encoded(&["SLOWLOG", "GET", "-1"]));
+    let log = shown(&peers[0].reply());
+    let count = |words: &str| log.matches(words).count();
+    assert_eq!(count("*32 $6 EXISTS "), 4, "{log}");
+    assert_eq!(count("... (10 more arguments)"), 4, "{log}");
+    assert_eq!(count("*3 $3 SET "), 4, "{log}");
+    assert_eq!(count("v... (4872 more bytes)"), 4, "{log}");
+    assert_eq!(count("quick"), 0, "a GET is not timed: {log}");
+}
