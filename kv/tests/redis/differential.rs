@@ -110,7 +110,7 @@ fn told(history: &[Vec<Vec<u8>>], ours: &[u8], theirs: &[u8]) -> String {
 }
 
 fn is_key(word: &[u8]) -> bool {
-    word.strip_prefix(TAG).is_some_and(|rest| matches!(rest, [b'a'..=b'f']))
+    word.strip_prefix(TAG).is_some_and(|rest| matches!(rest, [b'a'..=b'z']))
 }
 
 fn number(reply: &[u8]) -> Option<i64> {
@@ -162,8 +162,13 @@ const COMMAND_SHAPES: &[&str] = &[
     "decr k",
     "incrby k n",
     "decrby k n",
-    "incrbyfloat k f",
-    "incrbyfloat k f",
+    "incrbyfloat g f",
+    "incrbyfloat g f",
+    "set g f",
+    "getset g f",
+    "incr g",
+    "get g",
+    "del g",
     "del k",
     "del k k",
     "unlink k k",
@@ -210,7 +215,8 @@ const COMMAND_SHAPES: &[&str] = &[
     "set k n",
     "get k",
     "strlen k",
-    "set k v o a",
+    "set k v EXAT a",
+    "set k v PXAT b",
 ];
 
 impl Random {
@@ -240,11 +246,12 @@ impl Random {
         [vec![name.into_bytes()], arguments].concat()
     }
 
-    /// By letter: key, value, option, number, duration, index, float, expiry condition, instant in seconds or in
+    /// By letter: key, key of a number with a fraction (small enough that Redis, too, adds exactly), value, option, number, duration, index, float, expiry condition, instant in seconds or in
     /// milliseconds, pattern. Whatever else stands for itself.
     fn argument(&mut self, kind: &str) -> Vec<u8> {
         match kind {
             "k" => [TAG, self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()].concat(),
+            "g" => [TAG, self.pick(&["x", "y"]).as_bytes()].concat(),
             "v" => self.value(),
             "o" => self.pick(OPTIONS).as_bytes().to_vec(),
             "n" => self.pick(NUMBERS).as_bytes().to_vec(),
@@ -274,7 +281,7 @@ impl Random {
     /// 272.238 and 127.997 are 400.23499999999999999; we add decimal fractions exactly.
     fn float(&mut self) -> Vec<u8> {
         const ODD: &[&str] =
-            &["nan", "inf", "-inf", "1e3", "1.5e-2", " 1", "1 ", "", "1.", ".5", "abc", "-0"];
+            &["nan", "inf", "-inf", "1e3", "25e-2", " 1", "1 ", "", "1.", ".5", "abc", "-0"];
         if self.next().is_multiple_of(4) {
             return self.pick(ODD).as_bytes().to_vec();
         }
