@@ -23,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod command;
 pub mod disk;
 pub mod effect;

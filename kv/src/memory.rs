@@ -31,6 +31,11 @@ impl Memory {
         Memory { arena, seed, counts, graveyard, index_bytes: 0, keys: 0, expiring: 0 }
     }
 
+    /// Counts the memory of a table that is new.
+    pub(crate) fn adopt(&mut self, table: &Table) {
+        self.index_bytes += table.bytes_held() as u64;
+    }
+
     /// Bytes that keys take: their entries, rounded up to what they lie in, and the indexes by which they are
     /// found. What was cleared and is not freed yet counts too.
     #[inline]

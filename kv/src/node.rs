@@ -6,11 +6,16 @@
 //! shard 1   waits ◄───────────────────┴─► recovers ─► serves …
 //! ```
 
+use crate::disk::checkpoint::{self, CheckpointConfig};
+use crate::disk::former::{self, FormerStarts, Needs};
 use crate::disk::journal::{self, Bell};
+use crate::disk::manifest_file::ManifestFile;
+use crate::disk::next_turn;
 use crate::disk::open::{self, DataDirectory};
 use crate::disk::recover::{Recovered, recover};
-use crate::log::LogStart;
 use crate::log::batch::{LogWriter, WriterConfig};
+use crate::log::manifest::Manifest;
+use crate::log::{LogIdentity, LogStart};
 use crate::redis::Redis;
 use crate::redis::server::Server;
 use crate::slot::Partitions;
@@ -23,11 +28,9 @@ use catena_engine::time::Duration;
 use catena_engine::{Application, Local, Router};
 use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 /// How a store is run.
 #[derive(Clone)]
@@ -40,6 +43,8 @@ pub struct NodeConfig {
     pub batch_interval: Duration,
     /// The length of a segment of the log, in bytes.
     pub segment_bytes: u64,
+    /// When a checkpoint is taken.
+    pub checkpoints: CheckpointConfig,
     /// How many partitions a new directory has; `None`: the default, or what it has.
     pub partitions: Option<Partitions>,
     /// The longest value in bytes.
@@ -67,6 +72,8 @@ struct Node {
     config: NodeConfig,
     redis: Redis,
     store: Rc<RefCell<Store>>,
+    /// On the first shard: what former starts have left.
+    former: Option<FormerStarts>,
     has_failed: bool,
 }
 
@@ -83,12 +90,22 @@ impl Node {
         let clock = config.clock.clone();
         let server = config.server.clone();
         let redis = Redis::new(local, server, store.clone(), move || clock());
-        Node { local: local.clone(), config, redis, store, has_failed: false }
+        Node { local: local.clone(), config, redis, store, former: None, has_failed: false }
     }
 
     fn fail(&mut self, reason: String) {
         if !std::mem::replace(&mut self.has_failed, true) {
             (self.config.on_failure)(self.local.shard(), reason);
+        }
+    }
+
+    /// A shard says what it needs of former starts: what nobody needs is removed.
+    fn note(&mut self, from: ShardIndex, needs: Needs) {
+        let former = self.former.as_mut().expect("it is the first shard that is told");
+        let needless = former.note(from, needs);
+        if !needless.is_empty() {
+            let removing = former::remove(self.local.clone(), former.path().into(), needless);
+            self.local.spawn(removing).detach();
         }
     }
 
@@ -138,7 +155,17 @@ impl Node {
                 Durability::Sync | Durability::Memory => Duration::ZERO,
                 Durability::Batch => config.batch_interval,
             };
-            journal::begin(&local, &data, manifest, store.clone(), bell, gathers_for);
+            let Manifest { directory, incarnation, shard, .. } = manifest;
+            let log = LogIdentity { directory, incarnation, shard };
+            let directory = data.of_shard(incarnation, shard);
+            let oldest = manifest.older.iter().map(|older| older.incarnation).min();
+            let needs = move |oldest| Box::new(Needs { oldest }) as Message;
+            local.send(ShardIndex(0), needs(oldest.unwrap_or(incarnation)));
+            let teller = local.clone();
+            let published = move || teller.send(ShardIndex(0), needs(incarnation));
+            let manifest = Rc::new(ManifestFile::new(directory, manifest));
+            journal::begin(&local, log, manifest.clone(), store.clone(), bell, gathers_for);
+            checkpoint::begin(&local, manifest, store.clone(), config.checkpoints, published);
             keep_up(&local, store, config.clock.clone());
             serving.set(true);
             (config.on_ready)(local.shard(), recovered);
@@ -178,8 +205,17 @@ impl Application for Node {
     }
 
     fn message(&mut self, from: ShardIndex, message: Message, streams: &mut Streams) {
-        match message.downcast::<DataDirectory>() {
-            Ok(data) => self.recover(*data),
+        let message = match message.downcast::<DataDirectory>() {
+            Ok(data) => {
+                let shards = self.local.shard_count();
+                let is_first = self.local.shard() == ShardIndex(0);
+                self.former = is_first.then(|| FormerStarts::new((*data).clone(), shards));
+                return self.recover(*data);
+            }
+            Err(message) => message,
+        };
+        match message.downcast::<Needs>() {
+            Ok(needs) => self.note(from, *needs),
             Err(message) => self.redis.message(from, message, streams),
         }
     }
@@ -234,19 +270,6 @@ fn keep_up(local: &Local, store: Rc<RefCell<Store>>, clock: Arc<dyn Fn() -> u64 
         }
     };
     local.spawn(keeping).detach();
-}
-
-/// Lets the others have their turn.
-async fn next_turn() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl fmt::Debug for NodeConfig {

@@ -12,6 +12,7 @@
 //! crash could take back. Where a write commits as it is ordered (no log, or one that is written
 //! later), nothing is ever in flight.
 
+use crate::checkpoint::walk::Walk;
 use crate::effect::{self, EffectError, EffectRef};
 use crate::in_flight::InFlight;
 use crate::memory::Memory;
@@ -29,7 +30,13 @@ pub struct Partition {
     committed: u64,
     in_flight: InFlight,
     table: Table,
+    /// Checkpoints and backups that go through it: rarely one, hardly ever two.
+    walks: Vec<(WalkKey, Walk)>,
 }
+
+/// Names a walk among those of its partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WalkKey(u64);
 
 /// Which version of a key it is: the epoch and the index of the entry that wrote it last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -61,6 +68,7 @@ impl Partition {
             committed: 0,
             in_flight: InFlight::default(),
             table: Table::default(),
+            walks: Vec::new(),
         }
     }
 
@@ -135,7 +143,8 @@ impl Partition {
         self.received += 1;
         self.committed = self.received;
         for effect in effects {
-            apply(&mut self.table, memory, self.id, self.received, effect);
+            let place = (&mut self.table, &mut self.walks);
+            apply(place, memory, self.id, self.received, effect);
         }
         self.received
     }
@@ -143,9 +152,9 @@ impl Partition {
     /// Commits what is in flight, up to an index.
     pub fn commit(&mut self, memory: &mut Memory, up_to: u64) {
         let up_to = up_to.min(self.received);
-        let (table, id) = (&mut self.table, self.id);
+        let (table, walks, id) = (&mut self.table, &mut self.walks, self.id);
         while self.in_flight.commit(up_to, memory, |memory, index, effect| {
-            apply(table, memory, id, index, &effect);
+            apply((table, walks), memory, id, index, &effect);
         }) {}
         self.committed = self.committed.max(up_to);
     }
@@ -164,10 +173,63 @@ impl Partition {
     ) -> Result<(), EffectError> {
         self.epochs.begin(epoch, index);
         for effect in effect::effects(payload) {
-            apply(&mut self.table, memory, self.id, index, &effect?);
+            let place = (&mut self.table, &mut self.walks);
+            apply(place, memory, self.id, index, &effect?);
         }
         (self.received, self.committed) = (index, index);
         Ok(())
+    }
+
+    /// Its epochs: the first index of each, and its number.
+    pub fn epochs(&self) -> &[(u64, u32)] {
+        &self.epochs.begun
+    }
+
+    /// Begins to walk through what has committed.
+    pub fn begin_walk(&mut self) -> WalkKey {
+        let key = WalkKey(self.walks.iter().map(|(key, _)| key.0 + 1).max().unwrap_or(0));
+        self.walks.push((key, Walk::new(self.committed)));
+        key
+    }
+
+    /// Goes on with a walk by about so many entries; gives it, if there is such a one.
+    pub fn step_walk(
+        &mut self,
+        key: WalkKey,
+        memory: &Memory,
+        entries: usize,
+    ) -> Option<&mut Walk> {
+        let (_, walk) = self.walks.iter_mut().find(|(other, _)| *other == key)?;
+        if !walk.is_void() {
+            walk.step(&self.table, memory, entries);
+        }
+        Some(walk)
+    }
+
+    /// Ends a walk, wherever it is.
+    pub fn end_walk(&mut self, key: WalkKey) {
+        self.walks.retain(|(other, _)| *other != key);
+    }
+
+    /// A checkpoint of it is taken in: it is empty, and has had these epochs.
+    pub fn restore_begins(&mut self, memory: &mut Memory, epochs: Vec<(u64, u32)>) {
+        self.restore_is_void(memory);
+        self.epochs = Epochs { begun: epochs };
+    }
+
+    /// What was taken in so far of a checkpoint does not count.
+    pub fn restore_is_void(&mut self, memory: &mut Memory) {
+        apply((&mut self.table, &mut Vec::new()), memory, self.id, 0, &EffectRef::Clear);
+    }
+
+    /// An entry of a checkpoint.
+    pub fn restore(&mut self, memory: &mut Memory, index: u64, effect: &EffectRef<'_>) {
+        apply((&mut self.table, &mut Vec::new()), memory, self.id, index, effect);
+    }
+
+    /// The checkpoint is complete, as of this index.
+    pub fn restore_ends(&mut self, as_of: u64) {
+        (self.received, self.committed) = (as_of, as_of);
     }
 
     /// Entries are ordered in this epoch from now on.
@@ -262,9 +324,12 @@ impl Epochs {
 
     /// From `index` on entries are of `epoch`.
     fn begin(&mut self, epoch: u32, index: u64) {
-        if epoch > self.current() {
-            self.begun.push((index, epoch));
+        if epoch <= self.current() {
+            return;
         }
+        // One in which nothing was ordered leaves no trace.
+        self.begun.pop_if(|(first, _)| *first >= index);
+        self.begun.push((index, epoch));
     }
 
     #[inline]
@@ -287,12 +352,15 @@ fn splice(value: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 /// Does in the table what an effect says.
 #[inline]
 fn apply(
-    table: &mut Table,
+    (table, walks): (&mut Table, &mut Vec<(WalkKey, Walk)>),
     memory: &mut Memory,
     id: PartitionId,
     index: u64,
     effect: &EffectRef<'_>,
 ) {
+    for (_, walk) in walks {
+        walk.before(effect, table, memory);
+    }
     match *effect {
         EffectRef::Put { key, value, expires_at } => {
             let value = NewValue::Copied(value);

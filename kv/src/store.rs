@@ -5,6 +5,7 @@ use crate::disk::journal::Bell;
 use crate::disk::recover::WrongEntry;
 use crate::effect::EffectRef;
 use crate::keyspace::Keyspace;
+use crate::log::LogStart;
 use crate::log::batch::{Action, AppendError, LogWriter, Stopped};
 use crate::log::segment::Segment;
 use crate::memory::Memory;
@@ -43,6 +44,8 @@ pub struct Store {
     config: StoreConfig,
     partitions: OwnPartitions,
     common: Common,
+    /// The partition of a checkpoint that is being taken in is taken in.
+    restoring: bool,
 }
 
 /// The partitions of one shard.
@@ -73,6 +76,8 @@ struct Log {
     entry: Vec<u8>,
     /// Why it cannot go on when its segment is full.
     hindrance: Option<String>,
+    appended: u64,
+    appended_bytes: u64,
 }
 
 /// When a write is acknowledged.
@@ -125,15 +130,17 @@ impl Store {
     pub fn in_memory(config: StoreConfig) -> Self {
         let own = config.partitions.of_shard(config.shard, config.shards);
         let partition = |id| Partition::new(PartitionId(id), config.epoch);
-        let list = own.clone().map(partition).collect();
+        let list: Vec<Partition> = own.clone().map(partition).collect();
+        let mut memory = Memory::new(
+            Arena::new(PAGES_MAX),
+            HashSeed::new(config.hash_seed),
+            SlotCounts::new(config.partitions, own.clone()),
+        );
+        list.iter().for_each(|partition| memory.adopt(partition.table()));
         Store {
             partitions: OwnPartitions { all: config.partitions, numbers: own.clone(), list },
             common: Common {
-                memory: Memory::new(
-                    Arena::new(PAGES_MAX),
-                    HashSeed::new(config.hash_seed),
-                    SlotCounts::new(config.partitions, own),
-                ),
+                memory,
                 counters: Counters::default(),
                 value_bytes_max: config.value_bytes_max,
                 scratch: Vec::new(),
@@ -141,13 +148,21 @@ impl Store {
                 log: None,
             },
             config,
+            restoring: false,
         }
     }
 
     /// Writes a log from now on, which `bell` tells that there is something to write.
     pub fn begin_log(&mut self, writer: LogWriter, bell: Bell, durability: Durability) {
         self.common.commits_at_once = durability != Durability::Sync;
-        self.common.log = Some(Log { writer, bell, entry: Vec::new(), hindrance: None });
+        self.common.log = Some(Log {
+            writer,
+            bell,
+            entry: Vec::new(),
+            hindrance: None,
+            appended: 0,
+            appended_bytes: 0,
+        });
     }
 
     /// Takes in an entry that is on the disk. False: it is none of this shard's, or it is there already.
@@ -171,6 +186,75 @@ impl Store {
         }
         partition.recover(&mut self.common.memory, epoch, index, payload)?;
         Ok(true)
+    }
+
+    /// A checkpoint of a partition begins. It is passed over if the partition is none of this shard's, or
+    /// further already.
+    pub fn restore_begins(&mut self, partition: u16, as_of: u64, epochs: Vec<(u64, u32)>) {
+        let found = self.partitions.by_number(partition);
+        let found = found.filter(|found| found.received() <= as_of);
+        self.restoring = found.is_some();
+        if let Some(found) = found {
+            found.restore_begins(&mut self.common.memory, epochs);
+        }
+    }
+
+    /// An entry of it.
+    pub fn restore(&mut self, partition: u16, index: u64, effect: &EffectRef<'_>) {
+        if let Some(found) = self.restored(partition) {
+            let (partition, memory) = found;
+            partition.restore(memory, index, effect);
+        }
+    }
+
+    /// What has come of it does not count.
+    pub fn restore_is_void(&mut self, partition: u16) {
+        if let Some((partition, memory)) = self.restored(partition) {
+            partition.restore_is_void(memory);
+        }
+    }
+
+    /// It is complete.
+    pub fn restore_ends(&mut self, partition: u16, as_of: u64) {
+        if let Some((partition, _)) = self.restored(partition) {
+            partition.restore_ends(as_of);
+        }
+    }
+
+    fn restored(&mut self, partition: u16) -> Option<(&mut Partition, &mut Memory)> {
+        if !self.restoring {
+            return None;
+        }
+        Some((self.partitions.by_number(partition)?, &mut self.common.memory))
+    }
+
+    /// Where the log begins of which nothing is in a checkpoint that begins now.
+    pub fn log_start(&self) -> LogStart {
+        let log = self.common.log.as_ref();
+        log.and_then(|log| log.writer.starts().last()).unwrap_or(LogStart::NEW)
+    }
+
+    /// The log before `segment` is needed no more.
+    pub fn forget_log_before(&mut self, segment: u64) {
+        if let Some(log) = &mut self.common.log {
+            log.writer.forget_before(segment);
+        }
+    }
+
+    /// Entries that were appended to the log, and of these, which are durable.
+    pub fn log_entries(&self) -> (u64, u64) {
+        let log = self.common.log.as_ref();
+        log.map_or((0, 0), |log| (log.appended, log.writer.durable_entries()))
+    }
+
+    /// Bytes of all entries that were appended to the log.
+    pub fn logged_bytes(&self) -> u64 {
+        self.common.log.as_ref().map_or(0, |log| log.appended_bytes)
+    }
+
+    /// Bytes that keys take.
+    pub fn bytes_used(&self) -> u64 {
+        self.common.memory.bytes_used()
     }
 
     /// Entries are ordered in this epoch from now on.
@@ -374,6 +458,11 @@ impl OwnPartitions {
         self.list.get_mut(usize::from(place))
     }
 
+    /// The one at a place, if there is one.
+    pub fn get(&mut self, place: usize) -> Option<&mut Partition> {
+        self.list.get_mut(place)
+    }
+
     /// The one at a place.
     #[inline]
     pub fn at(&mut self, place: usize) -> &mut Partition {
@@ -407,14 +496,16 @@ impl Log {
             return Err(Error::of(format!("MISCONF the log cannot be written: {hindrance}")));
         }
         self.entry.clear();
+        self.entry.shrink_to(ENTRY_KEPT_BYTES);
         for effect in effects {
             effect.encode(&mut self.entry);
         }
         let index = partition.received() + 1;
         let appended = self.writer.append(partition.id().0, partition.epoch(), index, &self.entry);
-        self.entry.shrink_to(ENTRY_KEPT_BYTES);
         match appended {
             Ok(()) => {
+                self.appended += 1;
+                self.appended_bytes += self.entry.len() as u64;
                 self.bell.ring();
                 Ok(())
             }

@@ -3,10 +3,9 @@
 //! The writer ([`crate::log::batch`]) says what is to be done; here it is done, on the driver's own file
 //! operations. Two futures: one writes and syncs, the other makes segments ready ahead.
 
-use super::open::DataDirectory;
-use super::{DiskError, document};
+use super::DiskError;
+use super::manifest_file::ManifestFile;
 use crate::log::batch::Action;
-use crate::log::manifest::Manifest;
 use crate::log::segment::{self, Segment};
 use crate::log::{LogIdentity, whole_blocks};
 use crate::store::Store;
@@ -17,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -65,8 +64,8 @@ struct Journal {
     local: Local,
     store: Rc<RefCell<Store>>,
     bell: Bell,
-    directory: PathBuf,
-    manifest: Rc<RefCell<Manifest>>,
+    log: LogIdentity,
+    manifest: Rc<ManifestFile>,
     files: Rc<RefCell<BTreeMap<u64, FileId>>>,
     /// Time from the first record of a batch to its write; zero: at once.
     gathers_for: Duration,
@@ -75,19 +74,18 @@ struct Journal {
 /// Begins to write the log of a store. `gathers_for`: how long a batch waits for more.
 pub fn begin(
     local: &Local,
-    data: &DataDirectory,
-    manifest: Manifest,
+    log: LogIdentity,
+    manifest: Rc<ManifestFile>,
     store: Rc<RefCell<Store>>,
     bell: Bell,
     gathers_for: Duration,
 ) {
-    let directory = data.of_shard(manifest.incarnation, manifest.shard);
     let journal = Journal {
         local: local.clone(),
         store,
         bell,
-        directory,
-        manifest: Rc::new(RefCell::new(manifest)),
+        log,
+        manifest,
         files: Rc::default(),
         gathers_for,
     };
@@ -156,8 +154,9 @@ impl Journal {
 
     async fn make_ready(&self, number: u64, bytes: u64) -> Result<Segment, DiskError> {
         let bytes = whole_blocks(bytes as usize) as u64;
-        let unready = self.directory.join(segment::unready_name(number));
-        let ready = self.directory.join(segment::segment_name(number));
+        let directory = self.manifest.directory();
+        let unready = directory.join(segment::unready_name(number));
+        let ready = directory.join(segment::segment_name(number));
         // Of a try that failed, or a smaller one that is not enough.
         for path in [&unready, &ready] {
             match self.local.remove_file(path).await {
@@ -169,7 +168,7 @@ impl Journal {
         }
         let created = self.local.create_zeroed(&unready, bytes).await;
         created.map_err(DiskError::of("create", &unready))?;
-        let segment = Segment { log: self.identity(), number, bytes, seed: self.seed() };
+        let segment = Segment { log: self.log, number, bytes, seed: self.local.random() as u32 };
         let options = OpenFile { create: false, direct: true };
         let file = self.local.open_file(&unready, options).await;
         let file = file.map_err(DiskError::of("open", &unready))?;
@@ -194,24 +193,11 @@ impl Journal {
 
     /// Gives a segment its name, and says in the manifest that it may be written to.
     async fn publish(&self, number: u64, unready: &Path, ready: &Path) -> Result<(), DiskError> {
-        let directory = &self.directory;
+        let directory = self.manifest.directory();
         self.local.rename(unready, ready).await.map_err(DiskError::of("rename", unready))?;
         let synced = self.local.sync_directory(directory).await;
         synced.map_err(DiskError::of("sync", directory))?;
-        let manifest = Manifest { last_segment: number, ..self.manifest.borrow().clone() };
-        let path = directory.join("MANIFEST");
-        document::replace(&self.local, &path, manifest.encode().as_bytes()).await?;
-        *self.manifest.borrow_mut() = manifest;
-        Ok(())
-    }
-
-    fn identity(&self) -> LogIdentity {
-        let Manifest { directory, incarnation, shard, .. } = *self.manifest.borrow();
-        LogIdentity { directory, incarnation, shard }
-    }
-
-    fn seed(&self) -> u32 {
-        self.local.random() as u32
+        self.manifest.change(&self.local, |manifest| manifest.last_segment = number).await
     }
 
     /// Closes the segments that nothing is written to any more.

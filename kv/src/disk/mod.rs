@@ -13,16 +13,24 @@
 //! | [`sources`] | at a start: which logs of former starts are needed |
 //! | [`recover`] | at a start: checkpoints and logs back into memory |
 //! | [`journal`] | while it runs: batches into segments |
+//! | [`checkpoint`] | while it runs: checkpoints, and the end of what they make superfluous |
+//! | [`former`] | the end of what former starts have left |
+//! | [`manifest_file`] | what both of these change |
 
+pub mod checkpoint;
 pub mod document;
+pub mod former;
 pub mod journal;
+pub mod manifest_file;
 pub mod open;
 pub mod recover;
 pub mod sources;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
 /// A file operation that failed, and on what.
 #[derive(Debug)]
@@ -60,4 +68,17 @@ impl std::error::Error for DiskError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }
+}
+
+/// Lets the others of the shard have their turn.
+pub(crate) async fn next_turn() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -2,9 +2,11 @@
 
 use super::open::DataDirectory;
 use super::sources::{self, Source, SourceError};
-use super::{DiskError, document};
+use super::{DiskError, document, next_turn};
+use crate::checkpoint::format::FrameError;
+use crate::checkpoint::read::{Reader, Taken};
 use crate::effect::EffectError;
-use crate::log::manifest::{Manifest, OlderLog};
+use crate::log::manifest::{Checkpoint, Manifest, OlderLog};
 use crate::log::scan::{EntryRef, Scan, ScanConfig, ScanError, Step};
 use crate::log::{LogEnd, LogIdentity, LogStart, segment};
 use crate::store::{OutOfOrder, Store};
@@ -25,6 +27,15 @@ pub enum RecoverError {
     Source(SourceError),
     /// A log is damaged.
     Scan(ScanError),
+    /// A checkpoint is damaged.
+    Checkpoint {
+        /// Its file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        error: FrameError,
+    },
     /// A record is good, and what it says is not.
     Entry {
         /// Where the log is.
@@ -117,12 +128,15 @@ async fn take_in(
     recovered: &mut Recovered,
 ) -> Result<LogEnd, RecoverError> {
     let Manifest { directory, incarnation, shard, start, last_segment, .. } = source.manifest;
+    let log = LogIdentity { directory, incarnation, shard };
+    if let Some(checkpoint) = &source.manifest.checkpoint {
+        restore(local, (&source.directory, log), checkpoint, store, recovered).await?;
+    }
     if last_segment < start.segment {
         // It had begun no segment.
         let offset = segment::BATCHES_OFFSET;
         return Ok(LogEnd { segment: start.segment, offset, crc: start.prev_crc });
     }
-    let log = LogIdentity { directory, incarnation, shard };
     let config = ScanConfig { log, start, last_segment, end: source.end, read_bytes: READ_BYTES };
     let mut scan = Scan::new(config);
     let mut files = SegmentFiles { local, directory: &source.directory, open: None };
@@ -170,6 +184,52 @@ async fn take_in(
     Ok(end)
 }
 
+/// Takes in a checkpoint.
+async fn restore(
+    local: &Local,
+    (directory, log): (&Path, LogIdentity),
+    checkpoint: &Checkpoint,
+    store: &mut Store,
+    recovered: &mut Recovered,
+) -> Result<(), RecoverError> {
+    let path = directory.join(segment::checkpoint_name(checkpoint.number));
+    let failed = |doing| {
+        let to_disk_error = DiskError::of(doing, &path);
+        move |error| RecoverError::Disk(to_disk_error(error))
+    };
+    let file = local.open_file(&path, OpenFile::default()).await.map_err(failed("open"))?;
+    let mut reader = Reader::new(log, checkpoint.number);
+    let mut unread: Vec<u8> = Vec::new();
+    let mut buffer = FileBuffer::zeroed(READ_BYTES);
+    let (mut offset, mut taken) = (0, 0);
+    let wrong = |offset, error| RecoverError::Checkpoint { path: path.clone(), offset, error };
+    let crc = loop {
+        let (filled, read) = local.read_file(file, offset, buffer).await;
+        buffer = filled;
+        let read = read.map_err(failed("read"))?;
+        unread.extend_from_slice(&buffer.bytes()[..read]);
+        (offset, recovered.bytes) = (offset + read as u64, recovered.bytes + read as u64);
+        match reader.take(&unread, store) {
+            Ok(Taken::Finished { crc }) => break crc,
+            Ok(Taken::Needs { .. }) if read == 0 => {
+                return Err(wrong(taken, FrameError::Short));
+            }
+            Ok(Taken::Needs { read, .. }) => {
+                unread.drain(..read);
+                taken += read as u64;
+            }
+            Err((before, error)) => return Err(wrong(taken + before as u64, error)),
+        }
+        next_turn().await;
+    };
+    local.close_file(file);
+    if crc != checkpoint.crc {
+        return Err(wrong(taken, FrameError::NotThisOne));
+    }
+    recovered.entries += reader.entries();
+    Ok(())
+}
+
 /// The segments of one log, of which one is open.
 struct SegmentFiles<'a> {
     local: &'a Local,
@@ -209,6 +269,12 @@ impl fmt::Display for RecoverError {
             RecoverError::Disk(error) => error.fmt(f),
             RecoverError::Source(error) => error.fmt(f),
             RecoverError::Scan(error) => error.fmt(f),
+            RecoverError::Checkpoint { path, offset, error } => write!(
+                f,
+                "{}, offset {offset}: the checkpoint is damaged: here stands {error}. Nothing was changed. \
+                 Keep the file, look after the disk, and restore a backup",
+                path.display()
+            ),
             RecoverError::Entry { directory, partition, index, wrong } => {
                 write!(f, "{}: entry {index} of partition {partition} ", directory.display())?;
                 match wrong {

@@ -168,6 +168,17 @@ pub fn unready_name(number: u64) -> String {
     format!("log-{number}.new")
 }
 
+/// The name of a checkpoint's file in the directory of its shard.
+pub fn checkpoint_name(number: u64) -> String {
+    format!("checkpoint-{number}")
+}
+
+/// The number of the checkpoint whose file has this name.
+pub fn checkpoint_number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("checkpoint-")?.parse().ok()?;
+    (checkpoint_name(number) == name && number > 0).then_some(number)
+}
+
 /// The number of the segment whose file has this name.
 pub fn segment_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("log-")?;

@@ -51,6 +51,10 @@ pub struct ServeArgs {
     /// The length of a segment of the log.
     #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = bytes_up_to(1 << 30))]
     pub log_segment: u32,
+    /// A checkpoint is taken when so much was logged since the last one, or half of what the keys take if
+    /// that is more.
+    #[arg(long, value_name = "BYTES", default_value = "256m", value_parser = bytes_up_to(1 << 31))]
+    pub checkpoint_log: u32,
     /// CPUs to run on, one shard each: all, or a list like 0,2-3.
     #[arg(
         long,

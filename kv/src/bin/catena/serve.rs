@@ -5,6 +5,7 @@ use crate::cli::ServeArgs;
 use crate::facts::facts;
 use crate::signals::end_on_signal;
 use catena_engine::server::{Cores, Server};
+use catena_kv::disk::checkpoint::CheckpointConfig;
 use catena_kv::node::{self, NodeConfig};
 use std::io::Write;
 use std::sync::Arc;
@@ -31,6 +32,10 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         durability: args.durability,
         batch_interval: args.batch_interval,
         segment_bytes: args.log_segment.into(),
+        checkpoints: CheckpointConfig {
+            log_bytes_min: args.checkpoint_log.into(),
+            ..CheckpointConfig::default()
+        },
         partitions: None,
         value_bytes_max: 512 << 20,
         memory_bytes_max: u64::MAX,

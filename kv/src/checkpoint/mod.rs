@@ -1,0 +1,15 @@
+//! Checkpoints: all keys of a shard's partitions, each partition as of one index, taken while it serves.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`walk`] | goes through a partition a little at a time, and saves what is changed before it comes there |
+//! | [`format`] | frames with checksums: what a checkpoint's file, and a backup's, is made of |
+//! | [`write`] | partitions → frames |
+//! | [`read`] | frames → partitions |
+//!
+//! Pure; [`crate::disk`] writes and reads the files.
+
+pub mod format;
+pub mod read;
+pub mod walk;
+pub mod write;

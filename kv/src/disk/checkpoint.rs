@@ -1,0 +1,223 @@
+//! While it runs: a shard's checkpoints, and the end of what they make superfluous.
+//!
+//! ```text
+//! walk ─► checkpoint-<n>.new ─► sync ─► what it has in it is durable in the log, too ─► rename, sync
+//!      ─► MANIFEST: this checkpoint, the log from where it was when the walk began, no older logs
+//!      ─► segments and checkpoints before that are removed
+//! ```
+
+use super::manifest_file::ManifestFile;
+use super::{DiskError, next_turn};
+use crate::checkpoint::write::Writer;
+use crate::log::manifest::{Checkpoint, Manifest};
+use crate::log::{BLOCK_BYTES, LogIdentity, segment, whole_blocks};
+use crate::store::Store;
+use catena_engine::Local;
+use catena_engine::driver::{FileBuffer, FileId, OpenFile};
+use catena_engine::time::Duration;
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// When a checkpoint is due.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointConfig {
+    /// Bytes of entries logged since the last one, at least. Half of what the keys take if that is more: so
+    /// that all checkpoints together write no more than twice what the log does.
+    pub log_bytes_min: u64,
+    /// Logs of former starts that are needed still, above which one is due at once.
+    pub older_logs_max: usize,
+}
+
+impl Default for CheckpointConfig {
+    /// 256 MiB, and 8 former starts.
+    fn default() -> Self {
+        CheckpointConfig { log_bytes_min: 256 << 20, older_logs_max: 8 }
+    }
+}
+
+/// How often it is looked whether one is due.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long after one that failed the next is tried.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// Entries that a step looks at: some 5 to 20 µs of a turn.
+const STEP_ENTRIES: usize = 64;
+
+/// Bytes that are written at once.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Takes checkpoints of a store, each when it is due. `published` is told after each.
+pub fn begin(
+    local: &Local,
+    manifest: Rc<ManifestFile>,
+    store: Rc<RefCell<Store>>,
+    config: CheckpointConfig,
+    published: impl Fn() + 'static,
+) {
+    let task = Checkpoints { local: local.clone(), manifest, store };
+    local.spawn(async move { task.run(config, published).await }).detach();
+}
+
+struct Checkpoints {
+    local: Local,
+    manifest: Rc<ManifestFile>,
+    store: Rc<RefCell<Store>>,
+}
+
+impl Checkpoints {
+    async fn run(&self, config: CheckpointConfig, published: impl Fn()) {
+        let mut logged_before = 0;
+        let older = self.manifest.read().await.older.len();
+        let mut is_due = older > config.older_logs_max;
+        loop {
+            let (logged, used) = {
+                let store = self.store.borrow();
+                (store.logged_bytes(), store.bytes_used())
+            };
+            is_due |= logged - logged_before > config.log_bytes_min.max(used / 2);
+            if !is_due {
+                self.local.sleep(LOOK_INTERVAL).await;
+                continue;
+            }
+            match self.take().await {
+                Ok(()) => {
+                    (logged_before, is_due) = (logged, false);
+                    published();
+                }
+                Err(error) => {
+                    tracing::error!("a checkpoint failed, the log goes on growing: {error}");
+                    self.local.sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Takes one.
+    async fn take(&self) -> Result<(), DiskError> {
+        let before = self.manifest.read().await;
+        let number = before.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.number + 1);
+        let start = self.store.borrow().log_start();
+        let directory = self.manifest.directory();
+        let ready = directory.join(segment::checkpoint_name(number));
+        let unready = ready.with_extension("new");
+        let crc = match self.write(&before, number, &unready).await {
+            Ok(crc) => crc,
+            Err(error) => {
+                // What is left of it only takes room, and the next try removes it as well.
+                let _left = self.local.remove_file(&unready).await;
+                return Err(error);
+            }
+        };
+        self.log_has_it_all().await;
+        self.local.rename(&unready, &ready).await.map_err(DiskError::of("rename", &unready))?;
+        let synced = self.local.sync_directory(directory).await;
+        synced.map_err(DiskError::of("sync", directory))?;
+        let change = |manifest: &mut Manifest| {
+            manifest.start = start;
+            manifest.last_segment = manifest.last_segment.max(start.segment - 1);
+            manifest.checkpoint = Some(Checkpoint { number, crc });
+            manifest.older.clear();
+        };
+        self.manifest.change(&self.local, change).await?;
+        self.store.borrow_mut().forget_log_before(start.segment);
+        self.remove_before(number, start.segment).await;
+        tracing::info!(number, "checkpoint taken");
+        Ok(())
+    }
+
+    /// Writes all of it, and syncs. Its checksum.
+    async fn write(&self, manifest: &Manifest, number: u64, path: &Path) -> Result<u32, DiskError> {
+        remove(&self.local, path).await?;
+        let file = self.local.open_file(path, OpenFile { create: true, direct: true }).await;
+        let file = file.map_err(DiskError::of("create", path))?;
+        let Manifest { directory, incarnation, shard, .. } = *manifest;
+        let log = LogIdentity { directory, incarnation, shard };
+        let written = self.write_all(file, (&log, number)).await;
+        let synced = match written {
+            Ok(crc) => self.local.sync_file(file).await.map(|()| crc),
+            Err(error) => Err(error),
+        };
+        self.local.close_file(file);
+        synced.map_err(DiskError::of("write", path))
+    }
+
+    async fn write_all(&self, file: FileId, what: (&LogIdentity, u64)) -> io::Result<u32> {
+        let mut writer = Writer::new();
+        let written = self.write_frames(&mut writer, file, what).await;
+        if written.is_err() {
+            writer.abandon(&mut self.store.borrow_mut());
+        }
+        written.map(|()| writer.crc())
+    }
+
+    async fn write_frames(
+        &self,
+        writer: &mut Writer,
+        file: FileId,
+        what: (&LogIdentity, u64),
+    ) -> io::Result<()> {
+        let mut out: Vec<u8> = Vec::with_capacity(2 * WRITE_BYTES);
+        let mut buffer = FileBuffer::default();
+        let mut offset = 0;
+        loop {
+            let is_done = writer.step(&mut self.store.borrow_mut(), what, STEP_ENTRIES, &mut out);
+            if is_done {
+                out.resize(whole_blocks(out.len()), 0);
+            }
+            if out.len() < WRITE_BYTES && !is_done {
+                next_turn().await;
+                continue;
+            }
+            let bytes = out.len() / BLOCK_BYTES * BLOCK_BYTES;
+            buffer.resize(bytes);
+            buffer.bytes_mut().copy_from_slice(&out[..bytes]);
+            out.drain(..bytes);
+            let (back, written) = self.local.write_file(file, offset, buffer).await;
+            written?;
+            (buffer, offset) = (back, offset + bytes as u64);
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until all that was logged until now is durable: a checkpoint must have nothing that the log could
+    /// lose. Where answers wait for the disk, so has what the walk has seen.
+    async fn log_has_it_all(&self) {
+        const LOOK: Duration = Duration::from_millis(1);
+        let (appended, _) = self.store.borrow().log_entries();
+        while self.store.borrow().log_entries().1 < appended {
+            self.local.sleep(LOOK).await;
+        }
+    }
+
+    /// Removes what is needed no more. What cannot be removed now takes room until the next start.
+    async fn remove_before(&self, number: u64, first_segment: u64) {
+        let directory = self.manifest.directory();
+        let Ok(entries) = self.local.list_directory(directory).await else { return };
+        for entry in entries {
+            let Some(name) = entry.name.to_str() else { continue };
+            let is_old_segment = segment::segment_number(name).is_some_and(|it| it < first_segment);
+            let is_old_checkpoint = segment::checkpoint_number(name).is_some_and(|it| it < number);
+            if is_old_segment || is_old_checkpoint {
+                let path: PathBuf = directory.join(name);
+                if let Err(error) = self.local.remove_file(&path).await {
+                    tracing::warn!("cannot remove {}: {error}", path.display());
+                }
+            }
+        }
+    }
+}
+
+/// Removes a file, if it is there.
+async fn remove(local: &Local, path: &Path) -> Result<(), DiskError> {
+    match local.remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DiskError::of("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
