@@ -193,8 +193,8 @@ fn expire_at(
     name: &str,
 ) -> Done {
     let key = keys.key(args.at(1))?;
-    let value = number::integer(args.at(2))?;
     let only_if = ExpireIf::parse(args)?;
+    let value = number::integer(args.at(2))?;
     let now_ms = keys.now_ms();
     let at = unit.instant(value, now_ms).ok_or_else(|| Error::expire_time(name))?;
     let found = keys.get(&key).map(|found| found.expires_at);

@@ -75,7 +75,7 @@ pub fn float(text: &[u8]) -> Result<f64, Error> {
     if value.is_nan() { Err(Error::NOT_FLOAT) } else { Ok(value) }
 }
 
-/// `a + b` for `INCRBYFLOAT`, to 17 significant digits.
+/// `a + b` for `INCRBYFLOAT`, to 17 places behind the point.
 ///
 /// Redis adds in 80-bit floating point, so that 0.1 + 0.2 is 0.3. Here both are taken as the decimal
 /// fractions that they are written as, added exactly, and rounded once; numbers too long or too far
@@ -107,8 +107,8 @@ struct Decimal {
 impl Decimal {
     /// Digits that are surely added without overflow.
     const DIGITS_MAX: usize = 34;
-    /// As many as Redis shows.
-    const SIGNIFICANT_MAX: u32 = 17;
+    /// Behind the point, as many as Redis shows.
+    const PLACES_MAX: u32 = 17;
 
     /// `None`: not a plain decimal number, or too long a one.
     fn parse(text: &[u8]) -> Option<Self> {
@@ -145,12 +145,13 @@ impl Decimal {
     /// Without an exponent and without zeros at the end of the fraction.
     fn to_text(mut self) -> String {
         let mut magnitude = self.digits.unsigned_abs();
-        let length = magnitude.checked_ilog10().map_or(1, |log| log + 1);
-        if length > Self::SIGNIFICANT_MAX {
-            let surplus = length - Self::SIGNIFICANT_MAX;
-            let unit = 10u128.pow(surplus);
+        let surplus = self.exponent.saturating_neg() - Self::PLACES_MAX as i32;
+        if let Ok(surplus @ 1..) = u32::try_from(surplus) {
+            // Beyond what a number can be, nothing is left of it.
+            let unit = 10u128.checked_pow(surplus).unwrap_or(u128::MAX);
             let (quotient, rest) = (magnitude / unit, magnitude % unit);
-            let rounds_up = rest * 2 > unit || (rest * 2 == unit && quotient % 2 == 1);
+            let half = unit / 2;
+            let rounds_up = rest > half || (rest == half && quotient % 2 == 1);
             magnitude = quotient + u128::from(rounds_up);
             self.exponent += surplus as i32;
         }
@@ -217,8 +218,13 @@ mod tests {
             ("0", "-0.5", "-0.5"),
             ("3", "1.000", "4"),
             ("-5.25", "0.25", "-5"),
-            ("1e17", "1", "100000000000000000"),
-            ("123456789012345678", "0", "123456789012345680"),
+            ("1e17", "1", "100000000000000001"),
+            ("123456789012345678", "0", "123456789012345678"),
+            ("913113831648622805", "783.375", "913113831648623588.375"),
+            ("0.12345678901234567", "0.000000000000000005", "0.12345678901234568"),
+            ("0.00000000000000001", "0.000000000000000004", "0.00000000000000001"),
+            ("1e-40", "-1e-30", "0"),
+            ("-1e-60", "0", "0"),
             ("0.000001", "0", "0.000001"),
         ] {
             assert_eq!(add_floats(a.as_bytes(), b.as_bytes()).as_deref(), Ok(sum), "{a} + {b}");

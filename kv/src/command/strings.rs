@@ -212,18 +212,19 @@ pub fn getex(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) ->
             _ => return Err(Error::SYNTAX),
         }
     }
-    let expires_at = match expiry {
-        Some(expiry) => Some(Some(expiry.instant(args, keys.now_ms(), "getex")?)),
-        None => persists.then_some(None),
+    let Some(found) = keys.get(&key) else {
+        reply.null();
+        return Ok(());
     };
-    let found = keys.get(&key);
-    let (exists, had_expiry) =
-        (found.is_some(), found.as_ref().is_some_and(|found| found.expires_at.is_some()));
-    reply.bulk_or_null(found.map(|found| found.value));
-    match expires_at {
-        Some(None) if exists && had_expiry => keys.expire(&key, None),
-        Some(Some(at)) if exists => keys.expire(&key, Some(at)),
-        _ => Ok(()),
+    let had_expiry = found.expires_at.is_some();
+    reply.bulk(found.value);
+    match expiry {
+        Some(expiry) => {
+            let at = expiry.instant(args, keys.now_ms(), "getex")?;
+            keys.expire(&key, Some(at))
+        }
+        None if persists && had_expiry => keys.expire(&key, None),
+        None => Ok(()),
     }
 }
 

@@ -115,9 +115,14 @@ fn ping(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
 }
 
 fn select(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
-    match integer(args.at(1))? {
-        0 => reply.ok(),
-        _ => return Err(Error::fixed("ERR DB index is out of range")),
+    match i32::try_from(integer(args.at(1))?) {
+        Ok(0) => reply.ok(),
+        Err(_) => {
+            return Err(Error::fixed(
+                "ERR value is out of range, value must between -2147483648 and 2147483647",
+            ));
+        }
+        Ok(_) => return Err(Error::fixed("ERR DB index is out of range")),
     }
     Ok(())
 }
