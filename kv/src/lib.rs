@@ -18,11 +18,12 @@
 //! |---|---|---|
 //! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`log`], [`store`], [`upkeep`] | bytes, instants |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
-//! | disk | [`disk`] | the driver's file operations |
+//! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
 //! | start | [`node`] | all of these |
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod checkpoint;
 pub mod command;
 pub mod disk;

@@ -142,7 +142,8 @@ impl Default for Writer {
     }
 }
 
-fn start(out: &mut Vec<u8>, log: &LogIdentity, number: u64) {
+/// The payload of the first frame.
+pub fn start(out: &mut Vec<u8>, log: &LogIdentity, number: u64) {
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&log.shard.to_le_bytes());

@@ -18,6 +18,8 @@ pub enum Run {
     Here(Here),
     /// Every shard, for it is about all keys.
     Everywhere(Everywhere),
+    /// The shard that has the connection: it is about all of that shard's keys.
+    Backup,
 }
 
 /// Commands about a connection, or the server.
@@ -256,7 +258,7 @@ const TWO: KeyPlaces = KeyPlaces::TWO;
 const MANY: KeyPlaces = KeyPlaces::ALL;
 const PAIRS: KeyPlaces = KeyPlaces::PAIRS;
 
-static ALL: [Spec; 63] = [
+static ALL: [Spec; 64] = [
     keyed("append", 3, GROW, ONE, strings::append, "Appends to the value of a key."),
     keyed("cas", 4, GROW, ONE, strings::cas, "Sets a key if its version is the one given."),
     keyed("copy", -3, GROW, TWO, keys::copy, "Copies the value of a key to another one."),
@@ -298,6 +300,14 @@ static ALL: [Spec; 63] = [
     keyed("type", 2, READ, ONE, keys::type_of, "Tells the type of a value."),
     keyed("unlink", -2, WRITE_MANY, MANY, keys::del, "Deletes keys."),
     here("auth", -2, OPEN, Here::Auth, "Authenticates the connection."),
+    Spec {
+        name: "catena.backup",
+        arity: 2,
+        flags: ADMIN,
+        keys: KeyPlaces::NONE,
+        run: Run::Backup,
+        summary: "Gives all keys of a shard, to be kept elsewhere.",
+    },
     here("client", -2, READ, Here::Client, "Tells about connections."),
     here("cluster", -2, READ, Here::Cluster, "Tells which node has which slots."),
     here("command", -1, READ, Here::Command, "Tells about commands."),

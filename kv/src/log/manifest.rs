@@ -283,13 +283,14 @@ impl From<&OlderDocument> for OlderLog {
     }
 }
 
-fn with_checksum(document: &impl Serialize) -> String {
+/// The content of a document, with a last line that is its checksum.
+pub(crate) fn with_checksum(document: &impl Serialize) -> String {
     let body = toml::to_string(document).expect("these documents have numbers below 2^63 and text");
     format!("{body}{CHECKSUM}{:08x}\n", crc32c::crc32c(body.as_bytes()))
 }
 
-/// Checksum first, version second: only then does it matter what the fields are.
-fn checked<D: DeserializeOwned>(content: &[u8]) -> Result<D, Problem> {
+/// The content of a document that [`with_checksum`] made. Checksum first, version second: only then does it matter what the fields are.
+pub(crate) fn checked<D: DeserializeOwned>(content: &[u8]) -> Result<D, Problem> {
     let content = str::from_utf8(content).map_err(|error| Problem::Syntax(error.to_string()))?;
     let end = content.strip_suffix('\n').ok_or(Problem::NoChecksum)?;
     let (body, digits) = end.rsplit_once(CHECKSUM).ok_or(Problem::NoChecksum)?;

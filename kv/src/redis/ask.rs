@@ -180,7 +180,9 @@ impl Redis {
             Run::Everywhere(command) => {
                 self.part_for_other(store, command, &args, asker, &mut text)
             }
-            Run::Here(_) => unreachable!("these are carried out where the connection is"),
+            Run::Here(_) | Run::Backup => {
+                unreachable!("these are carried out where the connection is")
+            }
         };
         match done {
             Ok(Some(gates)) if gates.is_empty() => self.hand_over.tell(asker, &text),

@@ -1,6 +1,7 @@
 //! One connection that speaks the Redis protocol, as its shard knows it.
 
 use super::answers::Answers;
+use crate::checkpoint::write::Writer;
 use crate::resp::{Limits, Parser, Protocol};
 use catena_engine::stream::StreamId;
 use catena_engine::time::Instant;
@@ -35,6 +36,8 @@ pub struct ClientState {
     pub(super) is_barred: bool,
     /// It is in the list of those whose answers wait.
     pub(super) is_waiting: bool,
+    /// The backup that it takes.
+    pub(super) backup: Option<Box<Writer>>,
 }
 
 /// Answers of one connection that may wait before nothing more is read from it: a pipeline of a few

@@ -12,11 +12,13 @@
 //! | [`answers`] | the order of answers, while some wait |
 //! | [`bundle`], [`hand_over`], `ask` | commands that another shard carries out, and its answers |
 //! | [`everywhere`] | commands about all keys |
+//! | [`backup`] | all keys of a shard, for who keeps them elsewhere |
 //! | [`here`] | commands about the connection and the server |
 //! | [`server`] | what these know of the server |
 
 pub mod answers;
 mod ask;
+pub mod backup;
 pub mod bundle;
 pub mod client;
 pub mod everywhere;
@@ -142,6 +144,7 @@ impl Application for Redis {
             answers: Default::default(),
             is_barred: false,
             is_waiting: false,
+            backup: None,
         };
         let slot = stream.id().slot();
         if self.clients.len() <= slot {
@@ -163,7 +166,8 @@ impl Application for Redis {
     }
 
     fn closed(&mut self, stream: StreamId) {
-        if self.clients[stream.slot()].take().is_some() {
+        if let Some(mut client) = self.clients[stream.slot()].take() {
+            backup::end(&mut client.state, &mut self.store.borrow_mut());
             self.totals.clients -= 1;
             self.is_unpublished = true;
         }
@@ -364,6 +368,11 @@ impl Redis {
                 }
                 Err(error) => Err(error),
             },
+            Run::Backup => {
+                let mut text = Vec::new();
+                let done = self.backup(client, store, args, &mut text);
+                done.inspect(|()| self.answer(client, stream, |reply| reply.raw(&text)))
+            }
             Run::Here(command) => {
                 self.run_here(client, store, (command, args), stream, now_ms);
                 Ok(())

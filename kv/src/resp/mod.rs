@@ -5,6 +5,7 @@
 //! | [`parse`] | unread bytes → one command as slices of them, resumable |
 //! | [`inline`] | a command typed by hand: a line of words, with quotes |
 //! | [`reply`] | answers in RESP2 and RESP3 |
+//! | [`value`] | answers as a client reads them |
 //! | [`limits`] | how much one command may be |
 //! | [`error`] | what is wrong with the bytes, in Redis' words |
 //!
@@ -18,8 +19,10 @@ pub mod inline;
 pub mod limits;
 pub mod parse;
 pub mod reply;
+pub mod value;
 
 pub use error::ProtocolError;
 pub use limits::Limits;
 pub use parse::{Args, Parsed, Parser};
 pub use reply::{Protocol, Reply};
+pub use value::Value;

@@ -30,6 +30,35 @@ pub enum Verb {
     Proxy(Box<ProxyArgs>),
     /// Keeps keys in memory on every core, and speaks the Redis protocol.
     Serve(Box<ServeArgs>),
+    /// Takes a backup of a store that serves: all keys, each partition as it is at one instant.
+    Backup(BackupArgs),
+    /// Makes a data directory from a backup, for `catena serve --dir`.
+    Restore(RestoreArgs),
+}
+
+/// `backup`
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    /// Where to: a directory that is new or empty.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Any address of the server's, for the Redis protocol.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7379")]
+    pub from: String,
+    /// A file whose first line is the password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// `restore`
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The backup's directory.
+    #[arg(value_name = "DIR")]
+    pub backup: PathBuf,
+    /// The data directory to be made: one that is new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// `serve`

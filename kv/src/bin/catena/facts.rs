@@ -26,7 +26,11 @@ pub fn facts(args: &ServeArgs) -> Result<Server, Failure> {
     }))
 }
 
-fn password_in(path: &Path) -> Result<String, Failure> {
+/// The password in the first line of a file.
+///
+/// # Errors
+/// If it cannot be read, or there is none.
+pub fn password_in(path: &Path) -> Result<String, Failure> {
     let text = read_to_string(path)
         .map_err(|error| format!("cannot read the password in {}: {error}", path.display()))?;
     match text.lines().next() {

@@ -6,6 +6,7 @@
 //! | [`facts`] | what clients may ask about the server |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
 //! | [`serve`] | `catena serve`: the store |
+//! | [`backup`] | `catena backup`, `catena restore` |
 //! | [`upstream`] | where those servers are named |
 //! | [`signals`] | ends |
 //!
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod cli;
 mod facts;
 mod proxy;
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
     let ended = match &cli.verb {
         Verb::Proxy(args) => proxy::run(args),
         Verb::Serve(args) => serve::run(args),
+        Verb::Backup(args) => backup::take(args),
+        Verb::Restore(args) => backup::restore(args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
