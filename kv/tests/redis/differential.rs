@@ -211,9 +211,9 @@ const COMMAND_SHAPES: &[&str] = &[
     "pexpire k d",
     "pexpire k d e",
     "expireat k a",
-    "expireat k a e",
+    "expireat k a c",
     "pexpireat k b",
-    "pexpireat k b e",
+    "pexpireat k b c",
     "ttl k",
     "pttl k",
     "expiretime k",
@@ -273,8 +273,10 @@ impl Random {
         [vec![name.into_bytes()], arguments].concat()
     }
 
-    /// By letter: key, key of a number with a fraction (small enough that Redis, too, adds exactly), value, option, number, duration, index, float, expiry condition, instant in seconds or in
-    /// milliseconds, pattern. Whatever else stands for itself.
+    /// By letter: key, value, option, number, duration, index, pattern; instant in seconds (a) or milliseconds
+    /// (b); condition of an instant (c) or a duration (e), for which GT and LT would hang on the clock; key
+    /// (g) of a number with a fraction (f), small enough that Redis, too, adds exactly. What is no letter
+    /// stands for itself.
     fn argument(&mut self, kind: &str) -> Vec<u8> {
         match kind {
             "k" => [TAG, self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()].concat(),
@@ -285,7 +287,8 @@ impl Random {
             "d" => self.pick(DURATIONS).as_bytes().to_vec(),
             "i" => self.pick(INDEXES).as_bytes().to_vec(),
             "f" => self.float(),
-            "e" => self.pick(&["NX", "XX", "GT", "LT", "gt", "nonsense"]).as_bytes().to_vec(),
+            "e" => self.pick(&["NX", "XX", "nx", "nonsense"]).as_bytes().to_vec(),
+            "c" => self.pick(&["NX", "XX", "GT", "LT", "gt", "nonsense"]).as_bytes().to_vec(),
             "a" => self.instant(1),
             "b" => self.instant(1_000),
             "p" => self.pick(&["*", "{t}?", "*[a-c]", "*[^a]", "{t}a", "\\{t}*", "", "x*"]).into(),
