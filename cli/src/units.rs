@@ -52,6 +52,22 @@ pub fn parse_bytes(text: &str) -> Result<u32, String> {
     })
 }
 
+/// A number of bytes of memory or disk: as [`parse_bytes`], and `8g` or `8GiB`, `1t` or `1TiB`.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    // Powers of two are exact as floating-point numbers.
+    let power = |bits| f64::from(bits).exp2();
+    let units = [("kib", 10), ("mib", 20), ("gib", 30), ("tib", 40)];
+    let short = [("k", 10), ("m", 20), ("g", 30), ("t", 40)];
+    let all = units.into_iter().chain(short);
+    let factors: Vec<(&str, f64)> = all.map(|(unit, bits)| (unit, power(bits))).collect();
+    let (number, factor) = split(text, &factors);
+    let bytes = number.parse::<u64>().ok().and_then(|count| count.checked_mul(factor as u64));
+    bytes.ok_or_else(|| format!("{text:?} is no size; say bytes, like 512MiB or 8GiB"))
+}
+
 /// The same, `max` at most.
 pub fn bytes_up_to(max: u32) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
     move |text| match parse_bytes(text)? {
@@ -119,6 +135,16 @@ fn split<'a>(text: &'a str, units: &[(&str, f64)]) -> (&'a str, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_with_its_unit() {
+        for (text, bytes) in [("7", 7), ("4k", 4_096), ("512MiB", 512 << 20), ("8g", 8 << 30)] {
+            assert_eq!(parse_memory(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "x", "1.5g", "-1", "99999999t"] {
+            assert!(parse_memory(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn numbers_are_read_as_people_mean_them() {

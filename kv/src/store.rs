@@ -15,6 +15,7 @@ use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, CellRef, HashSeed, PAGES_MAX};
 use catena_engine::driver::FileBuffer;
 use catena_engine::shard_index::ShardIndex;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::str::FromStr;
@@ -90,6 +91,16 @@ pub enum Durability {
     Batch,
     /// When it is in memory, which is all that there is: nothing outlives the process.
     Memory,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Sync => "sync",
+            Durability::Batch => "batch",
+            Durability::Memory => "memory",
+        })
+    }
 }
 
 impl FromStr for Durability {

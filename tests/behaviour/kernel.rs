@@ -40,7 +40,7 @@ struct Running {
 }
 
 enum State {
-    Serving(Server),
+    Serving(Box<Server>),
     Draining(JoinHandle<()>),
     Ended,
 }
@@ -123,7 +123,7 @@ impl Lab for Kernel {
             address: server.address().expect("it listens"),
             shard_addresses: server.shard_addresses().to_vec(),
             handle: server.handle(),
-            state: State::Serving(server),
+            state: State::Serving(Box::new(server)),
         });
         ServerId(self.servers.len() - 1)
     }
@@ -168,7 +168,7 @@ impl Lab for Kernel {
         let server = start(self.driver, running.spec.clone(), running.address);
         running.shard_addresses = server.shard_addresses().to_vec();
         running.handle = server.handle();
-        running.state = State::Serving(server);
+        running.state = State::Serving(Box::new(server));
     }
 
     fn client(&self) -> Handle {

@@ -77,6 +77,16 @@ pub struct Recovered {
     pub torn: usize,
 }
 
+impl Recovered {
+    /// Adds what another shard has found.
+    pub fn add(&mut self, other: &Recovered) {
+        self.logs += other.logs;
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.torn += other.torn;
+    }
+}
+
 /// Takes in what the partitions of `store` have on disk, and writes this start's manifest. The shard may
 /// serve after that.
 ///

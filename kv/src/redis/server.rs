@@ -12,6 +12,7 @@ use super::here::slowlog::SlowLog;
 use crate::store::Durability;
 use catena_engine::metrics::Gauge;
 use catena_engine::shard_index::ShardIndex;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -222,6 +223,15 @@ macro_rules! figures {
                 sums
             }
 
+            /// Writes them in the Prometheus text format.
+            ///
+            /// # Errors
+            /// As writing to `out` does.
+            pub fn write_prometheus(&self, out: &mut impl fmt::Write) -> fmt::Result {
+                $( write_figure(out, stringify!($field), $meaning, figures!(#$kind), self.$field)?; )*
+                Ok(())
+            }
+
             fn since(self, earlier: &Totals) -> Self {
                 Totals { $( $field: figures!(@$kind self.$field, earlier.$field), )* }
             }
@@ -230,6 +240,21 @@ macro_rules! figures {
     // A figure that one shard has published since, and another has not, may be behind.
     (@count $now:expr, $earlier:expr) => { $now.saturating_sub($earlier) };
     (@state $now:expr, $earlier:expr) => { $now };
+    (#count) => { "counter" };
+    (#state) => { "gauge" };
+}
+
+/// One figure in the Prometheus text format; counters end in `_total` there.
+fn write_figure(
+    out: &mut impl fmt::Write,
+    field: &str,
+    meaning: &str,
+    kind: &str,
+    value: u64,
+) -> fmt::Result {
+    let suffix = if kind == "counter" { "_total" } else { "" };
+    let name = format!("catena_store_{field}{suffix}");
+    writeln!(out, "# HELP {name} {meaning}\n# TYPE {name} {kind}\n{name} {value}")
 }
 
 figures! {

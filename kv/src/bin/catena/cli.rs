@@ -4,11 +4,13 @@ use crate::upstream::Upstream;
 use catena_balancer::policy::{self, Policy};
 use catena_cli::address::parse_address;
 use catena_cli::log::LogArgs;
-use catena_cli::units::{bytes_up_to, count_up_to, parse_duration};
+use catena_cli::units::{bytes_up_to, count_up_to, parse_duration, parse_memory};
 use catena_engine::limits::{COPY_BYTES_MAX, FRAME_BYTES_CEILING, IN_FLIGHT_CEILING, SOCKETS_MAX};
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
+use catena_kv::limits::VALUE_BYTES_MAX;
+use catena_kv::slot::Partitions;
 use catena_kv::store::Durability;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -84,6 +86,32 @@ pub struct ServeArgs {
     /// that is more.
     #[arg(long, value_name = "BYTES", default_value = "256m", value_parser = bytes_up_to(1 << 31))]
     pub checkpoint_log: u32,
+    /// A TOML file with these settings, under the names of these flags; the flags win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The first of the ports that each shard has of its own, the others' behind it; 0: the system picks.
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = parse_ports)]
+    pub shard_ports: u16,
+    /// Memory for keys and values; beyond it writes are refused [default: three quarters of the host's].
+    #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
+    pub memory_max: Option<u64>,
+    /// The longest value.
+    #[arg(long, value_name = "BYTES", default_value = "512m",
+        value_parser = bytes_up_to(VALUE_BYTES_MAX as u32))]
+    pub value_max: u32,
+    /// How many partitions a new data directory has, a power of two: their number is fixed then.
+    #[arg(long, value_name = "N", value_parser = parse_partitions)]
+    pub partitions: Option<Partitions>,
+    /// Connections of each shard, at most.
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(SOCKETS_MAX))]
+    pub max_connections: u32,
+    /// How long what is owed may take to be answered after SIGTERM.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+    /// Shows counters as text for Prometheus on http://ADDR/metrics, and whether all is well on /healthz: a
+    /// port of 127.0.0.1, or ADDRESS:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub admin: Option<SocketAddr>,
     /// CPUs to run on, one shard each: all, or a list like 0,2-3.
     #[arg(
         long,
@@ -206,6 +234,15 @@ pub struct ProxyArgs {
     /// Log lines.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+fn parse_ports(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("{text:?} is no port"))
+}
+
+fn parse_partitions(text: &str) -> Result<Partitions, String> {
+    let count = text.parse().ok().and_then(Partitions::new);
+    count.ok_or_else(|| format!("{text:?} is no power of two up to 1024"))
 }
 
 /// A policy is made on each shard; here it is only seen to be one.

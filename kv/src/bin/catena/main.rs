@@ -5,6 +5,7 @@
 //! | [`cli`] | what can be asked for |
 //! | [`facts`] | what clients may ask about the server |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
+//! | [`config_file`] | the same in a file |
 //! | [`serve`] | `catena serve`: the store |
 //! | [`backup`] | `catena backup`, `catena restore` |
 //! | [`upstream`] | where those servers are named |
@@ -16,13 +17,14 @@
 
 mod backup;
 mod cli;
+mod config_file;
 mod facts;
 mod proxy;
 mod serve;
 mod signals;
 mod upstream;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Verb};
 use std::process::ExitCode;
 
@@ -30,7 +32,14 @@ use std::process::ExitCode;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args = match config_file::expand(&Cli::command(), std::env::args_os().collect()) {
+        Ok(args) => args,
+        Err(failure) => {
+            eprintln!("catena: {failure}");
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(args);
     let ended = match &cli.verb {
         Verb::Proxy(args) => proxy::run(args),
         Verb::Serve(args) => serve::run(args),

@@ -4,30 +4,85 @@ use crate::Failure;
 use crate::cli::ServeArgs;
 use crate::facts::facts;
 use crate::signals::end_on_signal;
+use catena_cli::admin::{self, Admin, Pages};
+use catena_engine::config::ConnectionConfig;
+use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
 use catena_engine::server::{Cores, Server};
+use catena_engine::shard_index::ShardIndex;
 use catena_kv::disk::checkpoint::CheckpointConfig;
+use catena_kv::disk::recover::Recovered;
 use catena_kv::node::{self, NodeConfig};
+use catena_kv::redis::server::Server as RedisServer;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What happens to a store that runs.
+enum Event {
+    /// A shard serves, and has recovered this.
+    Ready(Recovered),
+    /// A shard cannot go on.
+    Failed(ShardIndex, String),
+    /// It is to end.
+    End,
+}
 
 /// Serves until it is told to end.
 ///
 /// # Errors
 /// If it cannot start, or a shard fails.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let (end, ended) = channel();
-    end_on_signal(end.clone())?;
+    let began_at = Instant::now();
+    let (told, events) = channel();
+    end_on_signal(ends(&told))?;
+    args.log.install();
+    let admin = args.admin.map(|address| Admin::listen(address, "--admin")).transpose()?;
     let cores = match args.shards {
         Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
         None => args.cpus.clone(),
     };
-    args.log.install();
-    let (failed, failure) = channel();
-    let (ready, all_ready) = channel();
-    let failed_end = end.clone();
-    let config = NodeConfig {
+    let shards = cores.shard_count()?;
+    let redis = Arc::new(facts(args)?);
+    let ready = Arc::<AtomicUsize>::default();
+    let config = node_config(args, shards, &redis, &told);
+    let server = Server::builder()
+        .listen_streams(args.listen, (args.shard_ports > 0).then_some(args.shard_ports))
+        .cores(cores)
+        .driver(args.driver)
+        .poll(args.poll)
+        .connections_max(args.max_connections)
+        .connection(ConnectionConfig {
+            drain_timeout: args.drain_timeout,
+            ..ConnectionConfig::default()
+        })
+        .service(move |local| node::router(local, &config))
+        .start()
+        .map_err(|error| format!("--listen {}: {error}", args.listen))?;
+    say(&server, args, admin.as_ref())?;
+    if let Some(admin) = admin {
+        admin.serve(pages(server.shard_metrics(), redis, ready.clone(), shards.into()))?;
+    }
+    end_with_a_shard(&server, ends(&told));
+    match wait(&events, &ready, shards.into(), began_at) {
+        Ok(()) => Ok(server.drain()?),
+        // Nothing is acknowledged any more, so there is nothing to drain.
+        Err(failure) => {
+            eprintln!("catena: {failure}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn node_config(
+    args: &ServeArgs,
+    shards: u16,
+    redis: &Arc<RedisServer>,
+    told: &Sender<Event>,
+) -> NodeConfig {
+    let (failed, ready) = (told.clone(), told.clone());
+    NodeConfig {
         directory: args.dir.clone(),
         durability: args.durability,
         batch_interval: args.batch_interval,
@@ -36,38 +91,121 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
             log_bytes_min: args.checkpoint_log.into(),
             ..CheckpointConfig::default()
         },
-        partitions: None,
-        value_bytes_max: 512 << 20,
-        memory_bytes_max: u64::MAX,
-        server: Arc::new(facts(args)?),
+        partitions: args.partitions,
+        value_bytes_max: args.value_max as usize,
+        memory_bytes_max: memory_of_shard(redis.config.memory_bytes_max, shards),
+        server: redis.clone(),
         clock: Arc::new(unix_ms),
         on_failure: Arc::new(move |shard, reason| {
-            let _gone = failed.send((shard, reason)).and_then(|()| Ok(failed_end.send(())));
+            let _ending = failed.send(Event::Failed(shard, reason));
         }),
-        on_ready: Arc::new(move |shard, recovered| {
-            let _gone = ready.send((shard, recovered));
+        on_ready: Arc::new(move |_, recovered| {
+            let _ending = ready.send(Event::Ready(recovered));
         }),
-    };
-    let server = Server::builder()
-        .listen_streams(args.listen, None)
-        .cores(cores)
-        .driver(args.driver)
-        .poll(args.poll)
-        .service(move |local| node::router(local, &config))
-        .start()?;
+    }
+}
+
+/// Keys are spread evenly, and so is the memory for them; as much as a shard can address at most.
+fn memory_of_shard(all: u64, shards: u16) -> u64 {
+    const SHARD_BYTES_MAX: u64 = 60 << 30;
+    (all / u64::from(shards.max(1))).min(SHARD_BYTES_MAX)
+}
+
+/// Says where it listens.
+fn say(server: &Server, args: &ServeArgs, admin: Option<&Admin>) -> Result<(), Failure> {
+    for note in server.notes() {
+        eprintln!("note: {note}");
+    }
     let mut lines = server.description().to_vec();
-    let address = server.stream_addresses().shared.expect("it was told to listen");
+    match &args.dir {
+        Some(dir) => {
+            lines.push(format!("data in {}, durability {}", dir.display(), args.durability))
+        }
+        None => lines.push("no --dir: nothing outlives this process".to_owned()),
+    }
+    if let Some(admin) = admin {
+        lines.push(format!("metrics on http://{}{}", admin.address(), admin::METRICS));
+    }
+    let addresses = server.stream_addresses();
+    let own: Vec<String> = addresses.shards.iter().map(|own| own.port().to_string()).collect();
+    lines.push(format!("ports of the shards, for cluster clients: {}", own.join(", ")));
+    let address = addresses.shared.expect("it was told to listen");
     lines.push(format!("listening on {address} (Redis protocol)"));
     let mut out = std::io::stdout().lock();
-    out.write_all(format!("{}\n", lines.join("\n")).as_bytes()).and_then(|()| out.flush())?;
-    drop(out);
-    let _told = ended.recv();
-    if let Ok((shard, reason)) = failure.try_recv() {
-        // Nothing is acknowledged any more, so there is nothing to drain.
-        return Err(format!("shard {}: {reason}", shard.0).into());
+    out.write_all(format!("{}\n", lines.join("\n")).as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Waits for the end. An error is a reason not to drain.
+fn wait(
+    events: &Receiver<Event>,
+    ready: &AtomicUsize,
+    shards: usize,
+    began_at: Instant,
+) -> Result<(), String> {
+    let mut all = Recovered::default();
+    loop {
+        match events.recv() {
+            Ok(Event::Ready(recovered)) => {
+                all.add(&recovered);
+                if ready.fetch_add(1, Ordering::Relaxed) + 1 == shards {
+                    let Recovered { entries, logs, torn, .. } = all;
+                    let took = began_at.elapsed();
+                    println!("serving after {took:.1?}: {entries} entries from {logs} logs");
+                    if torn > 0 {
+                        eprintln!("note: {torn} logs ended within a write that nobody was told of");
+                    }
+                }
+            }
+            Ok(Event::Failed(shard, reason)) => return Err(format!("shard {}: {reason}", shard.0)),
+            Ok(Event::End) | Err(_) => return Ok(()),
+        }
     }
-    drop(all_ready);
-    Ok(server.drain()?)
+}
+
+/// The pages of the admin port.
+fn pages(
+    shards: Vec<Arc<ShardMetrics>>,
+    redis: Arc<RedisServer>,
+    ready: Arc<AtomicUsize>,
+    count: usize,
+) -> Pages {
+    let metrics = move || {
+        let mut text = String::new();
+        MetricsSnapshot::of(&shards)
+            .write_prometheus(&mut text)
+            .and_then(|()| redis.totals().write_prometheus(&mut text))
+            .expect("writing to a string cannot fail");
+        Ok(text)
+    };
+    let health = move || match ready.load(Ordering::Relaxed) {
+        all if all == count => Ok("serving\n".to_owned()),
+        some => Err(format!("loading: {some} of {count} shards serve\n")),
+    };
+    Pages::default().and(admin::METRICS, metrics).and("/healthz", health)
+}
+
+/// A sender that only says that it is to end.
+fn ends(told: &Sender<Event>) -> Sender<()> {
+    let told = told.clone();
+    let (end, ended) = channel();
+    std::thread::spawn(move || {
+        while ended.recv().is_ok() {
+            let _ending = told.send(Event::End);
+        }
+    });
+    end
+}
+
+/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
+fn end_with_a_shard(server: &Server, end: Sender<()>) {
+    let watch = server.watch();
+    std::thread::spawn(move || {
+        if let Err(failure) = watch.wait() {
+            eprintln!("{failure}; the other shards drain");
+            let _gone = end.send(());
+        }
+    });
 }
 
 fn unix_ms() -> u64 {
