@@ -85,6 +85,10 @@ fn commands_answer_in_both_protocols() {
         assert_eq!(peer.ask(command), *expected, "{command}");
     }
     assert!(peer.ask("HELLO 2").starts_with("*14 $6 server "));
+    assert!(peer.ask("HELLO 3 SETNAME me").starts_with("%7 "));
+    assert_eq!(peer.ask("CLIENT GETNAME"), "$2 me");
+    assert_eq!(peer.ask("RESET"), "+RESET");
+    assert_eq!(peer.ask("CLIENT GETNAME"), "$-1", "RESP2 again, and nobody");
     assert_eq!(peer.ask("HELLO 4"), "-NOPROTO unsupported protocol version");
     assert_eq!(peer.ask("QUIT"), "+OK");
     assert!(peer.is_closed());
