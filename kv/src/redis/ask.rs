@@ -6,6 +6,7 @@ use super::bundle::{AskKey, Asked, Bundle, Commands, Whole};
 use super::client::ClientState;
 use super::everywhere::{self, Cursor, Gathering, KeysWalk, Part};
 use super::hand_over::{Asker, Waiting};
+use super::here::cluster::host_of;
 use super::place_of_keys;
 use crate::command::error::Error;
 use crate::command::spec::{self, Everywhere, Run, Spec};
@@ -80,10 +81,7 @@ impl Redis {
     /// Where a cluster's client finds a slot.
     pub(super) fn moved(&self, slot: Slot, shard: ShardIndex) -> Error {
         let address = self.addresses.shards.get(shard.index());
-        let host = |address: &SocketAddr| match address.ip().is_unspecified() {
-            true => String::new(),
-            false => address.ip().to_string(),
-        };
+        let host = |address: &SocketAddr| host_of(&self.server, *address);
         let (host, port) = address.map_or((String::new(), 0), |at| (host(at), at.port()));
         Error::of(format!("MOVED {} {host}:{port}", slot.number()))
     }

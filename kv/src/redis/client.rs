@@ -31,8 +31,8 @@ pub struct ClientState {
     pub(super) last_command_at: Instant,
     /// Its answers that wait.
     pub(super) answers: Answers,
-    /// Its last command is about all keys, and carried out piece by piece: those behind it must neither be
-    /// seen by it nor undone.
+    /// A command about all keys waits for the answers before it, or is being carried out, piece by piece: it
+    /// sees what was done before it, and neither sees nor undoes what comes behind it.
     pub(super) is_barred: bool,
     /// It is in the list of those whose answers wait.
     pub(super) is_waiting: bool,

@@ -41,6 +41,8 @@ pub struct Place<'a> {
     pub clients: &'a [Option<Box<Client>>],
     /// Where the shards are reached.
     pub addresses: &'a Addresses,
+    /// False while this shard's keys are not there yet.
+    pub is_serving: bool,
     /// This turn's instant.
     pub now: Instant,
     /// Unix time in milliseconds.

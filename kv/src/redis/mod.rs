@@ -255,8 +255,10 @@ impl Redis {
         loop {
             match parser.next(&bytes[read..]) {
                 Ok(Parsed::Command { args, read: length }) => {
-                    self.run(state, &mut store, &args, stream, now_ms);
-                    read += length;
+                    match self.run(state, &mut store, &args, stream, now_ms) {
+                        Taken::Yes => read += length,
+                        Taken::WhenAnswered => state.is_barred = true,
+                    }
                     // AUTH, HELLO and RESET change what it may announce.
                     if parser.limits().unauthenticated == state.is_authenticated {
                         let unauthenticated = !state.is_authenticated;
@@ -313,16 +315,24 @@ impl Redis {
         args: &Args<'_>,
         stream: &mut Stream<'_>,
         now_ms: u64,
-    ) {
-        self.totals.commands += 1;
+    ) -> Taken {
         let spec = match self.admit(client, store, args) {
             Ok(spec) => spec,
-            Err(error) => return self.refuse(client, stream, &error),
+            Err(error) => {
+                self.totals.commands += 1;
+                self.refuse(client, stream, &error);
+                return Taken::Yes;
+            }
         };
+        if matches!(spec.run, Run::Everywhere(_)) && !client.answers.is_empty() {
+            return Taken::WhenAnswered;
+        }
+        self.totals.commands += 1;
         client.last_command = spec.name;
         client.last_command_at = self.local.now();
         if !spec.flags.slow && args.wire_bytes() < TIMED_BYTES_MIN {
-            return self.run_admitted(client, store, (spec, args), stream, now_ms);
+            self.run_admitted(client, store, (spec, args), stream, now_ms);
+            return Taken::Yes;
         }
         let began_at = stream.look_at_clock();
         self.run_admitted(client, store, (spec, args), stream, now_ms);
@@ -333,6 +343,7 @@ impl Redis {
             address: client.address,
             name: &client.name,
         });
+        Taken::Yes
     }
 
     #[inline]
@@ -447,6 +458,7 @@ impl Redis {
             store,
             clients: &self.clients,
             addresses: &self.addresses,
+            is_serving: self.serving.get(),
             now: self.local.now(),
             now_ms,
         };
@@ -480,6 +492,15 @@ impl Redis {
             self.waiting.push(client.stream);
         }
     }
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    /// It was carried out, or will be without more ado.
+    Yes,
+    /// It is to come again when everything before it has been answered.
+    WhenAnswered,
 }
 
 /// The place of the partition that has the command's keys, or the shard that has it.

@@ -85,6 +85,10 @@ fn commands_answer_in_both_protocols() {
         assert_eq!(peer.ask(command), *expected, "{command}");
     }
     assert!(peer.ask("HELLO 2").starts_with("*14 $6 server "));
+    assert!(peer.ask("HELLO 3 SETNAME me").starts_with("%7 "));
+    assert_eq!(peer.ask("CLIENT GETNAME"), "$2 me");
+    assert_eq!(peer.ask("RESET"), "+RESET");
+    assert_eq!(peer.ask("CLIENT GETNAME"), "$-1", "RESP2 again, and nobody");
     assert_eq!(peer.ask("HELLO 4"), "-NOPROTO unsupported protocol version");
     assert_eq!(peer.ask("QUIT"), "+OK");
     assert!(peer.is_closed());
@@ -131,6 +135,34 @@ fn pipelines_and_inline_commands_are_answered_in_order() {
     }
 }
 
+/// Its answers come from two shards, and the last word waits for them.
+#[test]
+fn who_quits_hears_everything_before() {
+    let catena = Catena::start(2);
+    for _ in 0..20 {
+        let mut peer = catena.connect();
+        let mut bytes = Vec::new();
+        for n in 0..50 {
+            bytes.extend(encoded(&["SET", &format!("key:{n}"), "value"]));
+        }
+        bytes.extend(encoded(&["DBSIZE"]));
+        bytes.extend(encoded(&["FLUSHALL"]));
+        bytes.extend(encoded(&["DBSIZE"]));
+        bytes.extend(encoded(&["QUIT"]));
+        bytes.extend(encoded(&["SET", "never", "seen"]));
+        peer.send(&bytes);
+        for _ in 0..50 {
+            assert_eq!(peer.reply(), b"+OK\r\n");
+        }
+        assert_eq!(shown(&peer.reply()), ":50");
+        assert_eq!(shown(&peer.reply()), "+OK");
+        assert_eq!(shown(&peer.reply()), ":0", "not one of those that were before");
+        assert_eq!(shown(&peer.reply()), "+OK");
+        assert_eq!(peer.try_reply(), None);
+    }
+    assert_eq!(catena.connect().ask("DBSIZE"), ":0", "what is behind QUIT is not read");
+}
+
 #[test]
 fn each_shard_is_a_node_with_its_slots() {
     let catena = Catena::start(2);
@@ -174,6 +206,7 @@ fn each_shard_is_a_node_with_its_slots() {
 #[test]
 fn info_is_about_the_whole_server() {
     let catena = Catena::start(2);
+    assert_eq!(catena.connect().ask("CONFIG RESETSTAT"), "+OK");
     let mut peers: Vec<Peer> = (0..8).map(|_| catena.connect()).collect();
     for (n, peer) in peers.iter_mut().enumerate() {
         assert_eq!(peer.ask(&format!("SET key:{n} value")), "+OK");

@@ -36,11 +36,22 @@ impl Catena {
             if let Some((_, rest)) = line.split_once("listening on ") {
                 let address = rest.split_ascii_whitespace().next().unwrap_or_default();
                 let address = address.parse().expect("an address");
-                return Catena { process, address };
+                let catena = Catena { process, address };
+                catena.wait_until_it_serves();
+                return catena;
             }
             lines.push(line);
         }
         panic!("it ended before it listened: {lines:?}");
+    }
+
+    /// It listens before it has taken in what is on the disk.
+    fn wait_until_it_serves(&self) {
+        let give_up = Instant::now() + PATIENCE;
+        while self.connect().ask("DBSIZE").starts_with("-LOADING") {
+            assert!(Instant::now() < give_up, "it does not begin to serve");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn connect(&self) -> Peer {

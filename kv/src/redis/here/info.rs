@@ -107,7 +107,7 @@ fn memory(lines: &mut Lines<'_>) {
 }
 
 fn persistence(lines: &mut Lines<'_>) {
-    lines.add("loading", 0);
+    lines.add("loading", u8::from(!lines.place.is_serving));
     lines.add("rdb_bgsave_in_progress", 0);
     lines.add("aof_enabled", u8::from(lines.place.server.config.is_durable()));
 }
