@@ -273,7 +273,8 @@ impl Random {
         [vec![name.into_bytes()], arguments].concat()
     }
 
-    /// By letter: key, value, option, number, duration, index, pattern; instant in seconds (a) or milliseconds
+    /// By letter: key, value, option, number, duration, index, pattern; instant in seconds (a) or
+    /// milliseconds
     /// (b); condition of an instant (c) or a duration (e), for which GT and LT would hang on the clock; key
     /// (g) of a number with a fraction (f), small enough that Redis, too, adds exactly. What is no letter
     /// stands for itself.
@@ -307,7 +308,8 @@ impl Random {
         }
     }
 
-    /// No hexadecimal ones, which Redis takes and we refuse. With fractions that binary numbers have: Redis adds in extended precision, and then tells that
+    /// No hexadecimal ones, which Redis takes and we refuse. With fractions that binary numbers have: Redis
+    /// adds in extended precision, and then tells that
     /// 272.238 and 127.997 are 400.23499999999999999; we add decimal fractions exactly.
     fn float(&mut self) -> Vec<u8> {
         const ODD: &[&str] =
