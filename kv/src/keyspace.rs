@@ -68,6 +68,9 @@ impl Keyspace<'_> {
             self.end_expired(key);
             return None;
         }
+        if self.common.notes_use {
+            self.partition.note_use(&mut self.common.memory, key.hash, key.bytes);
+        }
         let Common { memory, scratch, .. } = self.common;
         let (found, gate) = self.partition.newest(&memory.arena, key.hash, key.bytes, scratch);
         self.gate = self.gate.max(gate);

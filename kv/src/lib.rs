@@ -28,6 +28,7 @@ pub mod checkpoint;
 pub mod command;
 pub mod disk;
 pub mod effect;
+pub mod evict;
 mod in_flight;
 pub mod keyspace;
 pub mod limits;

@@ -12,6 +12,8 @@ pub struct Memory {
     pub seed: HashSeed,
     /// How many keys there are in each slot.
     pub counts: SlotCounts,
+    /// The stamp of what is used now; see [`crate::evict`].
+    pub stamp: u16,
     /// What is no key any more, and is freed piece by piece.
     pub graveyard: Graveyard,
     /// The memory of all tables' indexes, in bytes.
@@ -28,7 +30,7 @@ impl Memory {
     /// Nothing yet.
     pub fn new(arena: Arena, seed: HashSeed, counts: SlotCounts) -> Self {
         let graveyard = Graveyard::default();
-        Memory { arena, seed, counts, graveyard, index_bytes: 0, keys: 0, expiring: 0 }
+        Memory { arena, seed, counts, stamp: 0, graveyard, index_bytes: 0, keys: 0, expiring: 0 }
     }
 
     /// Counts the memory of a table that is new.

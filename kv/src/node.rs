@@ -13,6 +13,7 @@ use crate::disk::manifest_file::ManifestFile;
 use crate::disk::next_turn;
 use crate::disk::open::{self, DataDirectory};
 use crate::disk::recover::{Recovered, recover};
+use crate::evict::Eviction;
 use crate::log::batch::{LogWriter, WriterConfig};
 use crate::log::manifest::Manifest;
 use crate::log::{LogIdentity, LogStart};
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub value_bytes_max: usize,
     /// Memory of each shard in bytes above which writes are refused.
     pub memory_bytes_max: u64,
+    /// What happens to writes then.
+    pub eviction: Eviction,
     /// What commands about the server know of it.
     pub server: Arc<Server>,
     /// Unix time in milliseconds.
@@ -249,6 +252,7 @@ fn empty(
         epoch,
         value_bytes_max: config.value_bytes_max,
         memory_bytes_max: config.memory_bytes_max,
+        eviction: config.eviction,
     })
 }
 

@@ -185,6 +185,12 @@ impl Partition {
         &self.epochs.begun
     }
 
+    /// A key is used now.
+    pub fn note_use(&mut self, memory: &mut Memory, hash: KeyHash, key: &[u8]) {
+        let stamp = memory.stamp;
+        self.table.touch(&mut memory.arena, hash, key, stamp);
+    }
+
     /// Begins to walk through what has committed.
     pub fn begin_walk(&mut self) -> WalkKey {
         let key = WalkKey(self.walks.iter().map(|(key, _)| key.0 + 1).max().unwrap_or(0));
@@ -364,7 +370,8 @@ fn apply(
     match *effect {
         EffectRef::Put { key, value, expires_at } => {
             let value = NewValue::Copied(value);
-            let entry = NewEntry { key, value, index, expires_at, touched: 0 };
+            let touched = memory.stamp;
+            let entry = NewEntry { key, value, index, expires_at, touched };
             memory.put(table, memory.hash(key), entry);
         }
         EffectRef::Delete { key } => memory.remove(table, memory.hash(key), key),
@@ -377,7 +384,8 @@ fn apply(
             let (mut value, expires_at) = (entry.value().bytes().to_vec(), entry.expires_at());
             splice(&mut value, offset as usize, bytes);
             let value = NewValue::Shared(value.into());
-            memory.put(table, hash, NewEntry { key, value, index, expires_at, touched: 0 });
+            let touched = memory.stamp;
+            memory.put(table, hash, NewEntry { key, value, index, expires_at, touched });
         }
         EffectRef::Clear => {
             memory.clear(table);

@@ -4,6 +4,7 @@ use crate::command::error::Error;
 use crate::disk::journal::Bell;
 use crate::disk::recover::WrongEntry;
 use crate::effect::EffectRef;
+use crate::evict::{self, Eviction};
 use crate::keyspace::Keyspace;
 use crate::log::LogStart;
 use crate::log::batch::{Action, AppendError, LogWriter, Stopped};
@@ -35,8 +36,10 @@ pub struct StoreConfig {
     pub epoch: u32,
     /// The longest value in bytes.
     pub value_bytes_max: usize,
-    /// Memory of this shard in bytes above which writes are refused.
+    /// Memory of this shard in bytes above which writes are refused, or keys given up.
     pub memory_bytes_max: u64,
+    /// Which of both.
+    pub eviction: Eviction,
 }
 
 /// See the module page.
@@ -64,6 +67,8 @@ pub struct Common {
     pub(crate) counters: Counters,
     pub(crate) value_bytes_max: usize,
     pub(crate) scratch: Vec<u8>,
+    /// Reads leave a stamp, so that it is known which keys are used.
+    pub(crate) notes_use: bool,
     commits_at_once: bool,
     log: Option<Log>,
 }
@@ -155,6 +160,7 @@ impl Store {
                 counters: Counters::default(),
                 value_bytes_max: config.value_bytes_max,
                 scratch: Vec::new(),
+                notes_use: config.eviction == Eviction::Lru,
                 commits_at_once: true,
                 log: None,
             },
@@ -346,6 +352,7 @@ impl Store {
     #[inline]
     pub fn keyspace(&mut self, place: usize, now_ms: u64) -> Keyspace<'_> {
         let partition = &mut self.partitions.list[place];
+        self.common.memory.stamp = evict::stamp(now_ms);
         Keyspace { partition, common: &mut self.common, now_ms, gate: None }
     }
 
@@ -443,6 +450,11 @@ impl Store {
     /// What the keys of this shard take.
     pub fn memory(&self) -> &Memory {
         &self.common.memory
+    }
+
+    /// A key was given up for memory.
+    pub(crate) fn count_evicted(&mut self, is_gone: bool) {
+        self.common.counters.evicted += u64::from(is_gone);
     }
 
     /// Keys in a slot of this shard.

@@ -215,7 +215,7 @@ impl Redis {
         let (_, Ok(place)) = place_of_keys(store, spec, args)? else {
             unreachable!("all shards agree on where keys are")
         };
-        if spec.flags.needs_memory && !store.has_memory() {
+        if spec.flags.needs_memory && !store.make_room(now_ms, || self.local.random()) {
             return Err(Error::OUT_OF_MEMORY);
         }
         let mut keyspace = store.keyspace(place, now_ms);

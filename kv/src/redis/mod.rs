@@ -316,7 +316,7 @@ impl Redis {
         stream: &mut Stream<'_>,
         now_ms: u64,
     ) -> Taken {
-        let spec = match self.admit(client, store, args) {
+        let spec = match self.admit(client, args) {
             Ok(spec) => spec,
             Err(error) => {
                 self.totals.commands += 1;
@@ -357,6 +357,12 @@ impl Redis {
     ) {
         let done = match spec.run {
             Run::Keyed(run) => match place_of_keys(store, spec, args) {
+                Ok((_, Ok(_)))
+                    if spec.flags.needs_memory
+                        && !store.make_room(now_ms, || self.local.random()) =>
+                {
+                    Err(Error::OUT_OF_MEMORY)
+                }
                 Ok((_, Ok(place))) => {
                     self.run_keyed(client, store, (run, place), args, stream, now_ms);
                     Ok(())
@@ -395,12 +401,7 @@ impl Redis {
 
     /// The command, if it may be carried out.
     #[inline]
-    fn admit(
-        &self,
-        client: &ClientState,
-        store: &Store,
-        args: &Args<'_>,
-    ) -> Result<&'static Spec, Error> {
+    fn admit(&self, client: &ClientState, args: &Args<'_>) -> Result<&'static Spec, Error> {
         let unknown = || Error::unknown(args.name(), args.iter().skip(1));
         let spec = spec::of(args).ok_or_else(unknown)?;
         spec.check_arity(args.len())?;
@@ -409,9 +410,6 @@ impl Redis {
         }
         if !self.serving.get() && !matches!(spec.run, Run::Here(_)) {
             return Err(Error::LOADING);
-        }
-        if spec.flags.needs_memory && !store.has_memory() {
-            return Err(Error::OUT_OF_MEMORY);
         }
         Ok(spec)
     }

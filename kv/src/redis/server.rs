@@ -9,6 +9,7 @@
 //! behind a lock: what is entered there has taken so long that a lock is nothing beside it.
 
 use super::here::slowlog::SlowLog;
+use crate::evict::Eviction;
 use crate::store::Durability;
 use catena_engine::metrics::Gauge;
 use catena_engine::shard_index::ShardIndex;
@@ -28,8 +29,10 @@ pub struct ServerConfig {
     pub node_id: String,
     /// The host that clients are told to connect to; `None`: the address that is listened on.
     pub announce: Option<String>,
-    /// Memory of all shards in bytes above which writes are refused; 0: any.
+    /// Memory of all shards in bytes above which writes are refused, or keys given up; 0: any.
     pub memory_bytes_max: u64,
+    /// Which of both.
+    pub eviction: Eviction,
     /// The longest value in bytes.
     pub value_bytes_max: u64,
     /// Connections of all shards, at most.
@@ -81,6 +84,7 @@ impl Default for ServerConfig {
             node_id: "0".repeat(NODE_ID_DIGITS),
             announce: None,
             memory_bytes_max: 0,
+            eviction: Eviction::None,
             value_bytes_max: 512 << 20,
             clients_max: u64::from(u16::MAX),
             durability: None,
@@ -93,6 +97,14 @@ impl Default for ServerConfig {
 pub const NODE_ID_DIGITS: usize = 40;
 
 impl ServerConfig {
+    /// What happens to writes when memory is used up, in Redis' words.
+    pub fn eviction_name(&self) -> &'static str {
+        match self.eviction {
+            Eviction::None => "noeviction",
+            Eviction::Lru => "allkeys-lru",
+        }
+    }
+
     /// True if what is written outlives the process.
     pub fn is_durable(&self) -> bool {
         matches!(self.durability, Some(Durability::Sync | Durability::Batch))

@@ -9,6 +9,7 @@ use catena_engine::limits::{COPY_BYTES_MAX, FRAME_BYTES_CEILING, IN_FLIGHT_CEILI
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
+use catena_kv::evict::Eviction;
 use catena_kv::limits::VALUE_BYTES_MAX;
 use catena_kv::slot::Partitions;
 use catena_kv::store::Durability;
@@ -95,6 +96,10 @@ pub struct ServeArgs {
     /// Memory for keys and values; beyond it writes are refused [default: three quarters of the host's].
     #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
     pub memory_max: Option<u64>,
+    /// When that is used up: none (writes are refused), or lru (keys that were not used for long are given
+    /// up for them).
+    #[arg(long, value_name = "POLICY", default_value = "none")]
+    pub eviction: Eviction,
     /// The longest value.
     #[arg(long, value_name = "BYTES", default_value = "512m",
         value_parser = bytes_up_to(VALUE_BYTES_MAX as u32))]

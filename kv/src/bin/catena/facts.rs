@@ -21,6 +21,7 @@ pub fn facts(args: &ServeArgs) -> Result<Server, Failure> {
         node_id: random_id(),
         announce: args.announce.clone(),
         memory_bytes_max: args.memory_max.unwrap_or(process_facts().host_bytes / 4 * 3),
+        eviction: args.eviction,
         value_bytes_max: args.value_max.into(),
         clients_max: args.max_connections.into(),
         durability: args.dir.as_ref().map(|_| args.durability),

@@ -94,6 +94,7 @@ fn node_config(
         partitions: args.partitions,
         value_bytes_max: args.value_max as usize,
         memory_bytes_max: memory_of_shard(redis.config.memory_bytes_max, shards),
+        eviction: args.eviction,
         server: redis.clone(),
         clock: Arc::new(unix_ms),
         on_failure: Arc::new(move |shard, reason| {

@@ -90,7 +90,7 @@ fn settings(client: &ClientState, place: &Place<'_>) -> Vec<(&'static str, Strin
         ("databases", "1".to_owned()),
         ("maxclients", server.config.clients_max.to_string()),
         ("maxmemory", server.config.memory_bytes_max.to_string()),
-        ("maxmemory-policy", "noeviction".to_owned()),
+        ("maxmemory-policy", server.config.eviction_name().to_owned()),
         ("port", address.map_or(0, |address| address.port()).to_string()),
         ("proto-max-bulk-len", server.config.value_bytes_max.to_string()),
         ("save", String::new()),

@@ -99,7 +99,8 @@ fn memory(lines: &mut Lines<'_>) {
     lines.add_bytes("used_memory_rss", lines.process.resident_bytes);
     lines.add_bytes("total_system_memory", host_bytes);
     lines.add_bytes("maxmemory", lines.place.server.config.memory_bytes_max);
-    lines.add("maxmemory_policy", "noeviction");
+    let policy = lines.place.server.config.eviction_name();
+    lines.add("maxmemory_policy", policy);
     lines.add(
         "mem_fragmentation_ratio",
         ratio(lines.process.resident_bytes, lines.totals.bytes_held),

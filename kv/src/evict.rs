@@ -1,0 +1,168 @@
+//! Room for a write when memory is used up: keys that were not used for long are given up, if that is asked
+//! for.
+//!
+//! Which, is decided among a few that are picked by chance, as Redis does: nothing has to be kept in order,
+//! and a key that is used is hardly ever the one of a sample that was used least lately.
+
+use crate::slot::Slot;
+use crate::store::Store;
+use std::str::FromStr;
+
+/// What happens to a write when memory is used up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Eviction {
+    /// It is refused.
+    #[default]
+    None,
+    /// Keys that were not used for long are given up for it.
+    Lru,
+}
+
+/// Keys that are compared for one that is given up. Redis takes 5 by default, and 10 to come near a true
+/// order; a look costs less here.
+const SAMPLE: usize = 10;
+
+/// Keys that are given up for one write, at most: it may be larger than each of them.
+const EVICTED_MAX: usize = 16;
+
+/// Milliseconds from one stamp to the next: with 16 bits they begin again after three days.
+const STAMP_MS: u64 = 4_096;
+
+/// The stamp of an instant: how late it is, coarsely.
+pub fn stamp(now_ms: u64) -> u16 {
+    (now_ms / STAMP_MS) as u16
+}
+
+impl Store {
+    /// True if a write that needs memory may be carried out. `random` gives random bits.
+    #[inline]
+    pub fn make_room(&mut self, now_ms: u64, random: impl FnMut() -> u64) -> bool {
+        self.has_memory() || self.evict(now_ms, random)
+    }
+
+    /// Gives up keys until there is room, or enough was given up. Where a deletion takes effect only when it
+    /// is on the disk, the room comes a moment later.
+    #[cold]
+    fn evict(&mut self, now_ms: u64, mut random: impl FnMut() -> u64) -> bool {
+        if self.config().eviction == Eviction::None {
+            return false;
+        }
+        for count in 0..EVICTED_MAX {
+            if self.has_memory() {
+                return true;
+            }
+            let Some(key) = self.least_recent(now_ms, &mut random) else { return count > 0 };
+            self.give_up(&key, now_ms);
+        }
+        true
+    }
+
+    /// The key of a sample that was not used for longest.
+    fn least_recent(&self, now_ms: u64, random: &mut impl FnMut() -> u64) -> Option<Vec<u8>> {
+        const TRIES: usize = 8;
+        let now = stamp(now_ms);
+        let mut oldest: Option<(u16, Vec<u8>)> = None;
+        for _ in 0..TRIES {
+            let partitions = self.partitions();
+            let place = (random() % partitions.len().max(1) as u64) as usize;
+            let table = partitions.get(place)?.table();
+            table.sample(self.arena(), random(), SAMPLE, |entry| {
+                let age = now.wrapping_sub(entry.touched());
+                if oldest.as_ref().is_none_or(|(before, _)| age > *before) {
+                    oldest = Some((age, entry.key().to_vec()));
+                }
+            });
+            if oldest.is_some() {
+                break;
+            }
+        }
+        oldest.map(|(_, key)| key)
+    }
+
+    fn give_up(&mut self, key: &[u8], now_ms: u64) {
+        let Ok(place) = self.place_of(Slot::of(key)) else { return };
+        let mut keyspace = self.keyspace(place, now_ms);
+        let given_up = keyspace.key(key).and_then(|key| keyspace.delete(&key));
+        self.count_evicted(given_up.is_ok());
+    }
+}
+
+impl FromStr for Eviction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Eviction::None),
+            "lru" => Ok(Eviction::Lru),
+            other => Err(format!("{other:?} is no eviction; say none or lru")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slot::Partitions;
+    use crate::store::StoreConfig;
+    use catena_engine::rng::Rng;
+    use catena_engine::shard_index::ShardIndex;
+
+    fn store(eviction: Eviction) -> Store {
+        Store::in_memory(StoreConfig {
+            partitions: Partitions::new(4).expect("a power of two"),
+            shard: ShardIndex(0),
+            shards: 1,
+            hash_seed: 7,
+            epoch: 1,
+            value_bytes_max: 1 << 20,
+            memory_bytes_max: 1 << 20,
+            eviction,
+        })
+    }
+
+    fn put(store: &mut Store, key: &str, now_ms: u64) {
+        let place = store.place_of(Slot::of(key.as_bytes())).expect("there is one shard");
+        let mut keyspace = store.keyspace(place, now_ms);
+        let key = keyspace.key(key.as_bytes()).expect("a short key");
+        keyspace.put(&key, &[b'x'; 100], None).expect("nothing is logged");
+    }
+
+    fn has(store: &mut Store, key: &str, now_ms: u64) -> bool {
+        let place = store.place_of(Slot::of(key.as_bytes())).expect("there is one shard");
+        let mut keyspace = store.keyspace(place, now_ms);
+        let key = keyspace.key(key.as_bytes()).expect("a short key");
+        keyspace.get(&key).is_some()
+    }
+
+    #[test]
+    fn what_is_used_stays_and_memory_keeps_its_bound() {
+        let mut store = store(Eviction::Lru);
+        let mut rng = Rng::from_seed(1);
+        let mut now_ms = 1 << 40;
+        for number in 0..20_000 {
+            now_ms += STAMP_MS / 8;
+            assert!(store.make_room(now_ms, || rng.next_u64()));
+            put(&mut store, &format!("key-{number}"), now_ms);
+            if number % 10 == 0 {
+                for hot in 0..100.min(number) {
+                    has(&mut store, &format!("key-{hot}"), now_ms);
+                }
+            }
+            assert!(store.bytes_used() < (1 << 20) + 64 * 1_024, "{}", store.bytes_used());
+        }
+        let hot = (0..100).filter(|hot| has(&mut store, &format!("key-{hot}"), now_ms)).count();
+        assert!(hot > 90, "{hot} of the hundred that were used are left");
+        assert!(store.counters().evicted > 5_000);
+    }
+
+    #[test]
+    fn unless_it_is_asked_for_nothing_is_given_up() {
+        let mut store = store(Eviction::None);
+        let mut number = 0;
+        while store.make_room(0, || 0) {
+            put(&mut store, &format!("key-{number}"), 0);
+            number += 1;
+        }
+        assert_eq!((store.len(), store.counters().evicted), (number, 0));
+    }
+}
