@@ -50,7 +50,8 @@ fn log_in(client: &mut ClientState, place: &Place<'_>, user: &[u8], password: &[
     Err(Error::WRONG_PASS)
 }
 
-/// Takes as long for any `given` of one length, so that nobody learns the password byte by byte from the time.
+/// Takes as long for any `given` of one length, so that nobody learns the password byte by byte from the
+/// time.
 fn is_same(given: &[u8], right: &[u8]) -> bool {
     let differs = |(place, byte): (usize, &u8)| {
         // Of a password that is too short it looks at what is there again and again.
@@ -314,7 +315,9 @@ fn describe(client: &ClientState, place: &Place<'_>, text: &mut String) {
     writeln!(
         text,
         "id={} addr={addr} laddr={laddr} name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-         multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} tot-mem={waiting} cmd={} user={} lib-name={} lib-ver={} resp={}",
+         multi=-1 \
+         qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} tot-mem={waiting} \
+         cmd={} user={} lib-name={} lib-ver={} resp={}",
         client.id,
         label(&client.name),
         place.now.since(client.connected_at).as_secs(),
