@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`walk`] | goes through a partition a little at a time, and saves what is changed before it comes there |
-//! | [`format`] | frames with checksums: what a checkpoint's file, and a backup's, is made of |
-//! | [`write`] | partitions → frames |
+//! | [`walk`] | goes through a partition bit by bit, and saves what is changed before it comes there |
+//! | [`mod@format`] | frames with checksums: what a checkpoint's file, and a backup's, is made of |
+//! | [`mod@write`] | partitions → frames |
 //! | [`read`] | frames → partitions |
 //!
 //! Pure; [`crate::disk`] writes and reads the files.

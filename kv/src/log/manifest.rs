@@ -289,7 +289,8 @@ pub(crate) fn with_checksum(document: &impl Serialize) -> String {
     format!("{body}{CHECKSUM}{:08x}\n", crc32c::crc32c(body.as_bytes()))
 }
 
-/// The content of a document that [`with_checksum`] made. Checksum first, version second: only then does it matter what the fields are.
+/// The content of a document that [`with_checksum`] made. Checksum first, version second: only then does it
+/// matter what the fields are.
 pub(crate) fn checked<D: DeserializeOwned>(content: &[u8]) -> Result<D, Problem> {
     let content = str::from_utf8(content).map_err(|error| Problem::Syntax(error.to_string()))?;
     let end = content.strip_suffix('\n').ok_or(Problem::NoChecksum)?;

@@ -8,7 +8,7 @@
 //! | [`cluster`] | `CLUSTER`: each shard that has a port of its own is a node |
 //! | [`docs`] | `COMMAND` |
 //! | [`slowlog`] | `SLOWLOG` |
-//! | [`subcommand`] | commands that are many |
+//! | `subcommand` | commands that are many |
 
 pub mod cluster;
 pub mod config;

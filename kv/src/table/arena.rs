@@ -4,7 +4,7 @@
 //! class, and a page holds runs of one class. Free runs are chained within their page. New entries
 //! go to the fullest page of their class that has room, so that sparse ones drain; a page that
 //! becomes empty is given back, and what does not drain by itself is moved out by
-//! [compaction](super::compact).
+//! compaction.
 
 use super::class::{CELL_BYTES, Class, RUN_BYTES_MAX};
 use super::entry::{self, Entry, NewEntry, NewValue, Shape};
@@ -94,7 +94,7 @@ impl Arena {
         self.pages.bytes_held() + self.apart.bytes() + self.apart.slots_bytes() as u64
     }
 
-    /// The bytes of pages that no entry uses: what [compaction](super::compact) works on.
+    /// The bytes of pages that no entry uses: what compaction works on.
     pub fn bytes_spare(&self) -> u64 {
         self.pages.count() as u64 * PAGE_BYTES as u64 - self.runs_bytes
     }

@@ -274,9 +274,10 @@ impl Random {
     }
 
     /// By letter: key, value, option, number, duration, index, pattern; instant in seconds (a) or
-    /// milliseconds (b); condition of an instant (c) or a duration (e), for which GT and LT would hang on
-    /// the clock; key (g) of a number with a fraction (f), small enough that Redis, too, adds exactly. What
-    /// is no letter stands for itself.
+    /// milliseconds
+    /// (b); condition of an instant (c) or a duration (e), for which GT and LT would hang on the clock; key
+    /// (g) of a number with a fraction (f), small enough that Redis, too, adds exactly. What is no letter
+    /// stands for itself.
     fn argument(&mut self, kind: &str) -> Vec<u8> {
         match kind {
             "k" => [TAG, self.pick(&["a", "b", "c", "d", "e", "f"]).as_bytes()].concat(),
@@ -308,8 +309,8 @@ impl Random {
     }
 
     /// No hexadecimal ones, which Redis takes and we refuse. With fractions that binary numbers have: Redis
-    /// adds in extended precision, and then tells that 272.238 and 127.997 are 400.23499999999999999; we
-    /// add decimal fractions exactly.
+    /// adds in extended precision, and then tells that
+    /// 272.238 and 127.997 are 400.23499999999999999; we add decimal fractions exactly.
     fn float(&mut self) -> Vec<u8> {
         const ODD: &[&str] =
             &["nan", "inf", "-inf", "1e3", "25e-2", " 1", "1 ", "", "1.", ".5", "abc", "-0"];

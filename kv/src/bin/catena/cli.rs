@@ -283,9 +283,14 @@ mod tests {
     #[test]
     fn the_docs_know_every_flag_and_no_other() {
         let command = Cli::command();
-        let proxy = command.find_subcommand("proxy").expect("it is a verb");
-        let found = disagreements(proxy, include_str!("../../../../docs/proxy.md"));
-        assert!(found.is_empty(), "docs/proxy.md: {found:#?}");
+        for (verb, docs) in [
+            ("proxy", include_str!("../../../../docs/proxy.md")),
+            ("serve", include_str!("../../../../docs/store.md")),
+        ] {
+            let verb = command.find_subcommand(verb).expect("it is a verb");
+            let found = disagreements(verb, docs);
+            assert!(found.is_empty(), "{}: {found:#?}", verb.get_name());
+        }
     }
 
     #[test]

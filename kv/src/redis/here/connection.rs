@@ -315,9 +315,8 @@ fn describe(client: &ClientState, place: &Place<'_>, text: &mut String) {
     writeln!(
         text,
         "id={} addr={addr} laddr={laddr} name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-         multi=-1 \
-         qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} tot-mem={waiting} \
-         cmd={} user={} lib-name={} lib-ver={} resp={}",
+         multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} \
+         tot-mem={waiting} cmd={} user={} lib-name={} lib-ver={} resp={}",
         client.id,
         label(&client.name),
         place.now.since(client.connected_at).as_secs(),
