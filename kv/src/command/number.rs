@@ -94,7 +94,9 @@ pub fn add_floats(a: &[u8], b: &[u8]) -> Result<String, Error> {
     if !sum.is_finite() {
         return Err(Error::NOT_FINITE);
     }
-    Ok(format!("{sum}"))
+    let text = format!("{sum:.17}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    Ok(if text == "-0" { "0" } else { text }.to_owned())
 }
 
 /// `digits` · 10^`exponent`.
