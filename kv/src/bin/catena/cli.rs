@@ -64,8 +64,9 @@ pub struct RestoreArgs {
     pub dir: PathBuf,
 }
 
-/// `serve`
+/// `serve`. A flag may come twice, from the file and from the line: the last one counts.
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 pub struct ServeArgs {
     /// Address for the Redis protocol: a port of 127.0.0.1, or ADDRESS:PORT. Port 0 lets the system pick.
     #[arg(long, short, value_name = "ADDR", default_value = "7379", value_parser = parse_address)]
