@@ -152,7 +152,11 @@ fn wait(
                 if ready.fetch_add(1, Ordering::Relaxed) + 1 == shards {
                     let Recovered { entries, logs, torn, .. } = all;
                     let took = began_at.elapsed();
-                    println!("serving after {took:.1?}: {entries} entries from {logs} logs");
+                    // Who started it may have closed this after the first lines: no reason to end.
+                    let _unheard = writeln!(
+                        std::io::stdout(),
+                        "serving after {took:.1?}: {entries} entries from {logs} logs"
+                    );
                     if torn > 0 {
                         eprintln!("note: {torn} logs ended within a write that nobody was told of");
                     }
