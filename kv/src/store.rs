@@ -13,7 +13,7 @@ use crate::memory::Memory;
 use crate::partition::Partition;
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
-use crate::table::{Arena, CellRef, HashSeed, PAGES_MAX};
+use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX};
 use catena_engine::driver::FileBuffer;
 use catena_engine::shard_index::ShardIndex;
 use std::fmt;
@@ -119,6 +119,13 @@ impl FromStr for Durability {
             other => Err(format!("{other:?} is no durability; say sync, batch or memory")),
         }
     }
+}
+
+/// A key on its way into the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefetched {
+    place: usize,
+    hash: KeyHash,
 }
 
 /// An entry does not follow what is there.
@@ -356,17 +363,23 @@ impl Store {
         Keyspace { partition, common: &mut self.common, now_ms, gate: None }
     }
 
-    /// Where the entry of a key probably lies, for [`Store::warm`]; `None`: elsewhere, or nowhere.
+    /// Begins to bring a key into the cache. What is to be given to [`Store::prefetch_entry`] when the keys
+    /// beside it have begun as well; `None`: it is another shard's.
     #[inline]
-    pub fn locate(&self, key: &[u8]) -> Option<CellRef> {
+    pub fn prefetch(&self, key: &[u8]) -> Option<Prefetched> {
         let place = self.place_of(Slot::of(key)).ok()?;
-        self.partitions.list[place].table().locate(self.common.memory.hash(key))
+        let hash = self.common.memory.hash(key);
+        self.partitions.list[place].table().prefetch(hash);
+        Some(Prefetched { place, hash })
     }
 
-    /// Has an entry brought into the cache.
+    /// Goes on with it.
     #[inline]
-    pub fn warm(&self, cell: CellRef) {
-        self.common.memory.arena.warm(cell);
+    pub fn prefetch_entry(&self, key: Prefetched) {
+        let table = self.partitions.list[key.place].table();
+        if let Some(cell) = table.locate(key.hash) {
+            self.common.memory.arena.prefetch(cell);
+        }
     }
 
     /// The last index that has committed in a partition, by its place.

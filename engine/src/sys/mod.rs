@@ -29,6 +29,7 @@ pub mod checksum;
 pub mod clock;
 pub mod in_flight;
 pub mod pool;
+pub mod prefetch;
 pub mod ring;
 pub mod socket;
 pub mod spsc;

@@ -47,6 +47,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Commands of a pipeline whose keys are brought into the cache together: as many as a core has reads of
+/// memory under way, about.
+const PREFETCH_COMMANDS_MAX: usize = 16;
+
 /// The application that speaks the Redis protocol on one shard.
 pub struct Redis {
     local: Local,
@@ -251,8 +255,13 @@ impl Redis {
         let now_ms = (self.clock)();
         let Client { parser, state } = client;
         let mut read = 0;
-        self.warm(&store, bytes);
+        let mut prefetched = 0;
         loop {
+            // Not within a command that arrives in pieces: its beginning was looked at before.
+            if prefetched == 0 && parser.is_between() {
+                prefetched = self.prefetch(&store, &bytes[read..]);
+            }
+            prefetched = prefetched.saturating_sub(1);
             match parser.next(&bytes[read..]) {
                 Ok(Parsed::Command { args, read: length }) => {
                     match self.run(state, &mut store, &args, stream, now_ms) {
@@ -285,25 +294,26 @@ impl Redis {
         read
     }
 
-    /// Has the keys of a pipeline's commands brought into the cache, all at a time, before the first is
-    /// carried out. One after the other each would wait for its own.
-    fn warm(&mut self, store: &Store, bytes: &[u8]) {
-        self.scout.reset();
-        let mut cells = [None; 32];
+    /// Has the keys of a pipeline's next commands brought into the cache, all at a time, before the first of
+    /// them is carried out: one after the other each would wait for its own. How many commands that are.
+    #[inline]
+    fn prefetch(&mut self, store: &Store, bytes: &[u8]) -> usize {
+        let mut keys = [None; PREFETCH_COMMANDS_MAX];
         let mut count = 0;
         let mut read = 0;
-        while count < cells.len()
+        self.scout.reset();
+        while count < keys.len()
             && let Ok(Parsed::Command { args, read: length }) = self.scout.next(&bytes[read..])
         {
             read += length;
-            if args.len() > 1 {
-                cells[count] = store.locate(args.at(1));
-            }
+            keys[count] = args.get(1).and_then(|key| store.prefetch(key));
             count += 1;
         }
-        for cell in cells[..count].iter().flatten() {
-            store.warm(*cell);
+        // A single one gains nothing.
+        if count > 1 {
+            keys[..count].iter().flatten().for_each(|key| store.prefetch_entry(*key));
         }
+        count
     }
 
     /// Carries a command out, or sees to it.

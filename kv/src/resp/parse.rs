@@ -95,6 +95,11 @@ impl Parser {
         }
     }
 
+    /// True if the next bytes begin with a command, false if they go on with one.
+    pub fn is_between(&self) -> bool {
+        self.position == 0 && self.searched == 0
+    }
+
     /// Forgets what it has found: the next bytes begin with a command.
     pub fn reset(&mut self) {
         self.position = 0;

@@ -24,6 +24,18 @@ impl CellRef {
         Self(page * PAGE_CELLS as u32 + cell as u32)
     }
 
+    /// From [`CellRef::number`].
+    #[inline]
+    pub(super) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Below 2^32 - 1.
+    #[inline]
+    pub(super) const fn number(self) -> u32 {
+        self.0
+    }
+
     #[inline]
     pub(super) const fn page(self) -> u32 {
         self.0 / PAGE_CELLS as u32
@@ -108,10 +120,10 @@ impl Arena {
         Entry::new(&self.pages.bytes(cell.page())[cell.starts()..], &self.apart)
     }
 
-    /// Reads the beginning of an entry, so that it is in the cache when it is looked at.
+    /// Has the beginning of an entry brought into the cache.
     #[inline]
-    pub fn warm(&self, cell: CellRef) {
-        std::hint::black_box(self.pages.bytes(cell.page())[cell.starts()]);
+    pub fn prefetch(&self, cell: CellRef) {
+        catena_engine::prefetch(&self.pages.bytes(cell.page())[cell.starts()]);
     }
 
     /// Stores a new entry.

@@ -41,15 +41,6 @@ impl KeyHash {
     pub const fn word(self) -> u32 {
         self.0
     }
-
-    /// The 64 bits that `hashbrown` wants: it takes the bucket from the low ones and a tag from the
-    /// top seven. All words of a segment share their top bits, so the tag comes from the middle:
-    /// from bits 11 to 17, next to those that choose among 2,048 buckets.
-    #[inline]
-    pub(super) const fn spread(self) -> u64 {
-        let word = self.0 as u64;
-        word | word << 46
-    }
 }
 
 #[cfg(test)]

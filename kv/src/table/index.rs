@@ -105,6 +105,12 @@ impl Index {
         self.directory[((hash.word() as u64) >> (32 - self.depth)) as usize] as usize
     }
 
+    /// Has what a search for this hash reads first brought into the cache.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: KeyHash) {
+        self.segments[self.segment_of(hash)].prefetch(hash);
+    }
+
     /// The cell of the entry with this hash for which `is_it` holds.
     #[inline]
     pub(super) fn find(
@@ -121,7 +127,7 @@ impl Index {
         loop {
             match self.segments[id].room() {
                 Room::Enough => break,
-                Room::Buckets(buckets) => self.rebuild(id, buckets),
+                Room::Lines(lines) => self.rebuild(id, lines),
                 Room::Split => {
                     self.split(id);
                     id = self.segment_of(hash);
@@ -164,11 +170,11 @@ impl Index {
         Some(segment)
     }
 
-    fn rebuild(&mut self, id: usize, buckets: usize) {
+    fn rebuild(&mut self, id: usize, lines: usize) {
         let segment = &mut self.segments[id];
         self.tables_bytes -= segment.table_bytes();
         self.work.slots_moved += segment.len() as u64;
-        segment.rebuild(buckets);
+        segment.rebuild(lines);
         self.tables_bytes += segment.table_bytes();
     }
 
@@ -201,8 +207,8 @@ impl Index {
                     continue;
                 }
             }
-            if let Some(buckets) = segment.shrunk() {
-                self.rebuild(id, buckets);
+            if let Some(lines) = segment.shrunk() {
+                self.rebuild(id, lines);
             }
             return;
         }

@@ -8,7 +8,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `hash` | the hash of a key, and the order of a walk |
-//! | `index`, `segment` | from a hash to a cell: extendible hashing, which grows without a pause |
+//! | `index`, `segment`, `slots` | from a hash to a cell: extendible hashing, which grows without a pause |
 //! | `arena`, `pages`, `class`, `slab` | the memory of entries: pages of runs, and large values apart |
 //! | `entry` | how an entry lies in its run |
 //! | `walk`, `sweep` | going through all entries: in hash order, for expired ones, by sample |
@@ -30,6 +30,7 @@ mod index;
 mod pages;
 mod segment;
 mod slab;
+mod slots;
 mod sweep;
 mod walk;
 
@@ -98,8 +99,14 @@ impl Table {
         self.find(arena, hash, key).map(|cell| arena.entry(cell))
     }
 
-    /// Where an entry of this hash lies, most likely that of the key: for who has several keys to look up,
-    /// and wants the memory of all under way before it waits for any. See [`Arena::warm`].
+    /// Has what a search for this hash reads first brought into the cache: for who has several keys to look
+    /// up, and wants the memory of all under way before it waits for any. [`Table::locate`] comes next.
+    #[inline]
+    pub fn prefetch(&self, hash: KeyHash) {
+        self.index.prefetch(hash);
+    }
+
+    /// Where an entry of this hash lies, most likely that of the key. See [`Arena::prefetch`].
     #[inline]
     pub fn locate(&self, hash: KeyHash) -> Option<CellRef> {
         self.index.find(hash, |_| true)

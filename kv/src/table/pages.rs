@@ -16,8 +16,9 @@ pub(super) const PAGE_BYTES: usize = 64 * 1_024;
 /// Cells of a page.
 pub(super) const PAGE_CELLS: usize = PAGE_BYTES / CELL_BYTES;
 
-/// The most pages of an arena: as many as the 32 bits of a cell's number reach, 64 GiB.
-pub const PAGES_MAX: u32 = (1_u64 << 32 >> PAGE_CELLS.ilog2()) as u32;
+/// The most pages of an arena: as many as the 32 bits of a cell's number reach, 64 GiB, less one, so that
+/// the last number of all is no cell's.
+pub const PAGES_MAX: u32 = (1_u64 << 32 >> PAGE_CELLS.ilog2()) as u32 - 1;
 
 /// Pages with room are kept apart by how full they are, in eighths.
 pub(super) const BANDS: usize = 8;
