@@ -62,11 +62,14 @@ async fn remove_start(local: &Local, directory: &Path) -> io::Result<()> {
     for shard in &shards {
         let files = local.list_directory(shard).await?;
         // A crash within leaves a manifest without a log, which nobody asks for. The other way round it
-        // would leave a log that nothing explains, which a start refuses.
+        // would leave a log that nothing explains, which a start refuses; so the order is made durable.
         let (manifests, others): (Vec<_>, Vec<_>) =
             files.iter().partition(|file| file.name == "MANIFEST");
-        for file in others.into_iter().chain(manifests) {
-            local.remove_file(&shard.join(&file.name)).await?;
+        for files in [others, manifests] {
+            for file in files {
+                local.remove_file(&shard.join(&file.name)).await?;
+            }
+            local.sync_directory(shard).await?;
         }
         local.remove_directory(shard).await?;
     }

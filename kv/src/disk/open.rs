@@ -81,6 +81,7 @@ pub async fn open(
         }
         None if !former.is_empty() => return Err(OpenError::NoIdentity(identity_path)),
         None => {
+            sync_ancestors(local, path).await?;
             let mut id = [0; 16];
             id[..8].copy_from_slice(&local.random().to_le_bytes());
             id[8..].copy_from_slice(&local.random().to_le_bytes());
@@ -96,6 +97,22 @@ pub async fn open(
         .await
         .map_err(OpenError::Disk)?;
     Ok(DataDirectory { path: path.to_path_buf(), identity, former, lock })
+}
+
+/// Makes the name of a new data directory durable, and those of the directories that were made for it:
+/// without them a power failure could take all that is in it.
+async fn sync_ancestors(local: &Local, path: &Path) -> Result<(), OpenError> {
+    for (above, ancestor) in path.ancestors().skip(1).enumerate() {
+        // A relative path ends with nothing, which is where the process is.
+        let empty = ancestor.as_os_str().is_empty();
+        let ancestor = if empty { Path::new(".") } else { ancestor };
+        match local.sync_directory(ancestor).await {
+            // What nobody may even look into was not made for this.
+            Err(error) if above > 0 && error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(failed("sync", ancestor))?,
+        }
+    }
+    Ok(())
 }
 
 /// The incarnations that have a directory, the oldest first.
