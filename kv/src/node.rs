@@ -78,6 +78,8 @@ struct Node {
     /// On the first shard: what former starts have left.
     former: Option<FormerStarts>,
     has_failed: bool,
+    /// The log was asked to come to rest.
+    settles: bool,
 }
 
 /// The epoch of a store that keeps nothing: there is but one.
@@ -93,7 +95,15 @@ impl Node {
         let clock = config.clock.clone();
         let server = config.server.clone();
         let redis = Redis::new(local, server, store.clone(), move || clock());
-        Node { local: local.clone(), config, redis, store, former: None, has_failed: false }
+        Node {
+            local: local.clone(),
+            config,
+            redis,
+            store,
+            former: None,
+            has_failed: false,
+            settles: false,
+        }
     }
 
     fn fail(&mut self, reason: String) {
@@ -232,6 +242,9 @@ impl Application for Node {
     }
 
     fn is_finished(&mut self) -> bool {
+        if !std::mem::replace(&mut self.settles, true) {
+            self.store.borrow_mut().settle();
+        }
         self.store.borrow().is_settled()
     }
 }

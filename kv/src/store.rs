@@ -333,10 +333,22 @@ impl Store {
         self.common.log.as_ref()?.writer.stopped()
     }
 
-    /// True if everything that was ordered is durable, as far as it will be.
+    /// Lets the log come to rest, before an orderly end: what proves its last batch is written, too, so that
+    /// damage of it can be told from a write that was cut off.
+    pub fn settle(&mut self) {
+        if let Some(log) = &mut self.common.log {
+            log.writer.settle();
+            log.bell.ring();
+        }
+    }
+
+    /// True if everything that was ordered is durable, as far as it will be: a log that cannot go on is not
+    /// waited for.
     pub fn is_settled(&self) -> bool {
-        let log = self.common.log.as_ref();
-        log.is_none_or(|log| log.writer.is_idle() || log.writer.stopped().is_some())
+        self.common.log.as_ref().is_none_or(|log| {
+            let writer = &log.writer;
+            writer.is_idle() || writer.stopped().is_some() || log.hindrance.is_some()
+        })
     }
 
     /// What it was told at its start.
