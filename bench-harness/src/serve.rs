@@ -69,6 +69,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
         .cores(args.cores.clone())
         .driver(args.driver)
         .poll(args.poll)
+        .gather(args.gather)
         .connections_max(args.max_connections)
         .connection(connection)
         .admission(admission)

@@ -38,6 +38,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads durations of at most so much, or says what would be right.
+pub fn duration_up_to(
+    max: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| match parse_duration(text)? {
+        duration if duration > max => Err(format!("{text:?} is more than {max:?}")),
+        duration => Ok(duration),
+    }
+}
+
 /// A number of bytes: `32`, `4k` or `4KiB` (4,096), `1m` or `1MiB`.
 ///
 /// # Errors
@@ -153,6 +163,8 @@ mod tests {
         assert_eq!(parse_rate("1.5M"), Ok(1_500_000.0));
         assert_eq!(parse_rate("0.25"), Ok(0.25));
         assert_eq!(parse_rate("1G"), Ok(1e9));
+        assert_eq!(duration_up_to(Duration::from_millis(1))("1ms"), Ok(Duration::from_millis(1)));
+        assert!(duration_up_to(Duration::from_millis(1))("2ms").is_err());
         assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_duration("0.5 s"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("250us"), Ok(Duration::from_micros(250)));

@@ -11,6 +11,7 @@ use crate::reactor::start::{self, ShardPlan, Started, Supervision};
 use crate::reactor::turn::PollMode;
 use crate::rpc::admission::AdmissionConfig;
 use crate::shard::message::{Control, Inbox};
+use crate::time::Duration;
 use crate::watch::{ShardFailure, Watch};
 use std::fmt;
 use std::io;
@@ -120,6 +121,7 @@ pub struct ServerBuilder {
     pub(crate) cores: Cores,
     pub(crate) driver: DriverChoice,
     pub(crate) poll: PollMode,
+    pub(crate) gather: Duration,
     pub(crate) connection: ConnectionConfig,
     pub(crate) admission: AdmissionConfig,
     pub(crate) connections_max: u32,
@@ -174,6 +176,7 @@ impl Server {
             cores: Cores::default(),
             driver: DriverChoice::default(),
             poll: PollMode::default(),
+            gather: Duration::ZERO,
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
             connections_max: 65_536,
@@ -316,6 +319,16 @@ impl ServerBuilder {
     /// What a shard does when there is nothing to do. Default: adaptive.
     pub fn poll(mut self, poll: PollMode) -> Self {
         self.poll = poll;
+        self
+    }
+
+    /// How long a shard that sleeps goes on sleeping after something has come, for more to come with it,
+    /// as network cards coalesce their interrupts: less CPU time a request, at most so much more
+    /// latency. A shard that has slept for longer wakes at once, so that a request that comes alone hardly
+    /// ever waits. Up to [`GATHER_MAX`](crate::limits::GATHER_MAX), on io_uring since Linux 6.12;
+    /// elsewhere without effect, which [`Server::notes`] says. Default: zero.
+    pub fn gather(mut self, gather: Duration) -> Self {
+        self.gather = gather;
         self
     }
 

@@ -101,6 +101,8 @@ pub struct Next {
     pub busy: bool,
     /// Sleep no longer than this; `None`: until something happens.
     pub until: Option<Instant>,
+    /// Work on files is under way.
+    pub awaits_files: bool,
     /// Drained, or told to stop: this was the last turn.
     pub stopped: bool,
 }
@@ -298,7 +300,12 @@ impl Shard {
             || self.has_mail();
         self.measure_turn(driver, turn_at, busy);
         self.previous_turn_at = busy.then_some(turn_at);
-        Next { busy, until: self.next_timer(), stopped: self.phase == Phase::Stopped }
+        Next {
+            busy,
+            until: self.next_timer(),
+            awaits_files: self.local.awaits_files(),
+            stopped: self.phase == Phase::Stopped,
+        }
     }
 
     /// Handles what has completed, up to a number and a time. Past these the answers that are ready

@@ -104,6 +104,13 @@ impl InFlight {
         }
     }
 
+    /// The key that the first effect of the oldest entry is about, if it is about one.
+    #[inline]
+    pub fn oldest_key(&self) -> Option<&[u8]> {
+        let _oldest = self.entries.front()?;
+        self.effect_at(self.head).0.key()
+    }
+
     /// Takes the oldest entry if its index is up to `committed`: its effects are given to `apply`, in order.
     /// False: there is none.
     pub fn commit(

@@ -149,6 +149,14 @@ impl Partition {
         self.received
     }
 
+    /// Begins to bring into the cache what the oldest entry in flight is about. The hash of its key.
+    #[inline]
+    pub fn prefetch_oldest(&self, memory: &Memory) -> Option<KeyHash> {
+        let hash = memory.hash(self.in_flight.oldest_key()?);
+        self.table.prefetch(hash);
+        Some(hash)
+    }
+
     /// Commits what is in flight, up to an index.
     pub fn commit(&mut self, memory: &mut Memory, up_to: u64) {
         let up_to = up_to.min(self.received);

@@ -308,9 +308,23 @@ impl Store {
         if *commits_at_once {
             return;
         }
-        for (partition, index) in durable {
-            let partition = self.partitions.by_number(*partition);
-            partition.expect("it was logged here").commit(memory, *index);
+        const LOGGED_HERE: &str = "it was logged here";
+        for group in durable.chunks(COMMITS_PREFETCHED) {
+            let mut hashes = [None; COMMITS_PREFETCHED];
+            for ((number, _), hash) in group.iter().zip(&mut hashes) {
+                let partition = self.partitions.by_number(*number).expect(LOGGED_HERE);
+                *hash = partition.prefetch_oldest(memory);
+            }
+            for ((number, _), hash) in group.iter().zip(&hashes) {
+                let partition = self.partitions.by_number(*number).expect(LOGGED_HERE);
+                if let Some(cell) = hash.and_then(|hash| partition.table().locate(hash)) {
+                    memory.arena.prefetch(cell);
+                }
+            }
+            for (number, index) in group {
+                let partition = self.partitions.by_number(*number).expect(LOGGED_HERE);
+                partition.commit(memory, *index);
+            }
         }
     }
 
@@ -565,6 +579,10 @@ impl Log {
 
 /// Bytes of writes that are taken in, and wait, while the log cannot go on.
 const HINDERED_BYTES_MAX: usize = 64 * 1_024;
+
+/// So many partitions commit at a time, what each needs brought into the cache first: as many as a core has
+/// misses under way.
+const COMMITS_PREFETCHED: usize = 16;
 
 /// Memory that is kept for the next entry.
 const ENTRY_KEPT_BYTES: usize = 64 * 1_024;

@@ -231,6 +231,11 @@ impl Local {
         self.0.file_ops.0.borrow().contains_key(op)
     }
 
+    /// True while any future waits for a file operation.
+    pub(crate) fn awaits_files(&self) -> bool {
+        !self.0.file_ops.0.borrow().is_empty()
+    }
+
     /// A file operation has ended.
     pub(crate) fn complete_file_op(&self, op: FileOpId, done: FileOpDone) {
         let key: FileOpKey = KeyData::from_ffi(op.0).into();

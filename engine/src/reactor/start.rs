@@ -7,7 +7,7 @@ use super::descriptors::{self, Share};
 use super::epoll::{EpollConfig, EpollDriver};
 use super::listen::{KernelDriver, OwnPorts, listen};
 use super::turn;
-use super::uring::{UringConfig, UringDriver};
+use super::uring::{Features, UringConfig, UringDriver};
 use crate::application::Addresses;
 use crate::config::between;
 use crate::driver::{Driver, Parker};
@@ -22,6 +22,7 @@ use crate::shard::message::{Control, Inbox, ShardMessage};
 use crate::shard::{Shard, ShardConfig};
 use crate::shard_index::ShardIndex;
 use crate::sys::clock;
+use crate::time::Duration;
 use crate::watch::{FailureCause, Watch};
 use crate::wire::hello::ShardMap;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -281,9 +282,14 @@ fn run_shard(
     if choice == DriverChoice::Epoll {
         return run_on_epoll(start, &report, Vec::new());
     }
-    let config = UringConfig { sockets_max: start.share.sockets, ..Default::default() };
+    let (sockets_max, gather) = (start.share.sockets, start.builder.gather);
+    let config = UringConfig { sockets_max, gather, ..Default::default() };
     match UringDriver::new(&config) {
-        Ok(driver) => run_on(start, &report, driver, Vec::new()),
+        Ok(driver) => {
+            let gathers = driver.features().contains(Features::MIN_WAIT);
+            let notes = cannot_gather(gather).filter(|_| !gathers);
+            run_on(start, &report, driver, notes.into_iter().collect())
+        }
         Err(error) if choice == DriverChoice::Auto && error.suggests_another_driver() => {
             let note = format!("io_uring cannot be used ({error}); running on epoll");
             run_on_epoll(start, &report, vec![note])
@@ -295,7 +301,19 @@ fn run_shard(
     }
 }
 
-fn run_on_epoll(start: ShardStart, report: &Report<'_>, notes: Vec<String>) -> io::Result<()> {
+/// What is to be said where a shard was asked to gather and wakes at once nonetheless.
+fn cannot_gather(gather: Duration) -> Option<String> {
+    let note = || {
+        format!(
+            "completions are not gathered for {gather:?}, which takes io_uring and Linux 6.12: a shard \
+             wakes for each"
+        )
+    };
+    (gather > Duration::ZERO).then(note)
+}
+
+fn run_on_epoll(start: ShardStart, report: &Report<'_>, mut notes: Vec<String>) -> io::Result<()> {
+    notes.extend(cannot_gather(start.builder.gather));
     let config = EpollConfig { sockets_max: start.share.sockets, ..Default::default() };
     match EpollDriver::new(&config) {
         Ok(driver) => run_on(start, report, driver, notes),

@@ -59,7 +59,9 @@ pub fn run<D: Driver>(shard: &mut Shard, driver: &mut D, mode: PollMode) -> io::
             driver.poll()?;
             continue;
         }
-        if spin.may_begin() && spin_until_ready(shard, driver, &mut spin, next.until)? {
+        if spin.may_begin(next.awaits_files)
+            && spin_until_ready(shard, driver, &mut spin, next.until)?
+        {
             continue;
         }
         // Say "parked", then look once more: whoever adds work after the look sees the word.
@@ -125,10 +127,12 @@ impl Spin {
         Spin { mode, expected_ns: 0, waits: 0 }
     }
 
-    fn may_begin(&mut self) -> bool {
+    /// `awaits_files`: the kernel, or a helper, works on a file, on a thread that may want this very core.
+    fn may_begin(&mut self, awaits_files: bool) -> bool {
         match self.mode {
             PollMode::Always => true,
             PollMode::Never => false,
+            PollMode::Adaptive if awaits_files => false,
             PollMode::Adaptive => {
                 self.waits = self.waits.wrapping_add(1);
                 self.expected_ns <= SPIN_MAX.as_nanos() as u64
@@ -162,16 +166,17 @@ mod tests {
     #[test]
     fn adaptive_spins_while_it_pays_and_tries_again_later() {
         let mut spin = Spin::new(PollMode::Adaptive);
-        assert!(spin.may_begin(), "nothing is known yet: try");
+        assert!(spin.may_begin(false), "nothing is known yet: try");
         for _ in 0..20 {
             spin.slept(Duration::from_secs(1));
         }
-        let tries = (0..SPIN_RETRY_WAITS).filter(|_| spin.may_begin()).count();
+        let tries = (0..SPIN_RETRY_WAITS).filter(|_| spin.may_begin(false)).count();
         assert_eq!(tries, 1, "long waits: one try in {SPIN_RETRY_WAITS}");
         for _ in 0..20 {
             spin.slept(Duration::from_micros(5));
         }
-        assert!(spin.may_begin(), "short waits: worth it again");
+        assert!(spin.may_begin(false), "short waits: worth it again");
+        assert!(!spin.may_begin(true), "a sync would wait for this core");
     }
 
     #[test]

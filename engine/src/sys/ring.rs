@@ -103,6 +103,15 @@ pub enum Wait {
     AtMost(Duration),
 }
 
+/// For what a ring that goes to sleep waits beyond the first completion.
+#[derive(Clone, Copy, Debug)]
+pub struct Gather {
+    /// It wakes when so many have come,
+    pub completions: u32,
+    /// or when so long has passed and there is one, or else at the first one.
+    pub at_most: Duration,
+}
+
 /// See [`Ring::counts`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
@@ -142,6 +151,7 @@ pub struct Ring {
     pushed: u64,
     queued: u32,
     counts: Counts,
+    gather: Option<Gather>,
     /// The kernel holds the ring against the thread that made it.
     stays_on_its_thread: PhantomData<*const ()>,
 }
@@ -185,6 +195,7 @@ impl Ring {
             pushed: 0,
             queued: 0,
             counts: Counts::default(),
+            gather: None,
             stays_on_its_thread: PhantomData,
         })
     }
@@ -295,6 +306,16 @@ impl Ring {
         self.counts
     }
 
+    /// True if [`Ring::set_gather`] has an effect (Linux 6.12).
+    pub fn can_gather(&self) -> bool {
+        self.io.params().is_feature_min_timeout()
+    }
+
+    /// From now on, sleeps end a little later, with more to do.
+    pub fn set_gather(&mut self, gather: Gather) {
+        self.gather = Some(gather).filter(|_| self.can_gather());
+    }
+
     /// Submits what is queued, sleeps as asked, and takes in what has completed. Makes no system
     /// call when that is not needed. True: [`Ring::next_reaped`] has something.
     ///
@@ -332,6 +353,14 @@ impl Ring {
             flags |= EnterFlags::NO_IOWAIT;
         }
         let mut arguments = SubmitArgs::new();
+        let mut completions = u32::from(wait != Wait::No);
+        if let Some(gather) = self.gather
+            && wait != Wait::No
+        {
+            flags |= EnterFlags::EXT_ARG;
+            arguments = arguments.min_wait_usec(gather.at_most.as_micros() as u32);
+            completions = gather.completions;
+        }
         if let Wait::AtMost(duration) = wait {
             flags |= EnterFlags::EXT_ARG;
             timespec = Timespec::from(duration);
@@ -352,7 +381,7 @@ impl Ring {
                 libc::SYS_io_uring_enter,
                 descriptor,
                 self.queued,
-                u32::from(wait != Wait::No),
+                completions,
                 flags.bits(),
                 argument,
                 size,

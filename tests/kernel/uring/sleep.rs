@@ -2,6 +2,7 @@
 
 use super::{PATIENCE, driver, guest, without};
 use catena_engine::driver::{Driver, Parker};
+use catena_engine::limits::GATHER_MAX;
 use catena_engine::reactor::uring::{Features, UringConfig};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,8 +24,10 @@ fn polling_without_work_makes_no_system_call() {
 
 #[test]
 fn a_driver_is_woken_through_its_ring() {
-    for disable in [Features::NONE, Features::RING_MESSAGE, Features::ALL] {
-        if driver(without(disable)).is_none() {
+    let ways = [Features::NONE, Features::RING_MESSAGE, Features::ALL].map(without);
+    let gathering = UringConfig { gather: GATHER_MAX, ..without(Features::NONE) };
+    for config in ways.into_iter().chain([gathering]) {
+        if driver(config).is_none() {
             return;
         }
         const ROUNDS: u32 = 200;
@@ -35,7 +38,7 @@ fn a_driver_is_woken_through_its_ring() {
         let shard = |me: u32, tell: mpsc::Sender<_>, told: mpsc::Receiver<Arc<Parker>>| {
             let number = number.clone();
             thread::spawn(move || {
-                let mut driver = driver(without(disable)).expect("it was there a moment ago");
+                let mut driver = driver(config).expect("it was there a moment ago");
                 tell.send(driver.parker()).expect("the other listens");
                 let other = told.recv().expect("the other is there");
                 let deadline = driver.now() + PATIENCE;

@@ -2,6 +2,7 @@
 
 use crate::limits;
 use crate::reactor::descriptors;
+use crate::time::Duration;
 use std::fmt;
 use std::io;
 
@@ -19,6 +20,9 @@ pub struct UringConfig {
     pub submission_entries: u32,
     /// Entries of the completion queue; rounded up to a power of two.
     pub completion_entries: u32,
+    /// How long a sleep may go on after the first completion, so that the shard wakes for more of them
+    /// at once; up to [`GATHER_MAX`](limits::GATHER_MAX). Zero: it wakes for the first one.
+    pub gather: Duration,
     /// Features to do without although the kernel has them. For tests, and to find out which one
     /// a kernel gets wrong.
     pub disable: Features,
@@ -32,6 +36,7 @@ impl Default for UringConfig {
             receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES_DEFAULT,
             submission_entries: limits::SUBMISSION_ENTRIES_DEFAULT,
             completion_entries: limits::COMPLETION_ENTRIES_DEFAULT,
+            gather: Duration::ZERO,
             disable: Features::NONE,
         }
     }
@@ -56,6 +61,8 @@ impl UringConfig {
                 "submission_entries is {submissions} and completion_entries {completions}: there \
                  must be at least one submission, and no fewer completions than submissions"
             )
+        } else if self.gather > limits::GATHER_MAX {
+            format!("gather is {:?}, longer than {:?}", self.gather, limits::GATHER_MAX)
         } else {
             return Ok(());
         };
@@ -92,6 +99,8 @@ impl Features {
     pub const EAGER_SEND: Features = Features(1 << 8);
     /// Shards are woken from ring to ring (Linux 5.18).
     pub const RING_MESSAGE: Features = Features(1 << 9);
+    /// A sleep goes on for a moment, for more to come (Linux 6.12).
+    pub const MIN_WAIT: Features = Features(1 << 10);
 
     /// True if all of `other` are in this set.
     pub const fn contains(self, other: Features) -> bool {
@@ -117,7 +126,7 @@ impl Features {
 }
 
 /// The names, lowest bit first.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "no-sqarray",
     "defer-taskrun",
     "single-issuer",
@@ -128,6 +137,7 @@ const NAMES: [&str; 10] = [
     "multishot-receive",
     "eager-send",
     "ring-message",
+    "min-wait",
 ];
 
 impl fmt::Display for Features {

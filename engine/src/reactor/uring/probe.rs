@@ -2,9 +2,11 @@
 
 use super::config::{Features, UringConfig, UringError};
 use crate::driver::Output;
+use crate::limits;
 use crate::sys::pool::Pool;
-use crate::sys::ring::{Brings, Ring, Setup, Wait};
+use crate::sys::ring::{Brings, Gather, Ring, Setup, Wait};
 use crate::sys::submit::Patience;
+use crate::time::Duration;
 use bytes::Bytes;
 use io_uring::opcode;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
@@ -41,6 +43,13 @@ pub(super) fn open(config: &UringConfig) -> Result<(Ring, Features), UringError>
     }
     if features.contains(Features::EAGER_SEND) && !eager_sends_own_up(&mut ring) {
         features = features.without(Features::EAGER_SEND);
+    }
+    if !ring.can_gather() {
+        features = features.without(Features::MIN_WAIT);
+    }
+    if config.gather > Duration::ZERO && features.contains(Features::MIN_WAIT) {
+        let completions = limits::GATHER_COMPLETIONS;
+        ring.set_gather(Gather { completions, at_most: config.gather });
     }
     Ok((ring, features))
 }

@@ -87,6 +87,7 @@ fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failu
         .cores(cores)
         .driver(args.driver)
         .poll(args.poll)
+        .gather(args.gather)
         .connections_max(args.max_connections)
         .connection(connection)
         .admission(admission)

@@ -52,6 +52,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         .cores(cores)
         .driver(args.driver)
         .poll(args.poll)
+        .gather(args.gather)
         .connections_max(args.max_connections)
         .connection(ConnectionConfig {
             drain_timeout: args.drain_timeout,
