@@ -338,6 +338,7 @@ impl Store {
     /// Why the log cannot go on when its segment is full, if it cannot.
     pub fn set_log_hindrance(&mut self, hindrance: Option<String>) {
         if let Some(log) = &mut self.common.log {
+            log.writer.confine(hindrance.is_some());
             log.hindrance = hindrance;
         }
     }
@@ -552,11 +553,6 @@ impl Common {
 
 impl Log {
     fn append(&mut self, partition: &Partition, effects: &[EffectRef<'_>]) -> Result<(), Error> {
-        if let Some(hindrance) = &self.hindrance
-            && self.writer.gathered_bytes() > HINDERED_BYTES_MAX
-        {
-            return Err(Error::of(format!("MISCONF the log cannot be written: {hindrance}")));
-        }
         self.entry.clear();
         self.entry.shrink_to(ENTRY_KEPT_BYTES);
         for effect in effects {
@@ -573,12 +569,13 @@ impl Log {
             }
             Err(AppendError::Stopped) => Err(Error::STOPPED),
             Err(AppendError::Full) => Err(Error::LOG_FULL),
+            Err(AppendError::NoSegment) => {
+                let why = self.hindrance.as_deref().unwrap_or("its disk is full");
+                Err(Error::of(format!("MISCONF the log cannot go on: {why}")))
+            }
         }
     }
 }
-
-/// Bytes of writes that are taken in, and wait, while the log cannot go on.
-const HINDERED_BYTES_MAX: usize = 64 * 1_024;
 
 /// So many partitions commit at a time, what each needs brought into the cache first: as many as a core has
 /// misses under way.

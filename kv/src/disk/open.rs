@@ -7,7 +7,7 @@ use crate::log::manifest::{Identity, ManifestError};
 use crate::log::{DirectoryId, segment};
 use crate::slot::Partitions;
 use catena_engine::Local;
-use catena_engine::driver::{EntryKind, FileLock};
+use catena_engine::driver::{DirectoryEntry, EntryKind, FileLock};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,13 @@ pub enum OpenError {
     Identity(ManifestError),
     /// It has data of former starts, and no identity.
     NoIdentity(PathBuf),
+    /// It has something else in it.
+    Foreign {
+        /// The directory.
+        directory: PathBuf,
+        /// One of the names in it.
+        name: PathBuf,
+    },
     /// It was made for another number of partitions.
     Partitions {
         /// Asked for now.
@@ -44,6 +51,11 @@ pub enum OpenError {
         has: u16,
     },
 }
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "IDENTITY";
+/// See [`document::replace`].
+const IDENTITY_UNREADY: &str = "IDENTITY.new";
 
 /// Opens a data directory, or makes one for `partitions` (or the default).
 ///
@@ -55,7 +67,8 @@ pub async fn open(
     partitions: Option<Partitions>,
 ) -> Result<DataDirectory, OpenError> {
     local.create_directory(path).await.map_err(failed("create", path))?;
-    let lock_path = path.join("LOCK");
+    refuse_foreign(path, &list(local, path).await?)?;
+    let lock_path = path.join(LOCK);
     let lock = match local.lock_file(&lock_path).await {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
@@ -63,8 +76,8 @@ pub async fn open(
         }
         Err(error) => return Err(failed("lock", &lock_path)(error)),
     };
-    let former = incarnations(local, path).await?;
-    let identity_path = path.join("IDENTITY");
+    let former = incarnations(&list(local, path).await?);
+    let identity_path = path.join(IDENTITY);
     let identity = match document::read(local, &identity_path).await.map_err(OpenError::Disk)? {
         Some(content) => {
             let name = identity_path.display().to_string();
@@ -116,13 +129,30 @@ async fn sync_ancestors(local: &Local, path: &Path) -> Result<(), OpenError> {
 }
 
 /// The incarnations that have a directory, the oldest first.
-async fn incarnations(local: &Local, path: &Path) -> Result<Vec<u64>, OpenError> {
-    let entries = local.list_directory(path).await.map_err(failed("list", path))?;
+fn incarnations(entries: &[DirectoryEntry]) -> Vec<u64> {
     let directories = entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
     let names = directories.filter_map(|entry| entry.name.to_str());
     let mut numbers: Vec<u64> = names.filter_map(segment::incarnation_number).collect();
     numbers.sort_unstable();
-    Ok(numbers)
+    numbers
+}
+
+/// A directory becomes a store's own if there is nothing in it: but for what a start leaves that was cut off,
+/// and what a file system begins with.
+fn refuse_foreign(path: &Path, entries: &[DirectoryEntry]) -> Result<(), OpenError> {
+    const HARMLESS: [&str; 3] = [LOCK, IDENTITY_UNREADY, "lost+found"];
+    let is_a_stores = entries.iter().any(|entry| entry.name == IDENTITY);
+    let foreign = entries.iter().find(|entry| !HARMLESS.iter().any(|name| entry.name == *name));
+    match foreign {
+        Some(foreign) if !is_a_stores && incarnations(entries).is_empty() => {
+            Err(OpenError::Foreign { directory: path.into(), name: foreign.name.clone().into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn list(local: &Local, path: &Path) -> Result<Vec<DirectoryEntry>, OpenError> {
+    local.list_directory(path).await.map_err(failed("list", path))
 }
 
 impl DataDirectory {
@@ -152,6 +182,13 @@ impl fmt::Display for OpenError {
                 f,
                 "{} is missing, but there is data beside it: put the file back, or move the data away",
                 path.display()
+            ),
+            OpenError::Foreign { directory, name } => write!(
+                f,
+                "{} is no data directory, and there is something in it already ({}); name one that is empty \
+                 or not there",
+                directory.display(),
+                name.display()
             ),
             OpenError::Partitions { asked, has } => write!(
                 f,

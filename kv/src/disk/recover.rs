@@ -26,7 +26,12 @@ pub enum RecoverError {
     /// It is not known what to recover from.
     Source(SourceError),
     /// A log is damaged.
-    Scan(ScanError),
+    Scan {
+        /// The data directory.
+        directory: PathBuf,
+        /// Where, and how.
+        error: ScanError,
+    },
     /// A checkpoint is damaged.
     Checkpoint {
         /// Its file.
@@ -149,10 +154,14 @@ async fn take_in(
     }
     let config = ScanConfig { log, start, last_segment, end: source.end, read_bytes: READ_BYTES };
     let mut scan = Scan::new(config);
+    let damaged = |error| {
+        let directory = source.directory.ancestors().nth(2).unwrap_or(&source.directory).into();
+        RecoverError::Scan { directory, error }
+    };
     let mut files = SegmentFiles { local, directory: &source.directory, open: None };
     let mut buffer = FileBuffer::default();
     let end = loop {
-        match scan.next().map_err(RecoverError::Scan)? {
+        match scan.next().map_err(damaged)? {
             Step::End(end) => break end,
             Step::Entry(entry) => {
                 let EntryRef { partition, epoch, index, payload } = entry;
@@ -175,7 +184,7 @@ async fn take_in(
                 let read = read.map_err(DiskError::of("read", &path));
                 let read = read.map_err(RecoverError::Disk)?;
                 recovered.bytes += read as u64;
-                scan.supply(&buffer.bytes()[..read]).map_err(RecoverError::Scan)?;
+                scan.supply(&buffer.bytes()[..read]).map_err(damaged)?;
             }
         }
     };
@@ -278,7 +287,7 @@ impl fmt::Display for RecoverError {
         match self {
             RecoverError::Disk(error) => error.fmt(f),
             RecoverError::Source(error) => error.fmt(f),
-            RecoverError::Scan(error) => error.fmt(f),
+            RecoverError::Scan { directory, error } => write!(f, "{}/{error}", directory.display()),
             RecoverError::Checkpoint { path, offset, error } => write!(
                 f,
                 "{}, offset {offset}: the checkpoint is damaged: here stands {error}. Nothing was changed. \

@@ -70,6 +70,8 @@ pub enum Action {
 pub enum AppendError {
     /// The batch is as large as it may become; there is room when the one before is durable.
     Full,
+    /// No further segment can be had for now, and it fits into none that there is.
+    NoSegment,
     /// The log has stopped; see [`LogWriter::stopped`].
     Stopped,
 }
@@ -108,6 +110,8 @@ pub struct LogWriter {
     durable: Vec<(u16, u64)>,
     durable_entries: u64,
     settle: bool,
+    /// There will be no further segment for now.
+    is_confined: bool,
     stopped: Option<Stopped>,
 }
 
@@ -173,6 +177,7 @@ impl LogWriter {
             durable: Vec::new(),
             durable_entries: 0,
             settle: false,
+            is_confined: false,
             stopped: None,
         }
     }
@@ -200,6 +205,9 @@ impl LogWriter {
         if filled > self.config.batch_bytes_max && self.gathering.entries > 0 {
             return Err(AppendError::Full);
         }
+        if self.is_confined && whole_blocks(filled) as u64 > self.room() {
+            return Err(AppendError::NoSegment);
+        }
         let header = Header { partition, kind: Some(Kind::Entry), epoch, index };
         self.gathering.begin();
         self.gathering.push(header, payload);
@@ -215,6 +223,11 @@ impl LogWriter {
     pub fn prepared(&mut self, segment: Segment) {
         assert_eq!(self.asked.take(), Some(segment.number), "one is asked for at a time");
         self.ready = Some(segment);
+    }
+
+    /// Whether no further segment can be had for now: then nothing is taken that would have to wait for one.
+    pub fn confine(&mut self, is_confined: bool) {
+        self.is_confined = is_confined;
     }
 
     /// The next thing to do.
@@ -330,6 +343,12 @@ impl LogWriter {
         }
     }
 
+    /// The largest batch that the segments that are there have room for, in bytes.
+    fn room(&self) -> u64 {
+        let current = self.current.map_or(0, |segment| segment.bytes - self.offset);
+        current.max(self.ready.map_or(0, |segment| segment.bytes - BATCHES_OFFSET))
+    }
+
     fn ask(&mut self, number: u64, bytes: u64) -> Action {
         self.asked = Some(number);
         Action::Prepare { number, bytes }
@@ -440,6 +459,7 @@ impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             AppendError::Full => "the log's batch is full until the one before it is durable",
+            AppendError::NoSegment => "the log's segments are full, and there is none after them",
             AppendError::Stopped => "the log has stopped",
         })
     }

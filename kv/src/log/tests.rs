@@ -68,7 +68,7 @@ fn write(
             match writer.append(entry.0, 1, index, &entry.2) {
                 Ok(()) => entries.push(entry),
                 Err(AppendError::Full) => index -= 1,
-                Err(AppendError::Stopped) => panic!("nothing failed"),
+                Err(AppendError::Stopped | AppendError::NoSegment) => panic!("nothing failed"),
             }
         }
         if entries.is_empty() {

@@ -7,13 +7,17 @@
 //! | [`replies`] | what commands about the connection and the server answer, in both protocols |
 //! | [`hostile`] | bytes that nobody should send, and peers that do not read |
 //! | [`differential`] | random commands to Catena and Redis: the replies are equal |
+//! | [`kills`] | killed under load, again and again: what was acknowledged is there |
+//! | [`disasters`] | full, foreign, damaged and read-only directories, and the orderly end |
 //! | [`clients`] | redis-cli, redis-benchmark, redis-py |
 //!
 //! What needs a program that is not there says so and passes. No verdict hangs on how fast this machine is.
 
 mod clients;
 mod differential;
+mod disasters;
 mod hostile;
+mod kills;
 mod peer;
 mod replies;
 mod server;

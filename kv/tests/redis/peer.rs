@@ -51,6 +51,18 @@ impl Peer {
         shown(&self.reply())
     }
 
+    /// The same; `None`: the server has ended the connection.
+    pub fn try_ask(&mut self, command: &str) -> Option<String> {
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.try_send(&encoded(&words))?;
+        Some(shown(&self.try_reply()?))
+    }
+
+    /// Sends; `None`: the server has ended the connection.
+    pub fn try_send(&mut self, bytes: &[u8]) -> Option<()> {
+        self.wire.write_all(bytes).ok()
+    }
+
     /// True once the server has ended the connection; what came before is left out.
     pub fn is_closed(&mut self) -> bool {
         while self.try_reply().is_some() {}

@@ -1,6 +1,8 @@
 //! Servers as processes of their own, which end with their test.
 
 use crate::peer::Peer;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -16,6 +18,17 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Catena {
     process: Process,
     pub address: SocketAddr,
+    /// What it says to who started it, in a file of its own.
+    stderr: Said,
+}
+
+/// How a server has ended that does not serve.
+#[derive(Debug)]
+pub struct Ended {
+    /// As the system gives it; `None`: by a signal.
+    pub code: Option<i32>,
+    /// What it has said.
+    pub stderr: String,
 }
 
 impl Catena {
@@ -26,30 +39,68 @@ impl Catena {
 
     pub fn start_with(shards: u16, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
-        // Any spare processor time belongs to the other tests.
-        command.args(["serve", "--listen", "127.0.0.1:0", "--poll", "never", "--log", "off"]);
-        command.args(["--shards", &shards.to_string()]).args(args);
-        let mut process = Process::start(&mut command, Stdio::piped());
-        let out = process.0.stdout.take().expect("it is piped");
-        let mut lines = Vec::new();
-        for line in BufReader::new(out).lines().map_while(Result::ok) {
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                let address = rest.split_ascii_whitespace().next().unwrap_or_default();
-                let address = address.parse().expect("an address");
-                let catena = Catena { process, address };
-                catena.wait_until_it_serves();
-                return catena;
-            }
-            lines.push(line);
-        }
-        panic!("it ended before it listened: {lines:?}");
+        command.args(ARGS).args(["--shards", &shards.to_string()]).args(args);
+        Self::run(command).unwrap_or_else(|ended| panic!("it does not serve: {ended:?}"))
     }
 
-    /// It listens before it has taken in what is on the disk.
-    fn wait_until_it_serves(&self) {
+    /// Starts it and waits until it serves, or has ended.
+    pub fn try_start(args: &[&str]) -> Result<Self, Ended> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
+        command.args(ARGS).args(args);
+        Self::run(command)
+    }
+
+    /// The same by a command that runs it in the end.
+    pub fn run(mut command: Command) -> Result<Self, Ended> {
+        let stderr = Said::new();
+        let mut process = Process::start(&mut command, Stdio::piped(), stderr.file());
+        let out = process.0.stdout.take().expect("it is piped");
+        let said = |line: String| Some(line.split_once("listening on ")?.1.to_owned());
+        let address = BufReader::new(out).lines().map_while(Result::ok).find_map(said);
+        let address = address.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut catena = Catena { process, address: address.unwrap_or(unknown), stderr };
+        match catena.wait_until_it_serves() {
+            Some(code) => Err(Ended { code, stderr: catena.stderr() }),
+            None => Ok(catena),
+        }
+    }
+
+    /// Ends it without a word, as a power failure of this process alone.
+    pub fn kill(mut self) {
+        self.process.0.kill().expect("it runs");
+        self.process.0.wait().expect("it is a child of this process");
+    }
+
+    /// Asks it to end in order, and waits until it has.
+    pub fn terminate(mut self) -> Ended {
+        let id = Pid::from_raw(self.process.0.id().cast_signed()).expect("no process has number 0");
+        kill_process(id, Signal::TERM).expect("it runs");
+        let status = self.process.0.wait().expect("it is a child of this process");
+        Ended { code: status.code(), stderr: self.stderr() }
+    }
+
+    /// What it has said so far.
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr.0).expect("its own file")
+    }
+
+    /// It listens before it has taken in what is on the disk. With its exit code if it ends instead.
+    fn wait_until_it_serves(&mut self) -> Option<Option<i32>> {
         let give_up = Instant::now() + PATIENCE;
-        while self.connect().ask("DBSIZE").starts_with("-LOADING") {
-            assert!(Instant::now() < give_up, "it does not begin to serve");
+        loop {
+            if let Some(status) = self.process.0.try_wait().expect("it is a child of this process")
+            {
+                return Some(status.code());
+            }
+            if let Ok(socket) = TcpStream::connect(self.address) {
+                socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                let mut peer = Peer::new(socket);
+                if peer.try_ask("DBSIZE").is_some_and(|reply| !reply.starts_with("-LOADING")) {
+                    return None;
+                }
+            }
+            assert!(Instant::now() < give_up, "it does not begin to serve: {}", self.stderr());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -70,6 +121,28 @@ impl Catena {
         let statm = std::fs::read_to_string(path).expect("it runs");
         let pages = statm.split_ascii_whitespace().nth(1).expect("the second field");
         pages.parse::<u64>().expect("a number") * 4_096
+    }
+}
+
+/// Any spare processor time belongs to the other tests.
+pub const ARGS: [&str; 7] = ["serve", "--listen", "127.0.0.1:0", "--poll", "never", "--log", "off"];
+
+/// A file that takes what a process says, and goes with its server.
+struct Said(PathBuf);
+
+impl Said {
+    fn new() -> Self {
+        Said(temporary_directory("said").join("stderr"))
+    }
+
+    fn file(&self) -> Stdio {
+        File::create(&self.0).expect("a place for temporary files").into()
+    }
+}
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        let _left_to_the_system = std::fs::remove_dir_all(self.0.parent().expect("its directory"));
     }
 }
 
@@ -99,7 +172,7 @@ impl RedisServer {
             ])
             .arg(&directory);
         command.args(["--appendonly", "no", "--daemonize", "no"]).current_dir(&directory);
-        let process = Process::start(&mut command, Stdio::null());
+        let process = Process::start(&mut command, Stdio::null(), Stdio::null());
         let server = RedisServer { _process: process, directory };
         let give_up = Instant::now() + PATIENCE;
         while UnixStream::connect(server.path()).is_err() {
@@ -150,8 +223,8 @@ pub fn temporary_directory(name: &str) -> PathBuf {
 struct Process(Child);
 
 impl Process {
-    fn start(command: &mut Command, stdout: Stdio) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::null());
+    fn start(command: &mut Command, stdout: Stdio, stderr: Stdio) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         Process(command.spawn().expect("the program can be started"))
     }
 }

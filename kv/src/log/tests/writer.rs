@@ -117,3 +117,30 @@ fn a_log_goes_on_where_a_segment_begins_after_those_before_are_removed() {
     let (entries, result) = read_as(&written.disk, config);
     assert_eq!((entries, result.is_ok()), (written.entries(10)[4..].to_vec(), true));
 }
+
+#[test]
+fn a_confined_log_takes_what_fits_and_nothing_that_would_wait() {
+    // The second segment was made ready ahead; a third cannot be had.
+    let mut writer = with_one_written();
+    writer.confine(true);
+    writer.poll();
+    writer.synced(Ok(()));
+    let mut index = 10;
+    let mut refused = None;
+    while refused.is_none() {
+        index += 1;
+        refused = writer.append(3, 1, index, &[7; 1_000]).err();
+        if let Some(Action::Write { buffer, .. }) = writer.poll() {
+            let bytes = buffer.bytes().len();
+            writer.written(buffer, Ok(bytes));
+            assert!(matches!(writer.poll(), Some(Action::Sync { .. })));
+            writer.synced(Ok(()));
+        }
+    }
+    assert_eq!(refused, Some(AppendError::NoSegment));
+    assert_eq!(writer.starts().len(), 2, "both segments are used up");
+    assert_eq!(writer.gathered_bytes(), 0, "nothing waits");
+    assert_eq!(writer.durable_entries(), index - 10, "all that was taken is durable");
+    writer.confine(false);
+    writer.append(3, 1, index, &[7; 1_000]).unwrap();
+}
