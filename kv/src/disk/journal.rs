@@ -157,14 +157,13 @@ impl Journal {
         let directory = self.manifest.directory();
         let unready = directory.join(segment::unready_name(number));
         let ready = directory.join(segment::segment_name(number));
-        // Of a try that failed, or a smaller one that is not enough.
-        for path in [&unready, &ready] {
-            match self.local.remove_file(path).await {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(DiskError::of("remove", path)(error));
-                }
-                _ => {}
+        // Of a try that failed. One that is ready and too small stays until the larger one takes its name: the
+        // manifest may say that it is there.
+        match self.local.remove_file(&unready).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DiskError::of("remove", &unready)(error));
             }
+            _ => {}
         }
         let created = self.local.create_zeroed(&unready, bytes).await;
         created.map_err(DiskError::of("create", &unready))?;
@@ -187,7 +186,8 @@ impl Journal {
             self.local.close_file(file);
             return Err(error);
         }
-        self.files.borrow_mut().insert(number, file);
+        let smaller = self.files.borrow_mut().insert(number, file);
+        smaller.into_iter().for_each(|smaller| self.local.close_file(smaller));
         Ok(segment)
     }
 
