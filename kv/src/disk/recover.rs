@@ -144,6 +144,12 @@ async fn take_in(
 ) -> Result<LogEnd, RecoverError> {
     let Manifest { directory, incarnation, shard, start, last_segment, .. } = source.manifest;
     let log = LogIdentity { directory, incarnation, shard };
+    if source.end.is_none() {
+        // A killed process may have renamed its manifest and not come to make that durable. It was read: this
+        // start will depend on it.
+        let synced = local.sync_directory(&source.directory).await;
+        synced.map_err(DiskError::of("sync", &source.directory)).map_err(RecoverError::Disk)?;
+    }
     if let Some(checkpoint) = &source.manifest.checkpoint {
         restore(local, (&source.directory, log), checkpoint, store, recovered).await?;
     }
