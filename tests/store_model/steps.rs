@@ -46,6 +46,7 @@ impl Step {
             26..32 => Step::Checkpoint { entries: 1 + rng.below(4) as usize },
             32..35 => Step::Cas { key: key(rng), is_current: rng.chance(0.7), value: value(rng) },
             35 if rng.chance(0.3) => Step::FlushAll,
+            36..42 => Step::Command(long_command(rng)),
             _ => Step::Command(command(rng)),
         }
     }
@@ -121,6 +122,23 @@ fn command(rng: &mut Rng) -> Vec<Vec<u8>> {
         }
     }
     args
+}
+
+/// On one key whose value is long, so that only what changes of it is logged: often several times in a row.
+fn long_command(rng: &mut Rng) -> Vec<Vec<u8>> {
+    let letter = b'a' + rng.below(26) as u8;
+    let letters = |count: u64| vec![letter; count as usize];
+    let key = b"long".to_vec();
+    match rng.below(8) {
+        0 => vec!["SET".into(), key, letters(1_500)],
+        1 => vec!["APPEND".into(), key, letters(rng.below(20))],
+        2 => vec!["PEXPIRE".into(), key, duration(rng, false)],
+        3 => vec!["GETV".into(), key],
+        _ => {
+            let place = rng.below(60).to_string().into_bytes();
+            vec!["SETRANGE".into(), key, place, letters(1 + rng.below(20))]
+        }
+    }
 }
 
 /// What stands behind a command's one key.
