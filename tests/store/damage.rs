@@ -38,7 +38,14 @@ fn run(world: &mut World) -> (&'static str, Outcome) {
     scene.machine.run_for(world, Duration::from_millis(5));
     let (kind, path) = pick(world, &mut scene);
     let bytes = world.durable_file(scene.machine.host(), &path).expect("it was picked");
-    let bit = scene.rng.below(8 * bytes.len() as u64);
+    let bit = match kind {
+        // Where the last batches are.
+        "log" if scene.rng.chance(0.5) => {
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
+            8 * end - 1 - scene.rng.below(8 * end.min(9_000))
+        }
+        _ => scene.rng.below(8 * bytes.len() as u64),
+    };
     world.flip_bit(scene.machine.host(), &path, bit);
     let shards = scene.machine.shards;
     scene.machine.restart(world, shards);
@@ -89,7 +96,24 @@ fn pick(world: &World, scene: &mut Scene) -> (&'static str, PathBuf) {
     let kinds: Vec<_> = kinds.into_iter().filter(|kind| !files[kind].is_empty()).collect();
     let kind = kinds[scene.rng.below(kinds.len() as u64) as usize];
     let paths = &files[kind];
+    if kind == "log" && scene.rng.chance(0.5) {
+        return (kind, newest_log(world, scene, paths));
+    }
     (kind, paths[scene.rng.below(paths.len() as u64) as usize].clone())
+}
+
+/// The log of one shard of the last start, where something was written to it last.
+fn newest_log(world: &World, scene: &mut Scene, paths: &[PathBuf]) -> PathBuf {
+    let host = scene.machine.host();
+    let shard = scene.rng.below(scene.machine.shards.into());
+    let is_of = |path: &&PathBuf| path.to_string_lossy().contains(&format!("shard-{shard}/"));
+    let is_written = |path: &&PathBuf| {
+        let bytes = world.durable_file(host, path).expect("it is there");
+        bytes[8_192..].iter().any(|byte| *byte != 0)
+    };
+    // There is one start here, and they are in the order of their numbers.
+    let written = paths.iter().filter(is_of).rfind(is_written);
+    written.unwrap_or(&paths[0]).clone()
 }
 
 #[test]
