@@ -201,3 +201,28 @@ fn a_disk_has_an_end() {
     driver.write(file, 0, FileBuffer::zeroed(40_960), FileOpId(3));
     outcome(&mut driver).1.expect("overwriting takes no room");
 }
+
+#[test]
+fn a_disk_goes_from_a_machine_that_is_down_to_a_new_one() {
+    let (mut world, mut driver, file) = disk(1);
+    driver.write(file, 0, FileBuffer::copy_of(b"kept"), FileOpId(1));
+    outcome(&mut driver).1.expect("the disk works");
+    driver.sync(file, FileOpId(2));
+    outcome(&mut driver).1.expect("the disk works");
+    // One that is under way, and of which the new machine must hear nothing.
+    driver.write(file, 0, FileBuffer::copy_of(b"lost"), FileOpId(1));
+    world.inject(Fault::Crash { host: HOST, how: Crash::Kill, down_for: None });
+    let mut driver = world.bare_host(1).remove(0);
+    let host = driver.at().host;
+    world.move_disk(HOST, host);
+    assert_eq!(
+        (world.file(HOST, PATH), world.file(host, PATH).map(|it| it.len())),
+        (None, Some(4))
+    );
+    let file = open(&mut driver, PATH, OpenFile::default());
+    driver.read(file, 0, FileBuffer::zeroed(4), FileOpId(3));
+    let (op, read) = outcome(&mut driver);
+    assert_eq!((op, read.expect("the disk works")), (FileOpId(3), 4));
+    world.run_for(Duration::from_secs(1));
+    assert!(driver.next_completion().is_none(), "it hears of what it asked for alone");
+}

@@ -1,78 +1,36 @@
-//! A client on a simulated host of its own, and what it may find after a crash.
+//! A client on a simulated host of its own: it sends commands one behind the other, and takes the answers.
 
+use crate::machine::Machine;
 use catena_engine::driver::{Completion, Driver, Output, SendState, SocketId};
-use catena_engine::rng::Rng;
 use catena_engine::sim::{SimDriver, World};
 use catena_engine::time::Duration;
 use catena_kv::resp::{Protocol, Reply, Value};
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 
-const KEYS: u64 = 40;
-const IN_FLIGHT: usize = 16;
-
-/// What was written, and what is known of it.
-#[derive(Default)]
-pub struct History {
-    keys: BTreeMap<u64, Key>,
-    written: u64,
-    acknowledged: u64,
-}
-
-/// One key: the last value that was acknowledged, and those written since, in order, of which nobody knows.
-#[derive(Default)]
-struct Key {
-    acknowledged: Option<u64>,
-    unknown: Vec<u64>,
-}
-
-impl History {
-    pub fn acknowledged(&self) -> u64 {
-        self.acknowledged
-    }
-
-    /// What is read must be the last value acknowledged, or a later one; it is known then.
-    pub fn check(&mut self, read: &BTreeMap<u64, Option<u64>>) -> Result<(), String> {
-        for (number, found) in read {
-            let key = self.keys.entry(*number).or_default();
-            let is_fine = *found == key.acknowledged
-                || found.is_some_and(|found| key.unknown.contains(&found));
-            if !is_fine {
-                let Key { acknowledged, unknown } = key;
-                return Err(format!(
-                    "key {number} has {found:?}; acknowledged was {acknowledged:?}, then perhaps {unknown:?}"
-                ));
-            }
-            (key.acknowledged, key.unknown) = (*found, Vec::new());
-        }
-        Ok(())
-    }
-}
-
-/// See the module page.
-pub struct Client {
+/// See the module page. `T` says what an answer is for.
+pub struct Client<T> {
     driver: SimDriver,
-    rng: Rng,
+    /// The port of one shard; `None`: the one that all share.
+    shard: Option<usize>,
     socket: Option<SocketId>,
     is_open: bool,
     is_sending: bool,
     unsent: Vec<u8>,
     received: Vec<u8>,
     /// What the answers to come are for.
-    waiting: VecDeque<Asked>,
+    waiting: VecDeque<T>,
 }
 
-#[derive(Clone, Copy)]
-enum Asked {
-    Set { key: u64, value: u64 },
-    Get { key: u64 },
-}
+impl<T> Client<T> {
+    pub fn new(world: &mut World) -> Self {
+        Client::on_port_of(world, None)
+    }
 
-impl Client {
-    pub fn new(world: &mut World, seed: u64) -> Self {
+    /// On a shard's own port.
+    pub fn on_port_of(world: &mut World, shard: Option<usize>) -> Self {
         Client {
             driver: world.bare_host(1).remove(0),
-            rng: Rng::from_seed(seed),
+            shard,
             socket: None,
             is_open: false,
             is_sending: false,
@@ -82,7 +40,17 @@ impl Client {
         }
     }
 
-    /// The connection is no more; what was not answered is unknown.
+    /// True if commands can be sent.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Commands that were not answered.
+    pub fn in_flight(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The connection is no more; nothing is answered any more.
     pub fn forget(&mut self) {
         if let Some(socket) = self.socket.take() {
             self.driver.close(socket);
@@ -93,94 +61,18 @@ impl Client {
         self.waiting.clear();
     }
 
-    /// Writes as much as may be under way, and takes answers.
-    pub fn write_on(&mut self, world: &mut World, address: SocketAddr, history: &mut History) {
-        while self.is_open && self.waiting.len() < IN_FLIGHT {
-            history.written += 1;
-            let (key, value) = (self.rng.next_u64() % KEYS, history.written);
-            history.keys.entry(key).or_default().unknown.push(value);
-            self.ask(Asked::Set { key, value });
-        }
-        for (asked, answer) in self.step(world, address) {
-            let Asked::Set { key, value } = asked else { continue };
-            if answer == Value::Simple("OK".to_owned()) {
-                history.acknowledged += 1;
-                let key = history.keys.get_mut(&key).expect("it was written");
-                let place = key.unknown.iter().position(|unknown| *unknown == value);
-                key.unknown.drain(..=place.expect("it was not known before"));
-                key.acknowledged = Some(value);
-            }
-        }
-    }
-
-    /// Reads all keys, once the store serves. `None`: it does not.
-    pub fn read_all(
-        &mut self,
-        world: &mut World,
-        address: SocketAddr,
-        history: &History,
-    ) -> Option<BTreeMap<u64, Option<u64>>> {
-        let give_up = world.now() + Duration::from_secs(30);
-        let mut read = BTreeMap::new();
-        while read.len() < history.keys.len() {
-            if world.now() > give_up {
-                return None;
-            }
-            if self.is_open && self.waiting.is_empty() {
-                let missing = history.keys.keys().filter(|key| !read.contains_key(*key));
-                let missing: Vec<u64> = missing.copied().collect();
-                missing.into_iter().for_each(|key| self.ask(Asked::Get { key }));
-            }
-            for (asked, answer) in self.step(world, address) {
-                let Asked::Get { key } = asked else { continue };
-                match answer {
-                    Value::Null => read.insert(key, None),
-                    Value::Bulk(bytes) => {
-                        let text = String::from_utf8(bytes).expect("numbers were written");
-                        let value = text.split('-').next().and_then(|number| number.parse().ok());
-                        read.insert(key, Some(value.expect("numbers were written")))
-                    }
-                    // It has not recovered yet.
-                    _ => None,
-                };
-            }
-        }
-        Some(read)
-    }
-
-    fn ask(&mut self, asked: Asked) {
+    /// Sends a command with the next step.
+    pub fn ask(&mut self, what: T, words: &[impl AsRef<[u8]>]) {
         let mut reply = Reply::new(&mut self.unsent, Protocol::Resp2);
-        match asked {
-            Asked::Set { key, value } => {
-                reply.array(3);
-                reply.bulk(b"SET");
-                reply.bulk(format!("key-{key}").as_bytes());
-                reply.bulk(format!("{value}-{}", "x".repeat((value % 300) as usize)).as_bytes());
-            }
-            Asked::Get { key } => {
-                reply.array(2);
-                reply.bulk(b"GET");
-                reply.bulk(format!("key-{key}").as_bytes());
-            }
-        }
-        self.waiting.push_back(asked);
+        reply.array(words.len());
+        words.iter().for_each(|word| reply.bulk(word.as_ref()));
+        self.waiting.push_back(what);
     }
 
     /// Lets a moment pass. The answers that have come.
-    fn step(&mut self, world: &mut World, address: SocketAddr) -> Vec<(Asked, Value)> {
-        if self.socket.is_none() {
-            self.socket = self.driver.connect(address).ok();
-        }
-        if let Some(socket) = self.socket
-            && self.is_open
-            && !self.is_sending
-            && !self.unsent.is_empty()
-        {
-            let mut output = Output::default();
-            output.copied_mut().append(&mut self.unsent);
-            self.is_sending = matches!(self.driver.send(socket, output), SendState::InFlight);
-        }
-        world.run_for(Duration::from_micros(200));
+    pub fn step(&mut self, world: &mut World, machine: &Machine) -> Vec<(T, Value)> {
+        self.send(machine);
+        machine.run_for(world, Duration::from_micros(200));
         let mut is_lost = false;
         while self.driver.poll().is_ok_and(|something| something) {
             while let Some(completion) = self.driver.next_completion() {
@@ -189,13 +81,25 @@ impl Client {
         }
         let answers = self.answers();
         if is_lost {
-            self.socket.take().into_iter().for_each(|socket| self.driver.close(socket));
-            (self.is_open, self.is_sending) = (false, false);
-            self.unsent.clear();
-            self.received.clear();
-            self.waiting.clear();
+            self.forget();
         }
         answers
+    }
+
+    fn send(&mut self, machine: &Machine) {
+        if self.socket.is_none() {
+            let shared = || machine.address();
+            let address = self.shard.map_or_else(shared, |shard| machine.shard_address(shard));
+            self.socket = self.driver.connect(address).ok();
+        }
+        let is_free = self.is_open && !self.is_sending && !self.unsent.is_empty();
+        if let Some(socket) = self.socket
+            && is_free
+        {
+            let mut output = Output::default();
+            output.copied_mut().append(&mut self.unsent);
+            self.is_sending = matches!(self.driver.send(socket, output), SendState::InFlight);
+        }
     }
 
     /// True if the connection is lost.
@@ -224,7 +128,7 @@ impl Client {
         }
     }
 
-    fn answers(&mut self) -> Vec<(Asked, Value)> {
+    fn answers(&mut self) -> Vec<(T, Value)> {
         let mut answers = Vec::new();
         let mut rest = &self.received[..];
         loop {
@@ -233,7 +137,8 @@ impl Client {
             rest = ahead;
             answers.push((self.waiting.pop_front().expect("it was asked"), value));
         }
-        self.received = rest.to_vec();
+        let read = self.received.len() - rest.len();
+        self.received.drain(..read);
         answers
     }
 }

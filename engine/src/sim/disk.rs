@@ -228,6 +228,15 @@ impl Disk {
         self.failures.clear();
     }
 
+    /// Two machines change their disks, `new` being one that nobody has used.
+    pub fn change_places(&mut self, new: &mut Disk) {
+        assert!(new.operations_begun == 0, "the disk of {} was used", new.host);
+        std::mem::swap(self, new);
+        std::mem::swap(&mut self.host, &mut new.host);
+        // What was under way in the machine that is down is still reported to it, and must find nothing.
+        self.operations_begun = new.operations_begun;
+    }
+
     /// What a file holds, as reads see it.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let Ok(Node::File(file)) = self.names.find(View::Seen, path) else { return None };

@@ -178,6 +178,20 @@ impl World {
         core.disks[host.index()].flip_bit(&mut core.stage, path.as_ref(), bit);
     }
 
+    /// Takes the disk out of a machine that is down, and puts it into one that has not used its own yet: what
+    /// was served with so many shards is then served with as many as that one has.
+    ///
+    /// # Panics
+    /// If the first one runs, or the second has used its disk.
+    pub fn move_disk(&mut self, from: HostId, to: HostId) {
+        assert!(!self.is_running(from), "{from} uses its disk");
+        let disks = &mut self.shared.core.borrow_mut().disks;
+        let [from, to] = disks
+            .get_disjoint_mut([from.index(), to.index()])
+            .expect("there are both machines, and they are two");
+        from.change_places(to);
+    }
+
     /// A handle for code inside a turn that has no driver at hand.
     pub fn hook(&self) -> Hook {
         Hook { shared: self.shared.clone() }

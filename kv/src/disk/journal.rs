@@ -14,15 +14,21 @@ use catena_engine::driver::{FileBuffer, FileId, OpenFile};
 use catena_engine::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 /// How long a segment that could not be made ready waits for the next try. Long enough that a full disk is
 /// not hammered, short enough that room is used as soon as somebody has made it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long after the last write a log is idle. It then writes what proves its last batch, so that damage of that
+/// can be told from a write that was cut off. A block for each pause, and soon enough that hardly a crash
+/// comes before it.
+const IDLE_AFTER: Duration = Duration::from_millis(100);
 
 /// Wakes the journal: there is something to write.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +61,16 @@ impl Bell {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Waits for so long at most. False: it has not rung.
+    async fn rung_within(&self, local: &Local, time: Duration) -> bool {
+        let (mut rung, mut time_is_up) = (pin!(self.rung()), pin!(local.sleep(time)));
+        poll_fn(|context| match rung.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => time_is_up.as_mut().poll(context).map(|()| false),
+        })
+        .await
     }
 }
 
@@ -96,6 +112,7 @@ pub fn begin(
 
 impl Journal {
     async fn run(self) {
+        let mut entries_settled = 0;
         loop {
             let action = self.store.borrow_mut().log_action();
             match action {
@@ -114,7 +131,14 @@ impl Journal {
                     self.close_before(segment);
                 }
                 None => {
-                    self.bell.rung().await;
+                    let (_, durable) = self.store.borrow().log_entries();
+                    if durable == entries_settled {
+                        self.bell.rung().await;
+                    } else if !self.bell.rung_within(&self.local, IDLE_AFTER).await {
+                        self.store.borrow_mut().settle();
+                        entries_settled = durable;
+                        continue;
+                    }
                     if self.gathers_for > Duration::ZERO {
                         self.local.sleep(self.gathers_for).await;
                     }
@@ -157,14 +181,13 @@ impl Journal {
         let directory = self.manifest.directory();
         let unready = directory.join(segment::unready_name(number));
         let ready = directory.join(segment::segment_name(number));
-        // Of a try that failed, or a smaller one that is not enough.
-        for path in [&unready, &ready] {
-            match self.local.remove_file(path).await {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(DiskError::of("remove", path)(error));
-                }
-                _ => {}
+        // Of a try that failed. One that is ready and too small stays until the larger one takes its name: the
+        // manifest may say that it is there.
+        match self.local.remove_file(&unready).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DiskError::of("remove", &unready)(error));
             }
+            _ => {}
         }
         let created = self.local.create_zeroed(&unready, bytes).await;
         created.map_err(DiskError::of("create", &unready))?;
@@ -187,7 +210,8 @@ impl Journal {
             self.local.close_file(file);
             return Err(error);
         }
-        self.files.borrow_mut().insert(number, file);
+        let smaller = self.files.borrow_mut().insert(number, file);
+        smaller.into_iter().for_each(|smaller| self.local.close_file(smaller));
         Ok(segment)
     }
 

@@ -8,11 +8,12 @@ use crate::checkpoint::read::{Reader, Taken};
 use crate::effect::EffectError;
 use crate::log::manifest::{Checkpoint, Manifest, OlderLog};
 use crate::log::scan::{EntryRef, Scan, ScanConfig, ScanError, Step};
-use crate::log::{LogEnd, LogIdentity, LogStart, segment};
+use crate::log::{BLOCK_BYTES, LogEnd, LogIdentity, LogStart, segment};
 use crate::store::{OutOfOrder, Store};
 use catena_engine::Local;
 use catena_engine::driver::{FileBuffer, FileId, OpenFile};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a log that are read at a time.
@@ -144,6 +145,12 @@ async fn take_in(
 ) -> Result<LogEnd, RecoverError> {
     let Manifest { directory, incarnation, shard, start, last_segment, .. } = source.manifest;
     let log = LogIdentity { directory, incarnation, shard };
+    if source.end.is_none() {
+        // A killed process may have renamed its manifest and not come to make that durable. It was read: this
+        // start will depend on it.
+        let synced = local.sync_directory(&source.directory).await;
+        synced.map_err(DiskError::of("sync", &source.directory)).map_err(RecoverError::Disk)?;
+    }
     if let Some(checkpoint) = &source.manifest.checkpoint {
         restore(local, (&source.directory, log), checkpoint, store, recovered).await?;
     }
@@ -191,6 +198,10 @@ async fn take_in(
     recovered.torn += usize::from(scan.is_torn());
     files.close();
     if source.end.is_none() {
+        if let Some((number, from)) = scan.last_batch() {
+            let batch = from..end.offset.next_multiple_of(BLOCK_BYTES as u64);
+            write_again(&mut files, number, batch, buffer).await.map_err(RecoverError::Disk)?;
+        }
         // What a killed process had written may be in the page cache alone: it counts from now on.
         for number in start.segment..=last_segment {
             let file = files.file(number).await.map_err(RecoverError::Disk)?;
@@ -201,6 +212,27 @@ async fn take_in(
         files.close();
     }
     Ok(end)
+}
+
+/// Writes a part of a segment once more, byte for byte. If it is there because of a sync that failed, it is in the
+/// page cache and not on the disk, and the kernel takes it for clean: no later sync would write it.
+async fn write_again(
+    files: &mut SegmentFiles<'_>,
+    number: u64,
+    bytes: Range<u64>,
+    mut buffer: FileBuffer,
+) -> Result<(), DiskError> {
+    let (file, path) = (files.file(number).await?, files.path(number));
+    let mut offset = bytes.start;
+    while offset < bytes.end {
+        buffer.resize(READ_BYTES.min((bytes.end - offset) as usize));
+        let (filled, read) = files.local.read_file(file, offset, buffer).await;
+        read.map_err(DiskError::of("read", &path))?;
+        let (back, written) = files.local.write_file(file, offset, filled).await;
+        buffer = back;
+        offset += written.map_err(DiskError::of("write", &path))? as u64;
+    }
+    Ok(())
 }
 
 /// Takes in a checkpoint.

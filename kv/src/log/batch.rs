@@ -363,7 +363,9 @@ impl LogWriter {
             let next = self.ready?;
             if next.bytes - BATCHES_OFFSET < bytes as u64 {
                 self.ready = None;
-                return Some(self.ask(next.number, BATCHES_OFFSET + bytes as u64));
+                // More gathers while it is made ready, and has to fit, too.
+                let gathers = (2 * bytes).min(whole_blocks(self.config.batch_bytes_max));
+                return Some(self.ask(next.number, BATCHES_OFFSET + gathers.max(bytes) as u64));
             }
             self.rotate(next);
         }

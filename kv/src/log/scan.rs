@@ -97,6 +97,8 @@ pub struct Scan {
     prev_crc: u32,
     batch: u32,
     in_batch: bool,
+    /// Where the last batch begins that was read: segment and offset.
+    last_batch: Option<(u64, u64)>,
     /// Behind the last good record.
     end: LogEnd,
     /// The last bad place: in which segment, where, and what was there.
@@ -146,6 +148,7 @@ impl Scan {
             prev_crc,
             batch: prev_batch,
             in_batch: false,
+            last_batch: None,
             end: LogEnd { segment, offset: BATCHES_OFFSET, crc: prev_crc },
             bad: None,
         }
@@ -199,6 +202,12 @@ impl Scan {
         (self.end.segment, self.end.offset)
     }
 
+    /// Where the last batch begins that was read: segment and offset. It ends where the log does; all before it
+    /// is durable, for it was not written sooner.
+    pub fn last_batch(&self) -> Option<(u64, u64)> {
+        self.last_batch
+    }
+
     /// The bad place at which the log was taken to end, and what was there instead of a record. `None`
     /// until [`Step::End`], and if the end was stated.
     pub fn ended_at(&self) -> Option<(u64, u64, Fault)> {
@@ -246,7 +255,10 @@ impl Scan {
         self.check_end(at).map_err(Halt::Error)?;
         match record.header.kind {
             Some(Kind::Entry) => return Ok(Some((record, at))),
-            Some(Kind::Begin) => (self.batch, self.in_batch) = (record.batch, true),
+            Some(Kind::Begin) => {
+                (self.batch, self.in_batch) = (record.batch, true);
+                self.last_batch = Some((segment.number, at));
+            }
             Some(Kind::End) => {
                 self.in_batch = false;
                 self.offset = self.offset.next_multiple_of(BLOCK_BYTES as u64);

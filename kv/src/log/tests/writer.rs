@@ -101,6 +101,25 @@ fn a_full_batch_takes_no_more_and_a_huge_entry_gets_a_segment_of_its_size() {
 }
 
 #[test]
+fn a_batch_that_grows_while_a_larger_segment_is_made_ready_fits_into_that() {
+    let config = WriterConfig { batch_bytes_max: 8 * BLOCK_BYTES, ..CONFIG };
+    let mut writer = LogWriter::new(config, LogStart::NEW);
+    let mut index = 0;
+    let mut grow = |writer: &mut LogWriter, blocks: usize| {
+        for _ in 0..blocks {
+            index += 1;
+            writer.append(0, 1, index, &[7; BLOCK_BYTES - 100]).unwrap();
+        }
+    };
+    grow(&mut writer, 5);
+    prepare(&mut writer);
+    let Some(Action::Prepare { number, bytes }) = writer.poll() else { panic!("a larger one") };
+    grow(&mut writer, 2);
+    writer.prepared(Segment { log: LOG, number, bytes, seed: 1 });
+    take_write(&mut writer);
+}
+
+#[test]
 fn a_log_goes_on_where_a_segment_begins_after_those_before_are_removed() {
     let mut written = Written::default();
     let mut writer = LogWriter::new(CONFIG, LogStart::NEW);
