@@ -56,7 +56,6 @@ pub struct Local(Rc<State>);
 pub(crate) struct State {
     pub(crate) shard: ShardIndex,
     pub(crate) shard_count: u16,
-    pub(crate) request_ports: RefCell<Vec<u16>>,
     pub(crate) now: Cell<Instant>,
     /// The deadline of the request on whose behalf code runs right now; calls inherit it.
     deadline: Cell<Option<Instant>>,
@@ -175,12 +174,6 @@ impl Local {
         self.0.shard_count
     }
 
-    /// The ports on which each shard takes requests, besides the one that they share; empty if there are
-    /// none.
-    pub fn request_ports(&self) -> Vec<u16> {
-        self.0.request_ports.borrow().clone()
-    }
-
     /// The deadline of the request on whose behalf the caller runs; calls made now inherit it.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline.get()
@@ -235,7 +228,6 @@ impl Local {
         Local(Rc::new(State {
             shard,
             shard_count,
-            request_ports: RefCell::default(),
             now: Cell::new(now),
             deadline: Cell::new(None),
             commands: RefCell::default(),

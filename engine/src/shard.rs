@@ -228,7 +228,6 @@ impl Shard {
     /// Says how the shards are reached: by peers, who are told `map`, and by this shard, which wakes
     /// the others through their parkers.
     pub fn set_peers(&mut self, map: ShardMap, parkers: Vec<Arc<Parker>>) {
-        *self.local.state().request_ports.borrow_mut() = map.ports.clone();
         self.peers.shard_map = map;
         self.parkers = parkers;
     }

@@ -25,7 +25,6 @@
 
 pub mod backup;
 pub mod checkpoint;
-pub mod client;
 pub mod command;
 pub mod disk;
 pub mod effect;

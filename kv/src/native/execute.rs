@@ -68,7 +68,7 @@ fn answered_before(
     operations: usize,
     out: &mut Vec<u8>,
 ) -> Option<Status> {
-    let session = head.session?.id;
+    let session = head.session?;
     let sessions = keys.partition.sessions_mut();
     sessions.touch(session, keys.now_ms);
     let has_room = sessions.has_room(result_bytes(operations));
@@ -232,7 +232,7 @@ fn remember(keys: &mut Keyspace<'_>, head: WriteHead, status: Status, out: &mut 
 
 fn request(head: WriteHead, status: Status, result: &[u8]) -> EffectRef<'_> {
     EffectRef::Request(RequestRef {
-        session: head.session.expect("asked for requests of a session alone").id,
+        session: head.session.expect("asked for requests of a session alone"),
         number: head.number,
         first_unanswered: head.first_unanswered,
         status: status.0,

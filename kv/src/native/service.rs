@@ -2,8 +2,8 @@
 
 use super::execute::{check_distinct, execute};
 use super::wire::{
-    Action, Condition, Got, Info, Malformed, OPERATIONS_MAX, Operation, SCAN_ENTRIES_MAX,
-    SESSION_TOKEN_BYTES, Scan, Scanned, SessionToken, ShardInfo, WriteHead, status,
+    self, Action, Condition, Got, Info, Malformed, OPERATIONS_MAX, Operation, SCAN_ENTRIES_MAX,
+    Scan, Scanned, VERSION_BYTES, WriteHead, encode_version, status,
 };
 use crate::effect::{EffectRef, SessionId};
 use crate::partition::Version;
@@ -188,9 +188,6 @@ impl Native {
         let Ok(head) = WriteHead::decode(&mut payload) else {
             return reply.fail(Status::MALFORMED, "the request ends before it should");
         };
-        if head.session.is_some_and(|session| session != self.token(session.id)) {
-            return reply.fail(status::NO_SESSION, "the session is one of another store");
-        }
         let is_repeat = request.head().repeat;
         if takes == Takes::Batch {
             return match operations(payload) {
@@ -277,35 +274,27 @@ impl Native {
         };
         let lifetime_ms = lifetime_ms.clamp(1, LIFETIME_MS_MAX);
         let full = |store: &Store, place: usize| store.partitions()[place].sessions().is_full();
-        let answer = |version: Version, out: &mut Vec<u8>| {
-            let Version { epoch, index } = version;
-            self.token(SessionId { epoch, index }).encode(out);
-        };
-        self.order(partition, EffectRef::OpenSession { lifetime_ms }, full, answer, reply)
+        self.order(partition, EffectRef::OpenSession { lifetime_ms }, full, reply)
     }
 
     fn close_session(&self, request: &Request<'_>, reply: Reply<'_>) -> Answered {
-        let token = |bytes: [u8; SESSION_TOKEN_BYTES]| {
-            SessionToken::decode(&mut &bytes[..]).expect("as many bytes as it has")
+        let id = |bytes: [u8; VERSION_BYTES]| {
+            wire::decode_version(&mut &bytes[..]).expect("as many bytes as it has")
         };
-        let Some((partition, token)) = partition_and(request.payload(), token) else {
+        let Some((partition, Version { epoch, index })) = partition_and(request.payload(), id)
+        else {
             return reply.fail(Status::MALFORMED, "a partition and a session");
         };
-        if token != self.token(token.id) {
-            return reply.fail(status::NO_SESSION, "the session is one of another store");
-        }
-        let session = token.id;
-        let close = EffectRef::CloseSession { session };
-        self.order(partition, close, |_, _| false, |_, _| {}, reply)
+        let session = SessionId { epoch, index };
+        self.order(partition, EffectRef::CloseSession { session }, |_, _| false, reply)
     }
 
-    /// Orders an entry that is about sessions; `answer` makes the answer of its version.
+    /// Orders an entry that is about sessions; answers its version.
     fn order(
         &self,
         partition: u16,
         effect: EffectRef<'_>,
         is_full: impl FnOnce(&Store, usize) -> bool,
-        answer: impl FnOnce(Version, &mut Vec<u8>),
         reply: Reply<'_>,
     ) -> Answered {
         let mut store = self.store.borrow_mut();
@@ -322,7 +311,7 @@ impl Native {
             Ok(version) => {
                 let mut out = self.scratch.borrow_mut();
                 out.clear();
-                answer(version, &mut out);
+                encode_version(version, &mut out);
                 self.answer(reply, (place, keys.gate()), Status::OK, &out)
             }
             Err(error) => reply.fail(status::NOT_WRITABLE, &error.0),
@@ -332,20 +321,12 @@ impl Native {
     fn info(&self, _: &Request<'_>, reply: Reply<'_>) -> Answered {
         let store = self.store.borrow();
         let (partitions, shards) = (store.config().partitions, store.config().shards);
-        let ports = self.local.request_ports();
-        let describe = |shard: u16| ShardInfo {
-            first: partitions.of_shard(ShardIndex(shard), shards).start,
-            port: ports.get(usize::from(shard)).copied().unwrap_or(0),
-        };
-        let shards = (0..shards).map(describe).collect();
-        let info = Info { store: self.id.get(), partitions: partitions.count(), shards };
+        let first = |shard| partitions.of_shard(ShardIndex(shard), shards).start;
+        let firsts = (0..shards).map(first).collect();
+        let info = Info { store: self.id.get(), partitions: partitions.count(), firsts };
         let mut out = Vec::new();
         info.encode(&mut out);
         reply.answer(Status::OK, Payload::Copied(&out))
-    }
-
-    fn token(&self, id: SessionId) -> SessionToken {
-        SessionToken::new(&self.id.get(), id)
     }
 
     /// Answers now, or when the entry that it depends on has committed.

@@ -78,32 +78,21 @@ pub const SCAN_ENTRIES_MAX: u32 = 1_000;
 /// The bytes of a version: epoch u32, index u64.
 pub const VERSION_BYTES: usize = 12;
 
-/// A session, as clients name it: `epoch u32 │ index u64 │ store u64`.
+/// What each request that writes begins with.
 ///
-/// The last is the beginning of [`Info::store`]: a session of another store is none of this one's, whatever
-/// its number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SessionToken {
-    /// The entry that opened it.
-    pub id: SessionId,
-    /// In which store.
-    pub store: u64,
-}
-
-/// The bytes of a [`SessionToken`].
-pub const SESSION_TOKEN_BYTES: usize = 20;
-
-/// What each request that writes begins with: `session │ number u64 │ first unanswered u64`. All zero: it is of
-/// no session.
+/// `epoch u32 │ index u64 │ number u64 │ first unanswered u64`; all zero: it is of no session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WriteHead {
     /// The session; `None`: a repetition would be executed again.
-    pub session: Option<SessionToken>,
+    pub session: Option<SessionId>,
     /// The number of the request in it.
     pub number: u64,
     /// The first number whose answer the client has not seen.
     pub first_unanswered: u64,
 }
+
+/// The bytes of a [`WriteHead`].
+pub const WRITE_HEAD_BYTES: usize = 28;
 
 /// When an operation is carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -189,39 +178,14 @@ impl std::error::Error for Malformed {}
 
 const CUT_SHORT: Malformed = Malformed("the request ends before it should");
 
-impl SessionToken {
-    /// Of no session: its epoch is none.
-    const NONE: Self = SessionToken { id: SessionId { epoch: 0, index: 0 }, store: 0 };
-
-    /// Of a session of the store with this id.
-    pub fn new(store: &[u8; 16], id: SessionId) -> Self {
-        let beginning = store.first_chunk().expect("sixteen bytes begin with eight");
-        SessionToken { id, store: u64::from_le_bytes(*beginning) }
-    }
-
-    /// Appends it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.id.epoch.to_le_bytes());
-        out.extend_from_slice(&self.id.index.to_le_bytes());
-        out.extend_from_slice(&self.store.to_le_bytes());
-    }
-
-    /// Takes it off the front.
-    ///
-    /// # Errors
-    /// If the bytes end before it does.
-    pub fn decode(from: &mut &[u8]) -> Result<Self, Malformed> {
-        let id = SessionId { epoch: take_u32(from)?, index: take_u64(from)? };
-        Ok(SessionToken { id, store: take_u64(from)? })
-    }
-}
-
 impl WriteHead {
     /// Appends it.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        self.session.unwrap_or(SessionToken::NONE).encode(out);
-        out.extend_from_slice(&self.number.to_le_bytes());
-        out.extend_from_slice(&self.first_unanswered.to_le_bytes());
+        let session = self.session.unwrap_or(SessionId { epoch: 0, index: 0 });
+        out.extend_from_slice(&session.epoch.to_le_bytes());
+        for word in [session.index, self.number, self.first_unanswered] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
     }
 
     /// Takes it off the front.
@@ -230,7 +194,8 @@ impl WriteHead {
     /// If the bytes end before it does.
     #[inline]
     pub fn decode(from: &mut &[u8]) -> Result<Self, Malformed> {
-        let session = Some(SessionToken::decode(from)?).filter(|it| *it != SessionToken::NONE);
+        let id = SessionId { epoch: take_u32(from)?, index: take_u64(from)? };
+        let session = (id.epoch != 0 || id.index != 0).then_some(id);
         Ok(WriteHead { session, number: take_u64(from)?, first_unanswered: take_u64(from)? })
     }
 }
@@ -486,7 +451,7 @@ impl<'a> Scanned<'a> {
 }
 
 /// What a store is: `store 16 bytes │ partitions u16 │ shards u16`, then of each shard the number of its first
-/// partition and the port where it takes requests, u16 each. It has the partitions up to the next one's.
+/// partition, u16; it has those up to the next one's.
 ///
 /// The id is another one whenever sessions of before are not known any more: that of a data directory, or
 /// one of the process if nothing outlives it.
@@ -496,17 +461,8 @@ pub struct Info {
     pub store: [u8; 16],
     /// How many partitions it has.
     pub partitions: u16,
-    /// By shard.
-    pub shards: Vec<ShardInfo>,
-}
-
-/// What there is to know of a shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShardInfo {
-    /// Its first partition.
-    pub first: u16,
-    /// Its port; 0: it has none of its own.
-    pub port: u16,
+    /// The first partition of each shard.
+    pub firsts: Vec<u16>,
 }
 
 impl Info {
@@ -514,11 +470,8 @@ impl Info {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.store);
         out.extend_from_slice(&self.partitions.to_le_bytes());
-        out.extend_from_slice(&(self.shards.len() as u16).to_le_bytes());
-        for ShardInfo { first, port } in &self.shards {
-            out.extend_from_slice(&first.to_le_bytes());
-            out.extend_from_slice(&port.to_le_bytes());
-        }
+        out.extend_from_slice(&(self.firsts.len() as u16).to_le_bytes());
+        self.firsts.iter().for_each(|first| out.extend_from_slice(&first.to_le_bytes()));
     }
 
     /// Reads it.
@@ -528,21 +481,18 @@ impl Info {
     pub fn decode(mut from: &[u8]) -> Result<Self, Malformed> {
         let store = take(&mut from)?;
         let partitions = u16::from_le_bytes(take(&mut from)?);
-        let count = u16::from_le_bytes(take(&mut from)?);
-        let mut shards = Vec::new();
-        for _ in 0..count {
-            let first = u16::from_le_bytes(take(&mut from)?);
-            shards.push(ShardInfo { first, port: u16::from_le_bytes(take(&mut from)?) });
-        }
-        if partitions == 0 || shards.is_empty() {
+        let shards = u16::from_le_bytes(take(&mut from)?);
+        let first = |_| Ok(u16::from_le_bytes(take(&mut from)?));
+        let firsts = (0..shards).map(first).collect::<Result<Vec<u16>, Malformed>>()?;
+        if partitions == 0 || firsts.is_empty() {
             return Err(Malformed("a store has partitions and shards"));
         }
-        Ok(Info { store, partitions, shards })
+        Ok(Info { store, partitions, firsts })
     }
 
     /// The shard that has a partition.
     pub fn shard_of(&self, partition: u16) -> u16 {
-        self.shards.partition_point(|shard| shard.first <= partition).saturating_sub(1) as u16
+        self.firsts.partition_point(|first| *first <= partition).saturating_sub(1) as u16
     }
 }
 
