@@ -15,7 +15,7 @@
 //! | 5 splice | offset u32, key length u16, bytes length u32, key, bytes |
 //! | 6 clear | nothing |
 //! | 7 no-op | nothing |
-//! | 8 session opened | lifetime in milliseconds u64 |
+//! | 8 session opened | expiry u64 |
 //! | 9 session closed | session: epoch u32, index u64 |
 //! | 10 request | session as in 9; number u64, first unanswered u64, status u16, length u32, result |
 //!
@@ -64,8 +64,8 @@ pub enum EffectRef<'a> {
     NoOp,
     /// A session begins; its id is this entry's (epoch, index).
     OpenSession {
-        /// It ends when it was not used for so long, in milliseconds.
-        lifetime_ms: u64,
+        /// Unix milliseconds, unless it is used before.
+        expires_at: u64,
     },
     /// A session ends: its numbers are forgotten.
     CloseSession {
@@ -205,9 +205,9 @@ impl<'a> EffectRef<'a> {
             }
             EffectRef::Clear => out.push(kind::CLEAR),
             EffectRef::NoOp => out.push(kind::NO_OP),
-            EffectRef::OpenSession { lifetime_ms } => {
+            EffectRef::OpenSession { expires_at } => {
                 out.push(kind::OPEN_SESSION);
-                out.extend_from_slice(&lifetime_ms.to_le_bytes());
+                out.extend_from_slice(&expires_at.to_le_bytes());
             }
             EffectRef::CloseSession { session } => {
                 out.push(kind::CLOSE_SESSION);
@@ -256,7 +256,7 @@ impl<'a> EffectRef<'a> {
             kind::CLEAR => EffectRef::Clear,
             kind::NO_OP => EffectRef::NoOp,
             kind::OPEN_SESSION => {
-                EffectRef::OpenSession { lifetime_ms: u64::from_le_bytes(take(&mut rest)?) }
+                EffectRef::OpenSession { expires_at: u64::from_le_bytes(take(&mut rest)?) }
             }
             kind::CLOSE_SESSION => {
                 EffectRef::CloseSession { session: SessionId::decode(&mut rest)? }
@@ -352,7 +352,7 @@ mod tests {
             EffectRef::Splice { key: b"k", offset: 9, bytes: b"more" },
             EffectRef::Clear,
             EffectRef::NoOp,
-            EffectRef::OpenSession { lifetime_ms: 5 },
+            EffectRef::OpenSession { expires_at: 5 },
             EffectRef::CloseSession { session: SESSION },
             EffectRef::Request(RequestRef {
                 session: SESSION,

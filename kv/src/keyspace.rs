@@ -35,18 +35,6 @@ impl Keyspace<'_> {
         self.gate
     }
 
-    /// The version that the next entry will have.
-    pub fn next_version(&self) -> Version {
-        Version { epoch: self.partition.epoch(), index: self.partition.received() + 1 }
-    }
-
-    /// The answer may be given when this entry has committed.
-    pub fn depends_on(&mut self, index: u64) {
-        if self.partition.committed() < index {
-            self.gate = self.gate.max(Some(index));
-        }
-    }
-
     /// A key, ready to be looked up.
     ///
     /// # Errors
@@ -75,16 +63,10 @@ impl Keyspace<'_> {
     /// What a key holds. One that has expired is deleted, and holds nothing.
     #[inline]
     pub fn get(&mut self, key: &Key<'_>) -> Option<Found<'_>> {
-        self.get_gated(key).0
-    }
-
-    /// The same, and what [`Keyspace::gate`] is then.
-    #[inline]
-    pub fn get_gated(&mut self, key: &Key<'_>) -> (Option<Found<'_>>, Option<u64>) {
         if self.partition.has_expiring() && self.has_expired(key) {
             self.common.counters.misses += 1;
             self.end_expired(key);
-            return (None, self.gate);
+            return None;
         }
         if self.common.notes_use {
             self.partition.note_use(&mut self.common.memory, key.hash, key.bytes);
@@ -96,7 +78,7 @@ impl Keyspace<'_> {
             Some(_) => self.common.counters.hits += 1,
             None => self.common.counters.misses += 1,
         }
-        (found, self.gate)
+        found
     }
 
     /// Sets a key. Returns its version.
@@ -158,7 +140,9 @@ impl Keyspace<'_> {
 
     #[inline]
     fn ordered(&mut self, index: u64) -> Version {
-        self.depends_on(index);
+        if self.partition.committed() < index {
+            self.gate = self.gate.max(Some(index));
+        }
         Version { epoch: self.partition.epoch(), index }
     }
 

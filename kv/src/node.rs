@@ -17,7 +17,6 @@ use crate::evict::Eviction;
 use crate::log::batch::{LogWriter, WriterConfig};
 use crate::log::manifest::Manifest;
 use crate::log::{LogIdentity, LogStart};
-use crate::native::service::Native;
 use crate::redis::Redis;
 use crate::redis::server::Server;
 use crate::slot::Partitions;
@@ -67,9 +66,7 @@ pub struct NodeConfig {
 
 /// The handlers and the application of one shard.
 pub fn router(local: &Local, config: &NodeConfig) -> Router {
-    let node = Node::new(local, config.clone());
-    let native = node.native.clone();
-    native.methods(Router::new().application(node))
+    Router::new().application(Node::new(local, config.clone()))
 }
 
 /// See the module page.
@@ -77,7 +74,6 @@ struct Node {
     local: Local,
     config: NodeConfig,
     redis: Redis,
-    native: Rc<Native>,
     store: Rc<RefCell<Store>>,
     /// On the first shard: what former starts have left.
     former: Option<FormerStarts>,
@@ -98,15 +94,11 @@ impl Node {
         let store = Rc::new(RefCell::new(empty(local, &config, 0, EPOCH_IN_MEMORY, None)));
         let clock = config.clock.clone();
         let server = config.server.clone();
-        let redis = Redis::new(local, server.clone(), store.clone(), move || clock());
-        let clock = config.clock.clone();
-        let serving = redis.serving();
-        let native = Native::new(local, store.clone(), serving, server, move || clock());
+        let redis = Redis::new(local, server, store.clone(), move || clock());
         Node {
             local: local.clone(),
             config,
             redis,
-            native,
             store,
             former: None,
             has_failed: false,
@@ -151,7 +143,6 @@ impl Node {
     fn recover(&self, data: DataDirectory) {
         let (local, config) = (self.local.clone(), self.config.clone());
         let (store, serving) = (self.store.clone(), self.redis.serving());
-        self.native.set_id(data.identity.directory.0);
         let recovering = async move {
             let partitions = Partitions::new(data.identity.partitions);
             let mut recovered_store =
@@ -202,7 +193,6 @@ impl Application for Node {
         match &self.config.directory {
             None => {
                 keep_up(&self.local, self.store.clone(), self.config.clock.clone());
-                self.native.set_id(self.config.server.process_id());
                 self.redis.serving().set(true);
                 (self.config.on_ready)(self.local.shard(), Recovered::default());
             }
@@ -245,7 +235,6 @@ impl Application for Node {
 
     fn turn_ended(&mut self, streams: &mut Streams) {
         self.redis.turn_ended(streams);
-        self.native.release_answers();
         let failure = self.store.borrow().log_failure().map(ToString::to_string);
         if let Some(failure) = failure {
             self.fail(failure);

@@ -16,7 +16,6 @@ use crate::checkpoint::walk::Walk;
 use crate::effect::{self, EffectError, EffectRef};
 use crate::in_flight::InFlight;
 use crate::memory::Memory;
-use crate::session::Sessions;
 use crate::slot::Partition as PartitionId;
 use crate::table::{Arena, HashSeed, KeyHash, NewEntry, NewValue, Table};
 
@@ -31,8 +30,6 @@ pub struct Partition {
     committed: u64,
     in_flight: InFlight,
     table: Table,
-    /// As of the last entry that was ordered: see [`crate::session`].
-    sessions: Sessions,
     /// Checkpoints and backups that go through it: rarely one, hardly ever two.
     walks: Vec<(WalkKey, Walk)>,
 }
@@ -71,7 +68,6 @@ impl Partition {
             committed: 0,
             in_flight: InFlight::default(),
             table: Table::default(),
-            sessions: Sessions::default(),
             walks: Vec::new(),
         }
     }
@@ -106,16 +102,6 @@ impl Partition {
         &mut self.table
     }
 
-    /// Its sessions, as of the last entry that was ordered.
-    pub fn sessions(&self) -> &Sessions {
-        &self.sessions
-    }
-
-    /// The same, for what is no write: notes of use.
-    pub fn sessions_mut(&mut self) -> &mut Sessions {
-        &mut self.sessions
-    }
-
     /// True if some key has an expiry, or may get one.
     #[inline]
     pub fn has_expiring(&self) -> bool {
@@ -147,8 +133,6 @@ impl Partition {
     pub fn order(&mut self, seed: &HashSeed, effects: &[EffectRef<'_>]) -> u64 {
         self.received += 1;
         self.in_flight.push(self.received, effects, |key| KeyHash::of(seed, key));
-        let entry = (self.epoch(), self.received);
-        effects.iter().for_each(|effect| self.sessions.apply(entry, effect));
         self.received
     }
 
@@ -161,7 +145,6 @@ impl Partition {
         for effect in effects {
             let place = (&mut self.table, &mut self.walks);
             apply(place, memory, self.id, self.received, effect);
-            self.sessions.apply((self.epochs.current(), self.received), effect);
         }
         self.received
     }
@@ -198,18 +181,11 @@ impl Partition {
     ) -> Result<(), EffectError> {
         self.epochs.begin(epoch, index);
         for effect in effect::effects(payload) {
-            let effect = effect?;
             let place = (&mut self.table, &mut self.walks);
-            apply(place, memory, self.id, index, &effect);
-            self.sessions.apply((epoch, index), &effect);
+            apply(place, memory, self.id, index, &effect?);
         }
         (self.received, self.committed) = (index, index);
         Ok(())
-    }
-
-    /// The version of which an entry of its is.
-    pub fn version(&self, index: u64) -> Version {
-        Version { epoch: self.epochs.of(index), index }
     }
 
     /// Its epochs: the first index of each, and its number.
@@ -253,7 +229,6 @@ impl Partition {
     pub fn restore_begins(&mut self, memory: &mut Memory, epochs: Vec<(u64, u32)>) {
         self.restore_is_void(memory);
         self.epochs = Epochs { begun: epochs };
-        self.sessions = Sessions::default();
     }
 
     /// What was taken in so far of a checkpoint does not count.
@@ -264,11 +239,6 @@ impl Partition {
     /// An entry of a checkpoint.
     pub fn restore(&mut self, memory: &mut Memory, index: u64, effect: &EffectRef<'_>) {
         apply((&mut self.table, &mut Vec::new()), memory, self.id, index, effect);
-    }
-
-    /// The sessions of a checkpoint.
-    pub fn restore_sessions(&mut self, sessions: Sessions) {
-        self.sessions = sessions;
     }
 
     /// The checkpoint is complete, as of this index.
@@ -283,7 +253,8 @@ impl Partition {
 
     fn settled<'a>(&'a self, arena: &'a Arena, hash: KeyHash, key: &[u8]) -> Option<Found<'a>> {
         let entry = self.table.get(arena, hash, key)?;
-        let version = self.version(entry.index());
+        let index = entry.index();
+        let version = Version { epoch: self.epochs.of(index), index };
         Some(Found { value: entry.value().bytes(), version, expires_at: entry.expires_at() })
     }
 

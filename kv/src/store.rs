@@ -11,7 +11,6 @@ use crate::log::batch::{Action, AppendError, LogWriter, Stopped};
 use crate::log::segment::Segment;
 use crate::memory::Memory;
 use crate::partition::Partition;
-use crate::session::Sessions;
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX};
@@ -234,13 +233,6 @@ impl Store {
         }
     }
 
-    /// Its sessions.
-    pub fn restore_sessions(&mut self, partition: u16, sessions: Sessions) {
-        if let Some((partition, _)) = self.restored(partition) {
-            partition.restore_sessions(sessions);
-        }
-    }
-
     /// What has come of it does not count.
     pub fn restore_is_void(&mut self, partition: u16) {
         if let Some((partition, memory)) = self.restored(partition) {
@@ -405,22 +397,6 @@ impl Store {
         self.partitions
             .place_of(slot)
             .map_err(|elsewhere| shard_of(elsewhere, self.config.partitions, self.config.shards))
-    }
-
-    /// The place of a partition among this shard's, by its number.
-    ///
-    /// # Errors
-    /// The shard that has it; `None`: there is no such partition.
-    pub fn place_of_partition(&self, number: u16) -> Result<usize, Option<ShardIndex>> {
-        let all = self.config.partitions;
-        let own = &self.partitions.numbers;
-        match number {
-            _ if own.contains(&number) => Ok(usize::from(number - own.start)),
-            _ if number < all.count() => {
-                Err(Some(shard_of(PartitionId(number), all, self.config.shards)))
-            }
-            _ => Err(None),
-        }
     }
 
     /// The keys of one partition, by its place, for a command.

@@ -4,7 +4,6 @@
 //! Each step is bounded by what it looks at, so that it takes some tens of microseconds; between two of
 //! them requests are served.
 
-use crate::effect::EffectRef;
 use crate::slot::Slot;
 use crate::store::Store;
 
@@ -29,9 +28,6 @@ const BURIED: usize = 1_024;
 
 /// Entries that a step moves out of sparse pages.
 const MOVED: usize = 64;
-
-/// Sessions of a partition that a step ends.
-const SESSIONS_ENDED: usize = 16;
 
 /// From one round of sweeps to the next, in milliseconds, if it found little: what has expired is hidden
 /// anyway, a round is about memory alone.
@@ -89,10 +85,7 @@ impl Upkeep {
             let looked = swept.looked.max(1);
             self.looked += looked;
             left = left.saturating_sub(looked);
-            if swept.round_ended {
-                store.end_sessions(self.sweeping, now_ms);
-                self.sweeping += 1;
-            }
+            self.sweeping += usize::from(swept.round_ended);
         }
         self.expired += keys.len();
         for key in &keys {
@@ -110,19 +103,6 @@ impl Upkeep {
 }
 
 impl Store {
-    /// Ends the sessions of a partition that were not used for as long as they live, some at a time.
-    fn end_sessions(&mut self, place: usize, now_ms: u64) {
-        for _ in 0..SESSIONS_ENDED {
-            let session = self.parts().0.at(place).sessions_mut().next_to_end(now_ms);
-            let Some(session) = session else { return };
-            let ended =
-                self.keyspace(place, now_ms).write_all(&[EffectRef::CloseSession { session }]);
-            if ended.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Ends a key that has expired.
     fn expire(&mut self, key: &[u8], now_ms: u64) {
         let Ok(place) = self.place_of(Slot::of(key)) else { return };

@@ -1,7 +1,7 @@
 //! What a checkpoint's file is made of: frames, each with its checksum, chained to the one before.
 //!
 //! ```text
-//! file    start │ begin p │ sessions │ entries … │ end p │ begin q │ entries … │ end q │ … │ finish │ zeros
+//! file    start │ begin p │ entries … │ end p │ begin q │ entries … │ end q │ … │ finish │ zeros
 //! ```
 //!
 //! A frame, little-endian:
@@ -20,7 +20,6 @@
 //! |---|---|
 //! | start | `catenchk`, version u32 (1), shard u32, directory 16 bytes, incarnation u64, number u64 |
 //! | begin | as of which index u64, how many epochs u32, then of each: first index u64, epoch u32 |
-//! | sessions | right behind begin, if there are any: see [`crate::session::Sessions::encode`] |
 //! | entries | any number of: index u64, a put as in the log |
 //! | restart | nothing: all entries of the partition since its begin are void, and another begin follows |
 //! | end | how many entries u64 |

@@ -4,7 +4,6 @@ use super::format::{self, Decoded, Frame, FrameError, Kind};
 use super::write::{MAGIC, VERSION};
 use crate::effect::EffectRef;
 use crate::log::LogIdentity;
-use crate::session::Sessions;
 use crate::store::Store;
 
 /// Reads one checkpoint, in pieces.
@@ -89,12 +88,6 @@ impl Reader {
             (Phase::In { partition, as_of, count }, Kind::Entries) => {
                 let came = restore(store, partition, as_of, &mut payload)?;
                 Phase::In { partition, as_of, count: count + came }
-            }
-            (Phase::In { partition, as_of, count: 0 }, Kind::Sessions) => {
-                let sessions = Sessions::decode(payload).ok_or(FrameError::Payload)?;
-                store.restore_sessions(partition, sessions);
-                payload = &[];
-                Phase::In { partition, as_of, count: 0 }
             }
             (Phase::In { partition, .. }, Kind::Restart) => {
                 store.restore_is_void(partition);

@@ -24,16 +24,6 @@ pub struct Writer {
     crc: u32,
     partitions: u32,
     entries: u64,
-    what: What,
-}
-
-/// What is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum What {
-    /// All that the log before it says: keys and sessions.
-    Checkpoint,
-    /// Keys alone. What is made of a backup is another store, of which no session knows.
-    Backup,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,8 +36,8 @@ enum Phase {
 
 impl Writer {
     /// At its beginning.
-    pub fn new(what: What) -> Self {
-        Writer { place: 0, phase: Phase::Start, crc: 0, partitions: 0, entries: 0, what }
+    pub fn new() -> Self {
+        Writer { place: 0, phase: Phase::Start, crc: 0, partitions: 0, entries: 0 }
     }
 
     /// The checksum of the last frame: of all of them, since they are chained.
@@ -103,11 +93,7 @@ impl Writer {
             return;
         };
         let key = partition.begin_walk();
-        let id = partition.id().0;
-        self.frame(out, Kind::Begin, id, |out| describe(out, partition));
-        if self.what == What::Checkpoint && !partition.sessions().is_empty() {
-            self.frame(out, Kind::Sessions, id, |out| partition.sessions().encode(out));
-        }
+        self.frame(out, Kind::Begin, partition.id().0, |out| describe(out, partition));
         self.phase = Phase::Walking(key);
     }
 
@@ -147,6 +133,12 @@ impl Writer {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         self.crc = format::encode(out, self.crc, kind, partition, write);
+    }
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Writer::new()
     }
 }
 

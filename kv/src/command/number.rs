@@ -31,7 +31,6 @@ pub fn integer(text: &[u8]) -> Result<i64, Error> {
 }
 
 /// The decimal digits of an integer, without an allocation.
-#[derive(Clone, Copy, Debug)]
 pub struct Digits {
     bytes: [u8; 20],
     start: usize,

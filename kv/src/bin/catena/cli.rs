@@ -132,10 +132,6 @@ pub struct ServeArgs {
     /// So many shards, each on a CPU of its own, the first that may be used.
     #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
     pub shards: Option<u32>,
-    /// Serves the native service, by the engine's own protocol, there too: a port of 127.0.0.1, or
-    /// ADDRESS:PORT. Each shard gets another port of its own, which the system picks and clients are told.
-    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
-    pub rpc_listen: Option<SocketAddr>,
     /// The first line of this file is what clients have to say with AUTH before they may do anything.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,

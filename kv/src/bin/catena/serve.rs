@@ -47,11 +47,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let redis = Arc::new(facts(args)?);
     let ready = Arc::<AtomicUsize>::default();
     let config = node_config(args, shards, &redis, &told);
-    let mut builder = Server::builder();
-    if let Some(address) = args.rpc_listen {
-        builder = builder.listen(address);
-    }
-    let server = builder
+    let server = Server::builder()
         .listen_streams(args.listen, (args.shard_ports > 0).then_some(args.shard_ports))
         .cores(cores)
         .driver(args.driver)
@@ -128,11 +124,6 @@ fn say(server: &Server, args: &ServeArgs, admin: Option<&Admin>) -> Result<(), F
             lines.push(format!("data in {}, durability {}", dir.display(), args.durability))
         }
         None => lines.push("no --dir: nothing outlives this process".to_owned()),
-    }
-    if let Some(address) = server.address() {
-        let own = server.shard_addresses().iter().map(|own| own.port().to_string());
-        let own = own.collect::<Vec<_>>().join(", ");
-        lines.push(format!("native service on {address}, its shards on ports {own}"));
     }
     if let Some(admin) = admin {
         lines.push(format!("metrics on http://{}{}", admin.address(), admin::METRICS));
