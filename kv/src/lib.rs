@@ -16,7 +16,7 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`log`], [`store`], [`upkeep`] | bytes, instants |
+//! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`], [`upkeep`] | bytes, instants |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
 //! | start | [`node`] | all of these |
@@ -38,6 +38,7 @@ pub mod node;
 pub mod partition;
 pub mod redis;
 pub mod resp;
+pub mod session;
 pub mod slot;
 mod slot_counts;
 pub mod store;
