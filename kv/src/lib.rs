@@ -18,6 +18,7 @@
 //! |---|---|---|
 //! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`], [`upkeep`] | bytes, instants |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
+//! | protocol | [`native`], [`keyspace`] | the engine's requests |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
 //! | start | [`node`] | all of these |
 
@@ -34,6 +35,7 @@ pub mod keyspace;
 pub mod limits;
 pub mod log;
 pub mod memory;
+pub mod native;
 pub mod node;
 pub mod partition;
 pub mod redis;

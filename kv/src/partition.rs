@@ -214,6 +214,11 @@ impl Partition {
         Ok(())
     }
 
+    /// The version that the entry `index` has written.
+    pub fn version_of(&self, index: u64) -> Version {
+        Version { epoch: self.epochs.of(index), index }
+    }
+
     /// Its epochs: the first index of each, and its number.
     pub fn epochs(&self) -> &[(u64, u32)] {
         &self.epochs.begun
@@ -295,7 +300,7 @@ impl Partition {
     fn settled<'a>(&'a self, arena: &'a Arena, hash: KeyHash, key: &[u8]) -> Option<Found<'a>> {
         let entry = self.table.get(arena, hash, key)?;
         let index = entry.index();
-        let version = Version { epoch: self.epochs.of(index), index };
+        let version = self.version_of(index);
         Some(Found { value: entry.value().bytes(), version, expires_at: entry.expires_at() })
     }
 
