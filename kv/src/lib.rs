@@ -26,6 +26,7 @@
 
 pub mod backup;
 pub mod checkpoint;
+pub mod client;
 pub mod command;
 pub mod disk;
 pub mod effect;

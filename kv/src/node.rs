@@ -86,16 +86,16 @@ struct Node {
     settles: bool,
 }
 
-/// The epoch of a store that keeps nothing: there is but one.
-const EPOCH_IN_MEMORY: u32 = 1;
-
 /// How large a batch may become while the one before it is on its way to the disk, in bytes. Clients are
 /// held long before.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
 impl Node {
     fn new(local: &Local, config: NodeConfig) -> Self {
-        let store = Rc::new(RefCell::new(empty(local, &config, 0, EPOCH_IN_MEMORY, None)));
+        // A store that keeps nothing has one epoch, and a process after it another: what clients remember of
+        // versions and sessions fits nothing there.
+        let epoch = (local.random() as u32).max(1);
+        let store = Rc::new(RefCell::new(empty(local, &config, 0, epoch, None)));
         let clock = config.clock.clone();
         let server = config.server.clone();
         let redis = Redis::new(local, server.clone(), store.clone(), move || clock());

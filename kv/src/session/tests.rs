@@ -237,7 +237,7 @@ fn a_checkpoint_brings_them_onto_another_number_of_shards() {
     while !writer.step(&mut one, (&log, 1), 10, &mut frames) {}
     for (shard, own) in [(0, 0..2), (1, 2..4)] {
         let mut half = store(shard, 2);
-        let taken = Reader::new(log.clone(), 1).take(&frames, &mut half);
+        let taken = Reader::new(log, 1).take(&frames, &mut half);
         assert!(matches!(taken, Ok(Taken::Finished { .. })), "{taken:?}");
         for partition in own {
             let [again, gone] =
