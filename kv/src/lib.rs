@@ -16,7 +16,8 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`], [`upkeep`] | bytes, instants |
+//! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`] | bytes, instants |
+//! | pure | [`upkeep`] | bytes, instants |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
 //! | protocol | [`native`], [`keyspace`] | the engine's requests |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |

@@ -107,6 +107,15 @@ fn crash(world: &mut World, server: &Engine) {
     world.run_for(Duration::from_secs(1));
 }
 
+/// Writes so much that the log's beginning is in a checkpoint alone.
+async fn fill_the_log(local: &Local, address: SocketAddr) {
+    let store = client::Client::new(local, address, client::Config::default());
+    for number in 0..100_u8 {
+        store.put(&[number], &[number; 1_000]).await.expect("it serves");
+    }
+    local.sleep(Duration::from_secs(2)).await;
+}
+
 fn numbered(session: SessionId, number: u64, first_unanswered: u64) -> Numbered {
     Numbered { session, number, first_unanswered }
 }
@@ -124,6 +133,7 @@ fn a_repetition_gets_the_first_answer_also_after_a_loss_of_power() {
             assert_eq!(first, second, "one answer for all copies");
             assert_eq!(first.0, Status::OK);
             assert_eq!(one.value().await.as_deref(), Some(&b"5"[..]));
+            fill_the_log(&local, address).await;
             (session, first)
         });
         crash(world, &server);

@@ -14,7 +14,8 @@
 //! // An engine that listens nowhere: somewhere for connections to live. From any async code, on any thread:
 //! let engine = Server::builder().cores(Cores::Unpinned(1)).start()?;
 //! let address = "127.0.0.1:7380".parse()?;
-//! let balance = engine.handle().run(ShardIndex(0), move |local| async move {
+//! let handle = engine.handle();
+//! let balance = handle.run(ShardIndex(0), move |local| async move {
 //!     let store = Client::new(&local, address, Config::default());
 //!     store.put(b"{7}name", b"Ada").await?;
 //!     let balance = store.add(b"{7}balance", 100).await?;
@@ -312,6 +313,8 @@ impl Next {
                 Status::WRONG_SHARD | Status::DRAINING => Next::Look,
                 Status::SHED | Status::UNAVAILABLE | Status::EXPIRED_IN_QUEUE => Next::Again,
                 status::WINDOW_FULL => Next::Again,
+                // That of a write is short; who reads will not do better by asking again.
+                Status::ANSWER_TOO_LARGE => Next::Refuse,
                 status::NO_SESSION | status::FORGOTTEN => Next::NoSession,
                 status if status.is_not_executed() => Next::Refuse,
                 status if status.0 >= Status::APPLICATION_FIRST => Next::Refuse,

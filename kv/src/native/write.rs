@@ -320,3 +320,89 @@ fn resolve(
         }
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::journal::Bell;
+    use crate::effect::SessionId;
+    use crate::evict::Eviction;
+    use crate::log::LogStart;
+    use crate::log::batch::{LogWriter, WriterConfig};
+    use crate::native::wire::Expiry;
+    use crate::slot::Partitions;
+    use crate::store::{Durability, StoreConfig};
+
+    const SESSION: SessionId = SessionId { epoch: 1, index: 1 };
+
+    /// A store whose log is never written: what was ordered stays in flight. It has a session.
+    fn store(durability: Durability) -> Store {
+        let partitions = Partitions::new(1).expect("a power of two");
+        let mut store = Store::in_memory(StoreConfig {
+            partitions,
+            shard: ShardIndex(0),
+            shards: 1,
+            hash_seed: 7,
+            epoch: 1,
+            value_bytes_max: 1 << 20,
+            memory_bytes_max: 1 << 20,
+            eviction: Eviction::None,
+        });
+        let config = WriterConfig {
+            segment_bytes: 1 << 20,
+            batch_bytes_max: 1 << 20,
+            partitions: partitions.count(),
+        };
+        store.begin_log(LogWriter::new(config, LogStart::NEW), Bell::default(), durability);
+        let opens = EffectRef::OpenSession { lifetime_ms: 1_000 };
+        store.keyspace(0, 1).write_all(&[opens]).expect("the log takes it");
+        store
+    }
+
+    fn ask(
+        store: &mut Store,
+        number: u64,
+        condition: Condition,
+        is_repeat: bool,
+    ) -> (Done, Vec<u8>) {
+        let action = Action::Put { value: b"value", expiry: Expiry::Never };
+        let change = Change { condition, key: b"key", action };
+        let numbered = Numbered { session: SESSION, number, first_unanswered: 0 };
+        let mut payload = Vec::new();
+        Write::encode(Some(numbered), &[change], &mut payload);
+        let request = Write::decode(&payload).expect("it was encoded");
+        let asked = Asked { is_repeat, now_ms: 1, now: Instant::ZERO, random: &|| 0 };
+        let mut answer = Vec::new();
+        (write(store, &request, &asked, &mut answer), answer)
+    }
+
+    #[test]
+    fn an_answer_waits_for_the_entry_that_it_tells_of() {
+        let mut store = store(Durability::Sync);
+        let (first, answer) = ask(&mut store, 0, Condition::None, false);
+        assert_eq!(first, Done { status: Status::OK, gate: Some((0, 2)) });
+        let again = ask(&mut store, 0, Condition::None, true);
+        assert_eq!(again, (first, answer), "it has met the entry of the first copy in flight");
+        let (failed, _) = ask(&mut store, 1, Condition::Absent, false);
+        let seen = Done { status: status::CONDITION_FAILED, gate: Some((0, 2)) };
+        assert_eq!(failed, seen, "a failure tells of the key that it has seen");
+        let (kept, _) = ask(&mut store, 1, Condition::Absent, true);
+        let logged = Done { status: status::CONDITION_FAILED, gate: Some((0, 3)) };
+        assert_eq!(kept, logged, "to a repetition it is an entry of its own");
+        let closes = EffectRef::CloseSession { session: SESSION };
+        store.keyspace(0, 1).write_all(&[closes]).expect("the log takes it");
+        let (refused, _) = ask(&mut store, 2, Condition::None, false);
+        let waits = Done { status: status::NO_SESSION, gate: Some((0, 4)) };
+        assert_eq!(refused, waits, "the end of the session is in flight");
+    }
+
+    #[test]
+    fn nothing_waits_where_writes_commit_at_once() {
+        let mut store = store(Durability::Batch);
+        for is_repeat in [false, true] {
+            let (done, answer) = ask(&mut store, 0, Condition::None, is_repeat);
+            assert_eq!(done, Done::now(Status::OK));
+            assert_eq!(answer[..12], [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], "version 1-2");
+        }
+    }
+}
