@@ -534,8 +534,8 @@ fn certain_only(error: Error, uncertain: Option<CallError>) -> Error {
     uncertain.map_or(error, Error::MaybeCommitted)
 }
 
-/// What a final answer says. That of a repetition is the answer to all copies if the store keeps it, and about
-/// this copy alone otherwise.
+/// What a final answer says: of all copies if the store keeps it for repetitions, otherwise of this one
+/// alone.
 fn failure(error: CallError, uncertain: Option<CallError>) -> Error {
     let CallError::Status { status, payload } = &error else {
         return certain_only(Error::Refused(error), uncertain);
