@@ -56,6 +56,7 @@ pub struct Local(Rc<State>);
 pub(crate) struct State {
     pub(crate) shard: ShardIndex,
     pub(crate) shard_count: u16,
+    pub(crate) shard_ports: RefCell<Vec<u16>>,
     pub(crate) now: Cell<Instant>,
     /// The deadline of the request on whose behalf code runs right now; calls inherit it.
     deadline: Cell<Option<Instant>>,
@@ -174,6 +175,11 @@ impl Local {
         self.0.shard_count
     }
 
+    /// The port of each shard's own, by index, on which requests reach it; empty: there are none.
+    pub fn shard_ports(&self) -> Vec<u16> {
+        self.0.shard_ports.borrow().clone()
+    }
+
     /// The deadline of the request on whose behalf the caller runs; calls made now inherit it.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline.get()
@@ -228,6 +234,7 @@ impl Local {
         Local(Rc::new(State {
             shard,
             shard_count,
+            shard_ports: RefCell::default(),
             now: Cell::new(now),
             deadline: Cell::new(None),
             commands: RefCell::default(),

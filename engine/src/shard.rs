@@ -228,6 +228,7 @@ impl Shard {
     /// Says how the shards are reached: by peers, who are told `map`, and by this shard, which wakes
     /// the others through their parkers.
     pub fn set_peers(&mut self, map: ShardMap, parkers: Vec<Arc<Parker>>) {
+        self.local.state().shard_ports.replace(map.ports.clone());
         self.peers.shard_map = map;
         self.parkers = parkers;
     }

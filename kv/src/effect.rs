@@ -15,7 +15,7 @@
 //! | 5 splice | offset u32, key length u16, bytes length u32, key, bytes |
 //! | 6 clear | nothing |
 //! | 7 no-op | nothing |
-//! | 8 session opened | expiry u64 |
+//! | 8 session opened | lifetime u64, in milliseconds: so long it stays when nobody uses it |
 //! | 9 session closed | session: epoch u32, index u64 |
 //! | 10 request | session as in 9; number u64, first unanswered u64, status u16, length u32, result |
 //!
@@ -64,8 +64,8 @@ pub enum EffectRef<'a> {
     NoOp,
     /// A session begins; its id is this entry's (epoch, index).
     OpenSession {
-        /// Unix milliseconds, unless it is used before.
-        expires_at: u64,
+        /// It is ended when it was not used for so many milliseconds.
+        lifetime_ms: u64,
     },
     /// A session ends: its numbers are forgotten.
     CloseSession {
@@ -148,6 +148,15 @@ impl<'a> EffectRef<'a> {
         }
     }
 
+    /// True if it is about a session, and about no key.
+    #[inline]
+    pub fn is_of_session(&self) -> bool {
+        matches!(
+            self,
+            EffectRef::OpenSession { .. } | EffectRef::CloseSession { .. } | EffectRef::Request(_)
+        )
+    }
+
     /// Its length in bytes as [`EffectRef::encode`] writes it.
     #[inline]
     pub fn encoded_bytes(&self) -> usize {
@@ -205,9 +214,9 @@ impl<'a> EffectRef<'a> {
             }
             EffectRef::Clear => out.push(kind::CLEAR),
             EffectRef::NoOp => out.push(kind::NO_OP),
-            EffectRef::OpenSession { expires_at } => {
+            EffectRef::OpenSession { lifetime_ms } => {
                 out.push(kind::OPEN_SESSION);
-                out.extend_from_slice(&expires_at.to_le_bytes());
+                out.extend_from_slice(&lifetime_ms.to_le_bytes());
             }
             EffectRef::CloseSession { session } => {
                 out.push(kind::CLOSE_SESSION);
@@ -256,7 +265,7 @@ impl<'a> EffectRef<'a> {
             kind::CLEAR => EffectRef::Clear,
             kind::NO_OP => EffectRef::NoOp,
             kind::OPEN_SESSION => {
-                EffectRef::OpenSession { expires_at: u64::from_le_bytes(take(&mut rest)?) }
+                EffectRef::OpenSession { lifetime_ms: u64::from_le_bytes(take(&mut rest)?) }
             }
             kind::CLOSE_SESSION => {
                 EffectRef::CloseSession { session: SessionId::decode(&mut rest)? }
@@ -293,12 +302,17 @@ pub fn effects(mut bytes: &[u8]) -> impl Iterator<Item = Result<EffectRef<'_>, E
 }
 
 impl SessionId {
-    fn encode(self, out: &mut Vec<u8>) {
+    /// Appends it, as effects and checkpoints have it.
+    pub fn encode(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.extend_from_slice(&self.index.to_le_bytes());
     }
 
-    fn decode(rest: &mut &[u8]) -> Result<Self, EffectError> {
+    /// Takes one off the front of `rest`.
+    ///
+    /// # Errors
+    /// If there is too little.
+    pub fn decode(rest: &mut &[u8]) -> Result<Self, EffectError> {
         let epoch = u32::from_le_bytes(take(rest)?);
         Ok(SessionId { epoch, index: u64::from_le_bytes(take(rest)?) })
     }
@@ -352,7 +366,7 @@ mod tests {
             EffectRef::Splice { key: b"k", offset: 9, bytes: b"more" },
             EffectRef::Clear,
             EffectRef::NoOp,
-            EffectRef::OpenSession { expires_at: 5 },
+            EffectRef::OpenSession { lifetime_ms: 5 },
             EffectRef::CloseSession { session: SESSION },
             EffectRef::Request(RequestRef {
                 session: SESSION,

@@ -35,6 +35,11 @@ impl Keyspace<'_> {
         self.gate
     }
 
+    /// The version that the next write makes.
+    pub fn next_version(&self) -> Version {
+        Version { epoch: self.partition.epoch(), index: self.partition.received() + 1 }
+    }
+
     /// A key, ready to be looked up.
     ///
     /// # Errors

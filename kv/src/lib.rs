@@ -16,8 +16,10 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`log`], [`store`], [`upkeep`] | bytes, instants |
+//! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`] | bytes, instants |
+//! | pure | [`upkeep`] | bytes, instants |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
+//! | protocol | [`native`], [`keyspace`] | the engine's requests |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
 //! | start | [`node`] | all of these |
 
@@ -25,6 +27,7 @@
 
 pub mod backup;
 pub mod checkpoint;
+pub mod client;
 pub mod command;
 pub mod disk;
 pub mod effect;
@@ -34,10 +37,12 @@ pub mod keyspace;
 pub mod limits;
 pub mod log;
 pub mod memory;
+pub mod native;
 pub mod node;
 pub mod partition;
 pub mod redis;
 pub mod resp;
+pub mod session;
 pub mod slot;
 mod slot_counts;
 pub mod store;

@@ -1,5 +1,6 @@
 //! What the partitions of a shard share: where their keys lie, how these are hashed, and what they take.
 
+use crate::session::Sessions;
 use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, Graveyard, HashSeed, KeyHash, NewEntry, Replaced, Table};
 
@@ -18,6 +19,9 @@ pub struct Memory {
     pub graveyard: Graveyard,
     /// The memory of all tables' indexes, in bytes.
     index_bytes: u64,
+    /// The memory of all sessions, in bytes, and how many there are.
+    session_bytes: u64,
+    sessions: usize,
     /// Keys of all tables, and those of them that have an expiry.
     keys: u64,
     expiring: u64,
@@ -30,7 +34,18 @@ impl Memory {
     /// Nothing yet.
     pub fn new(arena: Arena, seed: HashSeed, counts: SlotCounts) -> Self {
         let graveyard = Graveyard::default();
-        Memory { arena, seed, counts, stamp: 0, graveyard, index_bytes: 0, keys: 0, expiring: 0 }
+        Memory {
+            arena,
+            seed,
+            counts,
+            stamp: 0,
+            graveyard,
+            index_bytes: 0,
+            session_bytes: 0,
+            sessions: 0,
+            keys: 0,
+            expiring: 0,
+        }
     }
 
     /// Counts the memory of a table that is new.
@@ -39,15 +54,17 @@ impl Memory {
     }
 
     /// Bytes that keys take: their entries, rounded up to what they lie in, and the indexes by which they are
-    /// found. What was cleared and is not freed yet counts too.
+    /// found; and what sessions remember. What was cleared and is not freed yet counts too.
     #[inline]
     pub fn bytes_used(&self) -> u64 {
-        self.arena.bytes_used() + self.index_bytes + self.graveyard.bytes_held() as u64
+        let graveyard = self.graveyard.bytes_held() as u64;
+        self.arena.bytes_used() + self.index_bytes + self.session_bytes + graveyard
     }
 
     /// Bytes held from the allocator for it: what no key uses at the moment included.
     pub fn bytes_held(&self) -> u64 {
-        self.arena.bytes_held() + self.index_bytes + self.graveyard.bytes_held() as u64
+        let graveyard = self.graveyard.bytes_held() as u64;
+        self.arena.bytes_held() + self.index_bytes + self.session_bytes + graveyard
     }
 
     /// Keys there are, expired ones included that nobody has met.
@@ -58,6 +75,11 @@ impl Memory {
     /// Keys with an expiry.
     pub fn expiring(&self) -> u64 {
         self.expiring
+    }
+
+    /// Sessions there are, in all partitions.
+    pub fn sessions(&self) -> usize {
+        self.sessions
     }
 
     /// The hash of a key.
@@ -102,6 +124,19 @@ impl Memory {
         let before = Sums::of(table);
         table.clear(&mut self.graveyard);
         self.add(before, table);
+    }
+
+    /// Changes the sessions of a partition, and counts what they take then.
+    pub(crate) fn change_sessions<R>(
+        &mut self,
+        sessions: &mut Sessions,
+        change: impl FnOnce(&mut Sessions) -> R,
+    ) -> R {
+        let (bytes, count) = (sessions.bytes(), sessions.len());
+        let result = change(sessions);
+        self.session_bytes = self.session_bytes + sessions.bytes() - bytes;
+        self.sessions = self.sessions + sessions.len() - count;
+        result
     }
 
     /// What has changed in one table changes in the sums over all.

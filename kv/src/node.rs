@@ -17,6 +17,7 @@ use crate::evict::Eviction;
 use crate::log::batch::{LogWriter, WriterConfig};
 use crate::log::manifest::Manifest;
 use crate::log::{LogIdentity, LogStart};
+use crate::native::Native;
 use crate::redis::Redis;
 use crate::redis::server::Server;
 use crate::slot::Partitions;
@@ -66,7 +67,9 @@ pub struct NodeConfig {
 
 /// The handlers and the application of one shard.
 pub fn router(local: &Local, config: &NodeConfig) -> Router {
-    Router::new().application(Node::new(local, config.clone()))
+    let node = Node::new(local, config.clone());
+    let router = node.native.route(Router::new());
+    router.application(node)
 }
 
 /// See the module page.
@@ -74,6 +77,7 @@ struct Node {
     local: Local,
     config: NodeConfig,
     redis: Redis,
+    native: Native,
     store: Rc<RefCell<Store>>,
     /// On the first shard: what former starts have left.
     former: Option<FormerStarts>,
@@ -82,23 +86,26 @@ struct Node {
     settles: bool,
 }
 
-/// The epoch of a store that keeps nothing: there is but one.
-const EPOCH_IN_MEMORY: u32 = 1;
-
 /// How large a batch may become while the one before it is on its way to the disk, in bytes. Clients are
 /// held long before.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
 impl Node {
     fn new(local: &Local, config: NodeConfig) -> Self {
-        let store = Rc::new(RefCell::new(empty(local, &config, 0, EPOCH_IN_MEMORY, None)));
+        // A store that keeps nothing has one epoch, and a process after it another: what clients remember of
+        // versions and sessions fits nothing there.
+        let epoch = (local.random() as u32).max(1);
+        let store = Rc::new(RefCell::new(empty(local, &config, 0, epoch, None)));
         let clock = config.clock.clone();
         let server = config.server.clone();
-        let redis = Redis::new(local, server, store.clone(), move || clock());
+        let redis = Redis::new(local, server.clone(), store.clone(), move || clock());
+        let (clock, serving) = (config.clock.clone(), redis.serving());
+        let native = Native::new(local, server, store.clone(), clock, serving);
         Node {
             local: local.clone(),
             config,
             redis,
+            native,
             store,
             former: None,
             has_failed: false,
@@ -190,6 +197,7 @@ impl Node {
 impl Application for Node {
     fn started(&mut self, addresses: Addresses) {
         self.redis.started(addresses);
+        self.native.keep_up();
         match &self.config.directory {
             None => {
                 keep_up(&self.local, self.store.clone(), self.config.clock.clone());
@@ -235,6 +243,7 @@ impl Application for Node {
 
     fn turn_ended(&mut self, streams: &mut Streams) {
         self.redis.turn_ended(streams);
+        self.native.turn_ended();
         let failure = self.store.borrow().log_failure().map(ToString::to_string);
         if let Some(failure) = failure {
             self.fail(failure);

@@ -13,11 +13,12 @@
 //! later), nothing is ever in flight.
 
 use crate::checkpoint::walk::Walk;
-use crate::effect::{self, EffectError, EffectRef};
+use crate::effect::{self, EffectError, EffectRef, SessionId};
 use crate::in_flight::InFlight;
 use crate::memory::Memory;
+use crate::session::{NoSessions, Sessions};
 use crate::slot::Partition as PartitionId;
-use crate::table::{Arena, HashSeed, KeyHash, NewEntry, NewValue, Table};
+use crate::table::{Arena, KeyHash, NewEntry, NewValue, Table};
 
 /// See the module page.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub struct Partition {
     table: Table,
     /// Checkpoints and backups that go through it: rarely one, hardly ever two.
     walks: Vec<(WalkKey, Walk)>,
+    sessions: Sessions,
 }
 
 /// Names a walk among those of its partition.
@@ -69,6 +71,7 @@ impl Partition {
             in_flight: InFlight::default(),
             table: Table::default(),
             walks: Vec::new(),
+            sessions: Sessions::default(),
         }
     }
 
@@ -102,6 +105,16 @@ impl Partition {
         &mut self.table
     }
 
+    /// Its sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The same, to note which are used.
+    pub fn sessions_mut(&mut self) -> &mut Sessions {
+        &mut self.sessions
+    }
+
     /// True if some key has an expiry, or may get one.
     #[inline]
     pub fn has_expiring(&self) -> bool {
@@ -130,9 +143,13 @@ impl Partition {
     }
 
     /// Orders an entry, which is then in flight. Returns its index.
-    pub fn order(&mut self, seed: &HashSeed, effects: &[EffectRef<'_>]) -> u64 {
+    pub fn order(&mut self, memory: &mut Memory, effects: &[EffectRef<'_>]) -> u64 {
         self.received += 1;
-        self.in_flight.push(self.received, effects, |key| KeyHash::of(seed, key));
+        self.in_flight.push(self.received, effects, |key| memory.hash(key));
+        let entry = SessionId { epoch: self.epochs.current(), index: self.received };
+        for effect in effects.iter().filter(|effect| effect.is_of_session()) {
+            memory.change_sessions(&mut self.sessions, |sessions| sessions.order(entry, effect));
+        }
         self.received
     }
 
@@ -142,8 +159,13 @@ impl Partition {
         debug_assert!(self.in_flight.is_empty(), "an entry commits after those before it");
         self.received += 1;
         self.committed = self.received;
+        let entry = SessionId { epoch: self.epochs.current(), index: self.received };
         for effect in effects {
-            let place = (&mut self.table, &mut self.walks);
+            if effect.is_of_session() {
+                memory
+                    .change_sessions(&mut self.sessions, |sessions| sessions.order(entry, effect));
+            }
+            let place = (&mut self.table, &mut self.walks, &mut self.sessions);
             apply(place, memory, self.id, self.received, effect);
         }
         self.received
@@ -160,9 +182,10 @@ impl Partition {
     /// Commits what is in flight, up to an index.
     pub fn commit(&mut self, memory: &mut Memory, up_to: u64) {
         let up_to = up_to.min(self.received);
-        let (table, walks, id) = (&mut self.table, &mut self.walks, self.id);
+        let (table, walks, sessions) = (&mut self.table, &mut self.walks, &mut self.sessions);
+        let id = self.id;
         while self.in_flight.commit(up_to, memory, |memory, index, effect| {
-            apply((table, walks), memory, id, index, &effect);
+            apply((table, walks, sessions), memory, id, index, &effect);
         }) {}
         self.committed = self.committed.max(up_to);
     }
@@ -180,12 +203,20 @@ impl Partition {
         payload: &[u8],
     ) -> Result<(), EffectError> {
         self.epochs.begin(epoch, index);
+        let entry = SessionId { epoch, index };
         for effect in effect::effects(payload) {
-            let place = (&mut self.table, &mut self.walks);
-            apply(place, memory, self.id, index, &effect?);
+            let effect = effect?;
+            memory.change_sessions(&mut self.sessions, |sessions| sessions.order(entry, &effect));
+            let place = (&mut self.table, &mut self.walks, &mut self.sessions);
+            apply(place, memory, self.id, index, &effect);
         }
         (self.received, self.committed) = (index, index);
         Ok(())
+    }
+
+    /// The version that the entry `index` has written.
+    pub fn version_of(&self, index: u64) -> Version {
+        Version { epoch: self.epochs.of(index), index }
     }
 
     /// Its epochs: the first index of each, and its number.
@@ -233,12 +264,27 @@ impl Partition {
 
     /// What was taken in so far of a checkpoint does not count.
     pub fn restore_is_void(&mut self, memory: &mut Memory) {
-        apply((&mut self.table, &mut Vec::new()), memory, self.id, 0, &EffectRef::Clear);
+        let place = (&mut self.table, &mut Vec::new(), &mut self.sessions);
+        apply(place, memory, self.id, 0, &EffectRef::Clear);
+        memory.change_sessions(&mut self.sessions, Sessions::clear);
     }
 
     /// An entry of a checkpoint.
     pub fn restore(&mut self, memory: &mut Memory, index: u64, effect: &EffectRef<'_>) {
-        apply((&mut self.table, &mut Vec::new()), memory, self.id, index, effect);
+        let place = (&mut self.table, &mut Vec::new(), &mut self.sessions);
+        apply(place, memory, self.id, index, effect);
+    }
+
+    /// Sessions of a checkpoint.
+    ///
+    /// # Errors
+    /// If they are none.
+    pub fn restore_sessions(
+        &mut self,
+        memory: &mut Memory,
+        bytes: &[u8],
+    ) -> Result<(), NoSessions> {
+        memory.change_sessions(&mut self.sessions, |sessions| sessions.restore(bytes))
     }
 
     /// The checkpoint is complete, as of this index.
@@ -254,7 +300,7 @@ impl Partition {
     fn settled<'a>(&'a self, arena: &'a Arena, hash: KeyHash, key: &[u8]) -> Option<Found<'a>> {
         let entry = self.table.get(arena, hash, key)?;
         let index = entry.index();
-        let version = Version { epoch: self.epochs.of(index), index };
+        let version = self.version_of(index);
         Some(Found { value: entry.value().bytes(), version, expires_at: entry.expires_at() })
     }
 
@@ -366,7 +412,7 @@ fn splice(value: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 /// Does in the table what an effect says.
 #[inline]
 fn apply(
-    (table, walks): (&mut Table, &mut Vec<(WalkKey, Walk)>),
+    (table, walks, sessions): (&mut Table, &mut Vec<(WalkKey, Walk)>, &mut Sessions),
     memory: &mut Memory,
     id: PartitionId,
     index: u64,
@@ -399,9 +445,9 @@ fn apply(
             memory.clear(table);
             memory.counts.clear(id);
         }
-        EffectRef::NoOp
-        | EffectRef::OpenSession { .. }
-        | EffectRef::CloseSession { .. }
-        | EffectRef::Request(_) => {}
+        EffectRef::NoOp => {}
+        EffectRef::OpenSession { .. } | EffectRef::CloseSession { .. } | EffectRef::Request(_) => {
+            memory.change_sessions(sessions, |sessions| sessions.commit(effect));
+        }
     }
 }

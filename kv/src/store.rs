@@ -11,6 +11,7 @@ use crate::log::batch::{Action, AppendError, LogWriter, Stopped};
 use crate::log::segment::Segment;
 use crate::memory::Memory;
 use crate::partition::Partition;
+use crate::session::NoSessions;
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX};
@@ -231,6 +232,15 @@ impl Store {
             let (partition, memory) = found;
             partition.restore(memory, index, effect);
         }
+    }
+
+    /// Sessions of it.
+    ///
+    /// # Errors
+    /// If they are none.
+    pub fn restore_sessions(&mut self, partition: u16, bytes: &[u8]) -> Result<(), NoSessions> {
+        let Some((partition, memory)) = self.restored(partition) else { return Ok(()) };
+        partition.restore_sessions(memory, bytes)
     }
 
     /// What has come of it does not count.
@@ -564,7 +574,7 @@ impl Common {
         if self.commits_at_once {
             return Ok(partition.order_and_commit(&mut self.memory, effects));
         }
-        Ok(partition.order(&self.memory.seed, effects))
+        Ok(partition.order(&mut self.memory, effects))
     }
 }
 

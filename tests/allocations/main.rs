@@ -22,9 +22,9 @@ use catena_engine::{Cores, Local, Router, Server, Status};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 mod balanced;
+mod native;
 mod resp;
 mod tick;
 
@@ -92,11 +92,12 @@ fn count_passed_on<D: Driver>(driver: D) -> u64 {
         .start()
         .expect("loopback can be listened on");
     let address = server.address().expect("it listens");
-    let counted = count_with(driver, |local| {
+    let router = |local: &Local| {
         let endpoints = Endpoints::fixed([address.into()]).expect("there is one");
         let policy = by_name("hist").expect("it is known");
         proxy::router(local, ProxyConfig::default(), policy, Shared::new(endpoints, 1))
-    });
+    };
+    let counted = count_with(driver, router, ask);
     server.stop().expect("no shard failed");
     counted
 }
@@ -117,17 +118,21 @@ fn count<D: Driver>(
     handler: impl FnMut(catena_engine::Request<'_>, catena_engine::Reply<'_>) -> catena_engine::Answered
     + 'static,
 ) -> u64 {
-    count_with(driver, |_| Router::new().method("echo", handler))
+    count_with(driver, |_| Router::new().method("echo", handler), ask)
 }
 
-/// As [`count`], of a shard with these handlers.
-fn count_with<D: Driver>(mut driver: D, router: impl FnOnce(&Local) -> Router) -> u64 {
+/// As [`count`], of a shard with these handlers, and this client on a thread of its own.
+fn count_with<D: Driver>(
+    mut driver: D,
+    router: impl FnOnce(&Local) -> Router,
+    client: fn(SocketAddr),
+) -> u64 {
     let config = ShardConfig::default();
     let mailboxes = mesh(1, 64).pop().expect("one shard");
     let mut shard = Shard::new(config, &driver, mailboxes, Arc::default(), router);
     let any_port = "127.0.0.1:0".parse().expect("an address");
     let address = shard.listen(&mut driver, any_port).expect("loopback can be listened on");
-    let client = start_client(address);
+    let client = std::thread::spawn(move || client(address));
     serve(&mut shard, &mut driver, WARM_UP);
     let windows = (1..=WINDOWS).map(|window| {
         let served = WARM_UP + window * COUNTED;
@@ -158,31 +163,29 @@ fn serve<D: Driver>(shard: &mut Shard, driver: &mut D, until: u64) {
 }
 
 /// Keeps [`DEPTH`] requests in flight until its server is gone.
-fn start_client(address: SocketAddr) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let mut stream = TcpStream::connect(address).expect("the shard listens");
-        stream.set_nodelay(true).expect("a TCP socket");
-        let mut hello =
-            Connection::new(Role::Client, Arc::default(), &ShardMap::default(), Instant::ZERO);
-        let hello = hello.poll_transmit().expect("a client begins with its hello").to_vec();
-        let requests = requests();
-        let (first, second) = requests.split_at(requests.len() / 2 + 13);
-        let mut answers = vec![0u8; requests.len()];
-        let mut greet = || -> std::io::Result<()> {
-            stream.write_all(&hello)?;
-            let mut header = [0u8; 32];
-            stream.read_exact(&mut header)?;
-            let frame_bytes = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-            stream.read_exact(&mut vec![0u8; frame_bytes as usize - header.len()])?;
-            loop {
-                stream.write_all(first)?;
-                stream.write_all(second)?;
-                stream.read_exact(&mut answers)?;
-            }
-        };
-        // Ends with an error when the server is gone, as it must.
-        drop(greet());
-    })
+fn ask(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).expect("the shard listens");
+    stream.set_nodelay(true).expect("a TCP socket");
+    let mut hello =
+        Connection::new(Role::Client, Arc::default(), &ShardMap::default(), Instant::ZERO);
+    let hello = hello.poll_transmit().expect("a client begins with its hello").to_vec();
+    let requests = requests();
+    let (first, second) = requests.split_at(requests.len() / 2 + 13);
+    let mut answers = vec![0u8; requests.len()];
+    let mut greet = || -> std::io::Result<()> {
+        stream.write_all(&hello)?;
+        let mut header = [0u8; 32];
+        stream.read_exact(&mut header)?;
+        let frame_bytes = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        stream.read_exact(&mut vec![0u8; frame_bytes as usize - header.len()])?;
+        loop {
+            stream.write_all(first)?;
+            stream.write_all(second)?;
+            stream.read_exact(&mut answers)?;
+        }
+    };
+    // Ends with an error when the server is gone, as it must.
+    drop(greet());
 }
 
 fn requests() -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! What a checkpoint's file is made of: frames, each with its checksum, chained to the one before.
 //!
 //! ```text
-//! file    start │ begin p │ entries … │ end p │ begin q │ entries … │ end q │ … │ finish │ zeros
+//! file    start │ begin p │ sessions … │ entries … │ end p │ begin q │ entries … │ end q │ … │ finish │ zeros
 //! ```
 //!
 //! A frame, little-endian:
@@ -22,6 +22,8 @@
 //! | begin | as of which index u64, how many epochs u32, then of each: first index u64, epoch u32 |
 //! | entries | any number of: index u64, a put as in the log |
 //! | restart | nothing: all entries of the partition since its begin are void, and another begin follows |
+//! | sessions | any number of: epoch u32, index u64, lifetime in ms u64, first unanswered u64, results u32 |
+//! | | and of each result behind it: number u64, index u64, status u16, length u32, bytes |
 //! | end | how many entries u64 |
 //! | finish | how many partitions u32, how many entries u64 |
 

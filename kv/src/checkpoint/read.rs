@@ -89,6 +89,12 @@ impl Reader {
                 let came = restore(store, partition, as_of, &mut payload)?;
                 Phase::In { partition, as_of, count: count + came }
             }
+            (Phase::In { partition, .. }, Kind::Sessions) => {
+                let sessions = std::mem::take(&mut payload);
+                let restored = store.restore_sessions(partition, sessions);
+                restored.map_err(|_| FrameError::Payload)?;
+                self.phase
+            }
             (Phase::In { partition, .. }, Kind::Restart) => {
                 store.restore_is_void(partition);
                 Phase::Between

@@ -93,7 +93,10 @@ impl Writer {
             return;
         };
         let key = partition.begin_walk();
-        self.frame(out, Kind::Begin, partition.id().0, |out| describe(out, partition));
+        self.crc = format::encode(out, self.crc, Kind::Begin, partition.id().0, |out| {
+            describe(out, partition);
+        });
+        self.crc = sessions(out, self.crc, partition);
         self.phase = Phase::Walking(key);
     }
 
@@ -150,6 +153,23 @@ pub fn start(out: &mut Vec<u8>, log: &LogIdentity, number: u64) {
     out.extend_from_slice(&log.directory.0);
     out.extend_from_slice(&log.incarnation.to_le_bytes());
     out.extend_from_slice(&number.to_le_bytes());
+}
+
+/// Appends the sessions of a partition as of what has committed, some to a frame. The last checksum.
+fn sessions(out: &mut Vec<u8>, mut crc: u32, partition: &Partition) -> u32 {
+    let mut payload = Vec::new();
+    let mut close = |payload: &mut Vec<u8>| {
+        crc = format::encode(out, crc, Kind::Sessions, partition.id().0, |out| out.append(payload));
+    };
+    partition.sessions().encode(partition.committed(), &mut payload, |payload| {
+        if payload.len() >= FRAME_BYTES {
+            close(payload);
+        }
+    });
+    if !payload.is_empty() {
+        close(&mut payload);
+    }
+    crc
 }
 
 fn describe(out: &mut Vec<u8>, partition: &Partition) {

@@ -47,7 +47,11 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let redis = Arc::new(facts(args)?);
     let ready = Arc::<AtomicUsize>::default();
     let config = node_config(args, shards, &redis, &told);
-    let server = Server::builder()
+    let mut builder = Server::builder();
+    if let Some(address) = args.rpc_listen {
+        builder = builder.listen(address);
+    }
+    let server = builder
         .listen_streams(args.listen, (args.shard_ports > 0).then_some(args.shard_ports))
         .cores(cores)
         .driver(args.driver)
@@ -60,7 +64,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         })
         .service(move |local| node::router(local, &config))
         .start()
-        .map_err(|error| format!("--listen {}: {error}", args.listen))?;
+        .map_err(|error| format!("{}: {error}", listens(args)))?;
     say(&server, args, admin.as_ref())?;
     if let Some(admin) = admin {
         admin.serve(pages(server.shard_metrics(), redis, ready.clone(), shards.into()))?;
@@ -74,6 +78,12 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
             std::process::exit(1);
         }
     }
+}
+
+/// The flags that say where it listens, for an error that may be about either.
+fn listens(args: &ServeArgs) -> String {
+    let rpc = args.rpc_listen.map(|address| format!(" --rpc-listen {address}"));
+    format!("--listen {}{}", args.listen, rpc.unwrap_or_default())
 }
 
 fn node_config(
@@ -131,6 +141,9 @@ fn say(server: &Server, args: &ServeArgs, admin: Option<&Admin>) -> Result<(), F
     let addresses = server.stream_addresses();
     let own: Vec<String> = addresses.shards.iter().map(|own| own.port().to_string()).collect();
     lines.push(format!("ports of the shards, for cluster clients: {}", own.join(", ")));
+    if let Some(address) = server.address() {
+        lines.push(format!("listening on {address} (native protocol)"));
+    }
     let address = addresses.shared.expect("it was told to listen");
     lines.push(format!("listening on {address} (Redis protocol)"));
     let mut out = std::io::stdout().lock();

@@ -52,7 +52,7 @@ fn log_in(client: &mut ClientState, place: &Place<'_>, user: &[u8], password: &[
 
 /// Takes as long for any `given` of one length, so that nobody learns the password byte by byte from the
 /// time.
-fn is_same(given: &[u8], right: &[u8]) -> bool {
+pub(crate) fn is_same(given: &[u8], right: &[u8]) -> bool {
     let differs = |(place, byte): (usize, &u8)| {
         // Of a password that is too short it looks at what is there again and again.
         let other = if right.is_empty() { !*byte } else { right[place % right.len()] };
