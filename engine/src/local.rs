@@ -175,7 +175,8 @@ impl Local {
         self.0.shard_count
     }
 
-    /// The ports on which each shard takes requests, besides the one that they share; empty if there are none.
+    /// The ports on which each shard takes requests, besides the one that they share; empty if there are
+    /// none.
     pub fn request_ports(&self) -> Vec<u16> {
         self.0.request_ports.borrow().clone()
     }

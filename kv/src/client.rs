@@ -48,7 +48,7 @@ pub struct ClientConfig {
     pub session_lifetime: Duration,
     /// What the store asks for, if it does.
     pub password: Option<String>,
-    /// How its connections behave.
+    /// How its connections behave; whether calls wait for one is the client's own affair.
     pub engine: catena_engine::ClientConfig,
 }
 
@@ -140,6 +140,9 @@ impl Client {
             metadata.push(TOKEN, password.as_bytes()).expect("a password is short");
             metadata
         });
+        // A call that waited for a shard's port would miss that the store has come back on another.
+        let engine = catena_engine::ClientConfig { waits_for_connection: false, ..config.engine };
+        let config = ClientConfig { engine, ..config };
         let guide = catena_engine::Client::new(local, address, config.engine.clone());
         Client(Rc::new(Shared {
             local: local.clone(),

@@ -83,6 +83,7 @@ struct Log {
     entry: Vec<u8>,
     /// Why it cannot go on when its segment is full.
     hindrance: Option<String>,
+    wants_checkpoint: bool,
     appended: u64,
     appended_bytes: u64,
 }
@@ -185,6 +186,7 @@ impl Store {
             bell,
             entry: Vec::new(),
             hindrance: None,
+            wants_checkpoint: false,
             appended: 0,
             appended_bytes: 0,
         });
@@ -264,6 +266,21 @@ impl Store {
     pub fn log_start(&self) -> LogStart {
         let log = self.common.log.as_ref();
         log.and_then(|log| log.writer.starts().last()).unwrap_or(LogStart::NEW)
+    }
+
+    /// A checkpoint is to be taken soon, whatever was logged.
+    ///
+    /// # Errors
+    /// If nothing is kept on a disk.
+    pub fn want_checkpoint(&mut self) -> Result<(), Error> {
+        let Some(log) = &mut self.common.log else { return Err(Error::NOTHING_KEPT) };
+        log.wants_checkpoint = true;
+        Ok(())
+    }
+
+    /// True if one was wanted since this was asked last.
+    pub fn takes_wanted_checkpoint(&mut self) -> bool {
+        self.common.log.as_mut().is_some_and(|log| std::mem::take(&mut log.wants_checkpoint))
     }
 
     /// The log before `segment` is needed no more.

@@ -2,6 +2,8 @@
 //!
 //! The queues keep their memory: in steady state nothing is allocated.
 
+use rustix::process::{getpid, setpriority_process};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,15 +42,29 @@ impl Ending {
     }
 }
 
+/// The least priority of a thread among those that share a core.
+const NICE_MAX: i32 = 19;
+
+/// What of the processor a helper gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Share {
+    /// As much as a shard: requests wait for it.
+    Equal,
+    /// What nobody else wants: a job takes as long as it takes, and holds nobody up.
+    Rest,
+}
+
 const NO_PANIC: &str = "neither side panics while it holds the lock";
 
 impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
-    /// Starts the thread. It calls `wake` after each job, when its outcome can be had.
+    /// Starts the thread, on any core that the process may use. It calls `wake` after each job, when its
+    /// outcome can be had.
     ///
     /// # Errors
     /// If there are too many threads.
     pub fn start(
         name: &str,
+        share: Share,
         perform: impl Fn(J, &Ending) -> D + Send + 'static,
         wake: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
@@ -61,6 +77,11 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         });
         let its = shared.clone();
         let work = move || {
+            leave_the_shards_core();
+            if share == Share::Rest {
+                // Without it the thread is just a little in the way.
+                let _niceness = setpriority_process(None, NICE_MAX);
+            }
             while let Some(job) = its.next_job() {
                 let done = perform(job, &its.ending);
                 its.done.lock().expect(NO_PANIC).push_back(done);
@@ -70,6 +91,15 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(work)?;
         Ok(Helper { shared, thread: Some(thread) })
+    }
+}
+
+/// A thread begins on the core of the one that starts it, which is the shard's: the process may use others.
+fn leave_the_shards_core() {
+    // The first thread is no shard's, and has what the process was given.
+    if let Ok(all) = sched_getaffinity(Some(getpid())) {
+        // On the shard's core it works as well, beside the shard.
+        let _moved = sched_setaffinity(None, &all);
     }
 }
 

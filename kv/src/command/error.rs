@@ -48,6 +48,10 @@ impl Error {
         "MISCONF writing the log has failed, so nothing is written any more; see the server's log",
     );
 
+    /// There is no data directory.
+    pub const NOTHING_KEPT: Error =
+        Error::fixed("ERR this server keeps nothing on a disk; start it with --dir");
+
     /// The server has just started.
     pub const LOADING: Error = Error::fixed("LOADING Catena is loading the dataset in memory");
     /// More is written than the disk takes: the client should wait.

@@ -50,6 +50,7 @@ pub enum Here {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the command of its name")]
 pub enum Everywhere {
+    BgSave,
     DbSize,
     FlushAll,
     Keys,
@@ -258,7 +259,7 @@ const TWO: KeyPlaces = KeyPlaces::TWO;
 const MANY: KeyPlaces = KeyPlaces::ALL;
 const PAIRS: KeyPlaces = KeyPlaces::PAIRS;
 
-static ALL: [Spec; 64] = [
+static ALL: [Spec; 65] = [
     keyed("append", 3, GROW, ONE, strings::append, "Appends to the value of a key."),
     keyed("cas", 4, GROW, ONE, strings::cas, "Sets a key if its version is the one given."),
     keyed("copy", -3, GROW, TWO, keys::copy, "Copies the value of a key to another one."),
@@ -325,6 +326,7 @@ static ALL: [Spec; 64] = [
     here("slowlog", -2, ADMIN, Here::Slowlog, "Tells which commands took long."),
     here("time", 1, READ, Here::Time, "Tells the server's time."),
     here("wait", 3, READ, Here::Wait, "Waits until writes are at replicas."),
+    everywhere("bgsave", -1, ADMIN, Everywhere::BgSave, "Takes a checkpoint soon."),
     everywhere("dbsize", 1, READ, Everywhere::DbSize, "Counts the keys."),
     everywhere("flushall", -1, WRITE_MANY, Everywhere::FlushAll, "Deletes all keys."),
     everywhere("keys", 2, READ_MANY, Everywhere::Keys, "Tells the keys that match a pattern."),

@@ -77,6 +77,7 @@ impl Checkpoints {
                 let store = self.store.borrow();
                 (store.logged_bytes(), store.bytes_used())
             };
+            is_due |= self.store.borrow_mut().takes_wanted_checkpoint();
             is_due |= logged - logged_before > config.log_bytes_min.max(used / 2);
             if !is_due {
                 self.local.sleep(LOOK_INTERVAL).await;

@@ -55,6 +55,7 @@ pub fn part(
 ) -> Result<Part, Error> {
     match command {
         Everywhere::DbSize => text.extend_from_slice(&(store.len() as u64).to_le_bytes()),
+        Everywhere::BgSave => store.want_checkpoint()?,
         Everywhere::FlushAll => return Ok(Part::Known(store.clear()?)),
         Everywhere::Keys => return Ok(Part::Walk(args.at(1).to_vec())),
         Everywhere::RandomKey => {
@@ -79,6 +80,9 @@ pub fn check(command: Everywhere, args: &Args<'_>) -> Result<(), Error> {
                 arg.eq_ignore_ascii_case(b"sync") || arg.eq_ignore_ascii_case(b"async")
             };
             args.len() == 1 || args.len() == 2 && is_mode(args.at(1))
+        }
+        Everywhere::BgSave => {
+            args.len() == 1 || args.len() == 2 && args.at(1).eq_ignore_ascii_case(b"schedule")
         }
         _ => true,
     };
@@ -112,6 +116,7 @@ impl Gathering {
     pub fn finish(&self, reply: &mut Reply<'_>) {
         match self.command {
             Everywhere::DbSize => reply.integer(self.sum),
+            Everywhere::BgSave => reply.simple("Background saving started"),
             Everywhere::FlushAll => reply.ok(),
             Everywhere::Keys => {
                 reply.array(self.sum as usize);

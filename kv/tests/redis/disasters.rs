@@ -184,6 +184,30 @@ fn an_orderly_end_under_load_loses_nothing() {
     fs::remove_dir_all(directory).expect("nobody uses it any more");
 }
 
+#[test]
+fn a_checkpoint_that_is_asked_for_is_taken() {
+    let directory = temporary_directory("bgsave");
+    let dir = directory.to_str().expect("a plain name");
+    let catena = Catena::try_start(&["--shards", "1", "--dir", dir]).expect("it serves");
+    let (mut peer, mut acknowledged) = (catena.connect(), Acknowledged::new());
+    fill_keys(&mut peer, &mut acknowledged, 100).expect("there is room");
+    assert_eq!(peer.ask("BGSAVE"), "+Background saving started");
+    let (checkpoint, give_up) =
+        (directory.join("gen-1/shard-0/checkpoint-1"), Instant::now() + PATIENCE);
+    while !checkpoint.exists() {
+        assert!(Instant::now() < give_up, "it is taken soon");
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+    drop(catena);
+    let catena = Catena::try_start(&["--shards", "1", "--dir", dir]).expect("it serves");
+    check(&mut catena.connect(), &acknowledged);
+    drop(catena);
+    fs::remove_dir_all(directory).expect("nobody uses it any more");
+    let keeps_nothing = Catena::start(1);
+    let said = keeps_nothing.connect().ask("BGSAVE");
+    assert!(said.starts_with("-ERR this server keeps nothing"), "{said}");
+}
+
 /// Starts a server that must not serve; what it says.
 fn refused(args: &[&str]) -> String {
     let ended = Catena::try_start(args).map(|_| ()).expect_err("it is to refuse this");

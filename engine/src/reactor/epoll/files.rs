@@ -6,7 +6,7 @@
 use crate::driver::{FileBuffer, FileId, FileOpId};
 use crate::limits::DIRECT_IO_ALIGN_BYTES;
 use crate::reactor::direct_io;
-use crate::reactor::helper::Helper;
+use crate::reactor::helper::{Helper, Share};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
@@ -95,8 +95,12 @@ impl Files {
         let Some(file) = self.open.get(&file).cloned() else { void(file) };
         if self.helper.is_none() {
             let its = bell.clone();
-            match Helper::start("catena-files", |job: Job, _: &_| job.perform(), move || its.ring())
-            {
+            match Helper::start(
+                "catena-files",
+                Share::Equal,
+                |job: Job, _: &_| job.perform(),
+                move || its.ring(),
+            ) {
                 Ok(helper) => self.helper = Some(helper),
                 Err(error) => {
                     let buffer = action.into_buffer();

@@ -198,7 +198,8 @@ fn group(spec: &Spec) -> &'static str {
             Here::Command | Here::Config | Here::Info | Here::Memory => "server",
             Here::Slowlog | Here::Time => "server",
         },
-        Run::Everywhere(Everywhere::DbSize | Everywhere::FlushAll) | Run::Backup => "server",
+        Run::Everywhere(Everywhere::BgSave | Everywhere::DbSize | Everywhere::FlushAll)
+        | Run::Backup => "server",
         Run::Everywhere(_) => "generic",
     }
 }
