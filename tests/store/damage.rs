@@ -24,7 +24,8 @@ fn run(world: &mut World) -> (&'static str, Outcome) {
     scene.settles_at_once = false;
     let time = Duration::from_millis(300 + scene.rng.below(500));
     scene.write_for(world, time);
-    match scene.rng.below(3) {
+    let rests = scene.rng.below(3);
+    match rests {
         0 => scene.drain(world),
         // The log has come to rest, long enough before.
         1 => {
@@ -36,11 +37,11 @@ fn run(world: &mut World) -> (&'static str, Outcome) {
     let until = world.now() - BEHIND;
     scene.crash(world, Crash::PowerLoss, until);
     scene.machine.run_for(world, Duration::from_millis(5));
-    let (kind, path) = pick(world, &mut scene);
+    let (kind, path) = pick(world, &mut scene, rests < 2);
     let bytes = world.durable_file(scene.machine.host(), &path).expect("it was picked");
     let bit = match kind {
         // Where the last batches are.
-        "log" if scene.rng.chance(0.5) => {
+        "log" if rests < 2 || scene.rng.chance(0.5) => {
             let end = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
             8 * end - 1 - scene.rng.below(8 * end.min(9_000))
         }
@@ -75,8 +76,8 @@ fn check_reason(reason: &str, kind: &str, path: &Path) {
     assert!(names_file && names_place && advises, "{}: {reason}", path.display());
 }
 
-/// A file of some kind, of those that there are.
-fn pick(world: &World, scene: &mut Scene) -> (&'static str, PathBuf) {
+/// A file of some kind, of those that there are: of logs that have come to rest, the end must be safe.
+fn pick(world: &World, scene: &mut Scene, rests: bool) -> (&'static str, PathBuf) {
     let mut files: BTreeMap<&'static str, Vec<PathBuf>> = BTreeMap::new();
     files.insert("IDENTITY", vec!["/data/IDENTITY".into()]);
     files.insert("MANIFEST", scene.machine.files(world, "MANIFEST"));
@@ -94,9 +95,12 @@ fn pick(world: &World, scene: &mut Scene) -> (&'static str, PathBuf) {
     // Logs are most of what there is, and have the most that can go wrong.
     let kinds = ["log", "log", "log", "checkpoint", "MANIFEST", "IDENTITY"];
     let kinds: Vec<_> = kinds.into_iter().filter(|kind| !files[kind].is_empty()).collect();
-    let kind = kinds[scene.rng.below(kinds.len() as u64) as usize];
+    let mut kind = kinds[scene.rng.below(kinds.len() as u64) as usize];
+    if rests && scene.rng.chance(0.5) {
+        kind = "log";
+    }
     let paths = &files[kind];
-    if kind == "log" && scene.rng.chance(0.5) {
+    if kind == "log" && (rests || scene.rng.chance(0.5)) {
         return (kind, newest_log(world, scene, paths));
     }
     (kind, paths[scene.rng.below(paths.len() as u64) as usize].clone())

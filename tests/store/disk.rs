@@ -89,13 +89,13 @@ fn refuse_to_start(world: &mut World, scene: &mut Scene) {
 #[test]
 fn a_disk_that_fails_is_told_and_costs_nothing() {
     let mut told = 0;
-    let coverage = each_seed(COMMAND, 1..41, &WorldConfig::default(), |world| {
+    let coverage = each_seed(COMMAND, 1..31, &WorldConfig::default(), |world| {
         let has_failed = fail(world);
         told += u64::from(has_failed);
         has_failed
     });
     coverage.require(&[EventKind::FileFailed]);
-    assert!(told > 5 || std::env::var_os(SEED_VARIABLE).is_some(), "{told} of the logs failed");
+    assert!(told > 3 || std::env::var_os(SEED_VARIABLE).is_some(), "{told} of the logs failed");
 }
 
 /// The disk is full for a while.

@@ -54,8 +54,10 @@ pub struct History {
 /// What is known of the version of a key.
 #[derive(Clone, Copy, Default)]
 pub struct Versions {
-    /// The highest one seen.
+    /// The one seen last.
     pub highest: (u32, u64),
+    /// The highest that anybody was told, also of a write that a crash has taken back: no other write has it.
+    pub ever: (u32, u64),
     /// It was written since, or that is unknown.
     pub is_stale: bool,
 }

@@ -8,7 +8,7 @@
 //! | [`backups`] | taken under load, and served elsewhere |
 //! | [`damage`] | bits that flip while it is down |
 //!
-//! [`machine`] is the store, [`client`] a connection, [`history`] what may be read, and [`scene`] all of them.
+//! [`machine`] is the store, [`client`] a connection, [`history`] what may be read, [`scene`] all of them.
 
 mod backups;
 mod client;

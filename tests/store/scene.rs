@@ -219,6 +219,7 @@ impl Scene {
             assert_eq!(found, highest, "{name}: nobody has written it");
         }
         (known.highest, known.is_stale) = (found, false);
+        known.ever = known.ever.max(found);
     }
 
     /// A version that is current lets a write pass, once.
@@ -243,8 +244,9 @@ impl Scene {
                     Asked::Cas { is_current: true } => {
                         let text = answer.bytes().expect("the version is the current one");
                         let Version { epoch, index } = Version::parse(text).expect("a version");
-                        let highest = self.histories[history].versions[KEY].highest;
-                        assert!((epoch, index) > highest, "{epoch}-{index} after {highest:?}");
+                        let known = &mut self.histories[history].versions[KEY];
+                        assert!((epoch, index) > known.ever, "{epoch}-{index}: {:?}", known.ever);
+                        known.ever = (epoch, index);
                         self.histories[history].acknowledge(world.now());
                     }
                     _ => assert_eq!(answer, Value::Null, "the version is an old one"),

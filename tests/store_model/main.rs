@@ -1,5 +1,5 @@
-//! The whole store of a shard against a plain map: random commands on keys, while time goes on, the log is late or
-//! never gets on, keys expire, scans and checkpoints go through it, and memory is used up.
+//! The whole store of a shard against a plain map: random commands on keys, while time goes on, the log is
+//! late or never gets on, keys expire, scans and checkpoints go through it, and memory is used up.
 //!
 //! [`oracle`] says what each command has to do, [`steps`] what is done, [`subject`] does it to both.
 
@@ -20,7 +20,7 @@ fn run(config: Config, steps: Vec<Step>) {
     subject.finish();
 }
 
-/// So many, or `CATENA_SEED_COUNT`. A failure is shrunk and printed; there is no file of them beside the test.
+/// So many, or `CATENA_SEED_COUNT`. A failure is shrunk and printed; no file of them lies beside the test.
 fn cases(count: u32) -> ProptestConfig {
     let asked = std::env::var("CATENA_SEED_COUNT").ok().and_then(|text| text.parse().ok());
     let cases = ProptestConfig::with_cases(asked.unwrap_or(count));

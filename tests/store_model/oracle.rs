@@ -1,5 +1,5 @@
-//! What every command on keys has to do, on a plain map. Nothing here is shared with the store but the type of
-//! an answer, and everything is written as plainly as can be.
+//! What every command on keys has to do, on a plain map. Nothing here is shared with the store but the type
+//! of an answer, and everything is written as plainly as can be.
 
 use catena_kv::resp::Value;
 use std::collections::{BTreeMap, BTreeSet};

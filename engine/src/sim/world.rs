@@ -178,8 +178,8 @@ impl World {
         core.disks[host.index()].flip_bit(&mut core.stage, path.as_ref(), bit);
     }
 
-    /// Takes the disk out of a machine that is down, and puts it into one that has not used its own yet: what
-    /// was served with so many shards is then served with as many as that one has.
+    /// Takes the disk out of a machine that is down, and puts it into one that has not used its own yet:
+    /// what was served with so many shards is then served with as many as that one has.
     ///
     /// # Panics
     /// If the first one runs, or the second has used its disk.

@@ -25,9 +25,9 @@ use std::task::{Poll, Waker};
 /// not hammered, short enough that room is used as soon as somebody has made it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How long after the last write a log is idle. It then writes what proves its last batch, so that damage of that
-/// can be told from a write that was cut off. A block for each pause, and soon enough that hardly a crash
-/// comes before it.
+/// How long after the last write a log is idle. It then writes what proves its last batch, so that damage
+/// of that can be told from a write that was cut off. A block for each pause, and soon enough that hardly a
+/// crash comes before it.
 const IDLE_AFTER: Duration = Duration::from_millis(100);
 
 /// Wakes the journal: there is something to write.
@@ -181,8 +181,8 @@ impl Journal {
         let directory = self.manifest.directory();
         let unready = directory.join(segment::unready_name(number));
         let ready = directory.join(segment::segment_name(number));
-        // Of a try that failed. One that is ready and too small stays until the larger one takes its name: the
-        // manifest may say that it is there.
+        // Of a try that failed. One that is ready and too small stays until the larger one takes its name:
+        // the manifest may say that it is there.
         match self.local.remove_file(&unready).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(DiskError::of("remove", &unready)(error));

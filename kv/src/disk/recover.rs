@@ -146,8 +146,8 @@ async fn take_in(
     let Manifest { directory, incarnation, shard, start, last_segment, .. } = source.manifest;
     let log = LogIdentity { directory, incarnation, shard };
     if source.end.is_none() {
-        // A killed process may have renamed its manifest and not come to make that durable. It was read: this
-        // start will depend on it.
+        // A killed process may have renamed its manifest and not come to make that durable. It was read:
+        // this start will depend on it.
         let synced = local.sync_directory(&source.directory).await;
         synced.map_err(DiskError::of("sync", &source.directory)).map_err(RecoverError::Disk)?;
     }
@@ -214,8 +214,8 @@ async fn take_in(
     Ok(end)
 }
 
-/// Writes a part of a segment once more, byte for byte. If it is there because of a sync that failed, it is in the
-/// page cache and not on the disk, and the kernel takes it for clean: no later sync would write it.
+/// Writes a part of a segment once more, byte for byte. If it is there because of a sync that failed, it is
+/// in the page cache and not on the disk, and the kernel takes it for clean: no later sync would write it.
 async fn write_again(
     files: &mut SegmentFiles<'_>,
     number: u64,

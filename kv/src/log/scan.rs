@@ -202,8 +202,8 @@ impl Scan {
         (self.end.segment, self.end.offset)
     }
 
-    /// Where the last batch begins that was read: segment and offset. It ends where the log does; all before it
-    /// is durable, for it was not written sooner.
+    /// Where the last batch begins that was read: segment and offset. It ends where the log does; all
+    /// before it is durable, for it was not written sooner.
     pub fn last_batch(&self) -> Option<(u64, u64)> {
         self.last_batch
     }
