@@ -24,6 +24,17 @@ pub struct Writer {
     crc: u32,
     partitions: u32,
     entries: u64,
+    what: What,
+}
+
+/// What is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// All that the log before it says: keys and sessions.
+    Checkpoint,
+    /// Keys alone. What is made of a backup goes on from another past than the store did, and would know the
+    /// sessions that this one opened since by the same ids as its own new ones.
+    Backup,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +47,8 @@ enum Phase {
 
 impl Writer {
     /// At its beginning.
-    pub fn new() -> Self {
-        Writer { place: 0, phase: Phase::Start, crc: 0, partitions: 0, entries: 0 }
+    pub fn new(what: What) -> Self {
+        Writer { place: 0, phase: Phase::Start, crc: 0, partitions: 0, entries: 0, what }
     }
 
     /// The checksum of the last frame: of all of them, since they are chained.
@@ -96,7 +107,9 @@ impl Writer {
         self.crc = format::encode(out, self.crc, Kind::Begin, partition.id().0, |out| {
             describe(out, partition);
         });
-        self.crc = sessions(out, self.crc, partition);
+        if self.what == What::Checkpoint {
+            self.crc = sessions(out, self.crc, partition);
+        }
         self.phase = Phase::Walking(key);
     }
 
@@ -136,12 +149,6 @@ impl Writer {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         self.crc = format::encode(out, self.crc, kind, partition, write);
-    }
-}
-
-impl Default for Writer {
-    fn default() -> Self {
-        Writer::new()
     }
 }
 

@@ -8,7 +8,7 @@
 
 use super::manifest_file::ManifestFile;
 use super::{DiskError, next_turn};
-use crate::checkpoint::write::Writer;
+use crate::checkpoint::write::{What, Writer};
 use crate::log::manifest::{Checkpoint, Manifest};
 use crate::log::{BLOCK_BYTES, LogIdentity, segment, whole_blocks};
 use crate::store::Store;
@@ -146,7 +146,7 @@ impl Checkpoints {
     }
 
     async fn write_all(&self, file: FileId, what: (&LogIdentity, u64)) -> io::Result<u32> {
-        let mut writer = Writer::new();
+        let mut writer = Writer::new(What::Checkpoint);
         let written = self.write_frames(&mut writer, file, what).await;
         if written.is_err() {
             writer.abandon(&mut self.store.borrow_mut());

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`wire`] | layouts of requests and answers |
 //! | [`status`] | how requests end, beside the engine's own statuses |
-//! | [`write`] | `kv.write` |
+//! | [`mod@write`] | `kv.write` |
 //! | [`waiting`] | answers that wait for a commit |
 //!
 //! docs/kv-protocol.md describes all of it for who writes a client.

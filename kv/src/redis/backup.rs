@@ -6,7 +6,7 @@
 
 use super::Redis;
 use super::client::ClientState;
-use crate::checkpoint::write::Writer;
+use crate::checkpoint::write::{What, Writer};
 use crate::command::error::Error;
 use crate::log::{DirectoryId, LogIdentity};
 use crate::resp::{Args, Reply};
@@ -43,7 +43,7 @@ impl Redis {
         let mut reply = Reply::new(text, client.protocol);
         if args.at(1).eq_ignore_ascii_case(b"begin") {
             end(client, store);
-            client.backup = Some(Box::default());
+            client.backup = Some(Box::new(Writer::new(What::Backup)));
             let facts = [
                 ("shard", u64::from(shard.0)),
                 ("shards", u64::from(self.local.shard_count())),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::checkpoint::read::{Reader, Taken};
-use crate::checkpoint::write::Writer;
+use crate::checkpoint::write::{What, Writer};
 use crate::effect::effects;
 use crate::evict::Eviction;
 use crate::log::{DirectoryId, LogIdentity};
@@ -233,7 +233,7 @@ fn a_checkpoint_brings_them_onto_another_number_of_shards() {
     one.clear().expect("no log");
     assert_eq!(one.memory().sessions(), 4, "FLUSHALL deletes keys alone");
     let log = LogIdentity { directory: DirectoryId([1; 16]), incarnation: 1, shard: 0 };
-    let (mut writer, mut frames) = (Writer::new(), Vec::new());
+    let (mut writer, mut frames) = (Writer::new(What::Checkpoint), Vec::new());
     while !writer.step(&mut one, (&log, 1), 10, &mut frames) {}
     for (shard, own) in [(0, 0..2), (1, 2..4)] {
         let mut half = store(shard, 2);
