@@ -1,7 +1,7 @@
 //! What a checkpoint's file is made of: frames, each with its checksum, chained to the one before.
 //!
 //! ```text
-//! file    start │ begin p │ sessions … │ entries … │ end p │ begin q │ entries … │ end q │ … │ finish │ zeros
+//! file    start │ begin p │ sessions … │ entries … │ end p │ begin q │ … │ end q │ … │ finish │ zeros
 //! ```
 //!
 //! A frame, little-endian:
