@@ -45,9 +45,11 @@ fn config(password: Option<&str>) -> NodeConfig {
 }
 
 fn start(world: &mut World, shards: u16, password: Option<&str>) -> Engine {
-    let password = password.map(str::to_owned);
-    // Each start of the process is a server of its own.
-    let service = move |local: &Local, _: &_| node::router(local, &config(password.as_deref()));
+    start_with(world, shards, config(password))
+}
+
+fn start_with(world: &mut World, shards: u16, config: NodeConfig) -> Engine {
+    let service = move |local: &Local, _: &_| node::router(local, &config);
     world.start_engine(EngineConfig {
         shards,
         port: Some(PORT),

@@ -1,6 +1,6 @@
 //! What the protocol promises, request by request.
 
-use crate::{COMMAND, run, start};
+use crate::{COMMAND, config, run, start, start_with};
 use bytes::Bytes;
 use catena_engine::sim::{Crash, Engine, EngineConfig, Fault, World, WorldConfig, each_seed};
 use catena_engine::time::Duration;
@@ -10,6 +10,7 @@ use catena_kv::client::{self, Error};
 use catena_kv::effect::SessionId;
 use catena_kv::native::status;
 use catena_kv::native::wire::{self, Action, Change, Condition, Expiry, Info, Write};
+use catena_kv::node::NodeConfig;
 use catena_kv::partition::Version;
 use catena_kv::session::{Numbered, WINDOW};
 use catena_kv::slot::{Partition, Partitions, Slot};
@@ -299,6 +300,78 @@ fn changes_of_one_write_happen_together_and_conditions_hold_for_all() {
             let other = Change { key: b"elsewhere", ..add };
             assert_eq!(store.write(&[add, other]).await, Err(Error::SeveralPartitions));
             scan(&store, version).await;
+        });
+    });
+}
+
+/// A write that changes nothing is no entry, so no entry says that its answer has come. Its number is not in
+/// the way of those after it nevertheless.
+#[test]
+fn a_client_whose_writes_change_nothing_goes_on() {
+    in_world(2, |world, server, engine| {
+        let address = server.address().expect("it listens");
+        run(world, &engine, move |local| async move {
+            let store = client::Client::new(&local, address, client::Config::default());
+            for number in 0..2 * WINDOW + 10 {
+                assert_eq!(store.delete(KEY).await, Ok(false), "number {number}");
+            }
+            store.put(KEY, b"here").await.expect("there is room for a number");
+        });
+    });
+}
+
+/// Who repeats a write that was carried out gets its answer, also when no memory is left for another one.
+#[test]
+fn a_repetition_is_answered_when_memory_is_used_up() {
+    each_seed(COMMAND, 1..3, &WorldConfig::default(), |world| {
+        let config = NodeConfig { memory_bytes_max: 1 << 20, ..config(None) };
+        let server = start_with(world, 1, config);
+        let engine = world.start_engine(EngineConfig::default());
+        let address = server.address().expect("it listens");
+        world.run_for(Duration::from_secs(1));
+        run(world, &engine, move |local| async move {
+            let asker = Asker::new(&local, address);
+            let session = asker.open(60_000).await;
+            let first = asker.add(numbered(session, 0, 0), false).await;
+            assert_eq!(first.0, Status::OK);
+            let store = client::Client::new(&local, address, client::Config::default());
+            let mut refused = None;
+            for number in 0..200_u8 {
+                refused = store.put(&[number], &[number; 50_000]).await.err();
+                if refused.is_some() {
+                    break;
+                }
+            }
+            let status = status::OUT_OF_MEMORY;
+            let expected = CallError::Status { status, payload: Bytes::new() };
+            assert_eq!(refused, Some(Error::Refused(expected)));
+            assert_eq!(asker.add(numbered(session, 0, 0), true).await, first);
+            assert_eq!(asker.add(numbered(session, 1, 0), false).await.0, status);
+        });
+    });
+}
+
+/// A store that keeps nothing is another one after each start: a session of before is none of its own, even
+/// if it was the first one too.
+#[test]
+fn a_store_that_has_forgotten_takes_no_session_for_another() {
+    each_seed(COMMAND, 1..4, &WorldConfig::default(), |world| {
+        let server = start_with(world, 1, NodeConfig { directory: None, ..config(None) });
+        let engine = world.start_engine(EngineConfig::default());
+        let address = server.address().expect("it listens");
+        let before = run(world, &engine, move |local| async move {
+            let asker = Asker::new(&local, address);
+            let session = asker.open(60_000).await;
+            assert_eq!(asker.add(numbered(session, 0, 0), false).await.0, Status::OK);
+            session
+        });
+        crash(world, &server);
+        run(world, &engine, move |local| async move {
+            let asker = Asker::new(&local, address);
+            let session = asker.open(60_000).await;
+            assert_eq!(session.index, before.index, "the same entry of another store");
+            let (status, _) = asker.add(numbered(before, 0, 0), true).await;
+            assert_eq!(status, status::NO_SESSION);
         });
     });
 }

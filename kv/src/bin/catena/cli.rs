@@ -74,8 +74,8 @@ pub struct ServeArgs {
     #[arg(long, short, value_name = "ADDR", default_value = "7379", value_parser = parse_address)]
     pub listen: SocketAddr,
     /// Address for the native protocol, which knows versions, conditions and sessions: a port of
-    /// 127.0.0.1, or
-    /// ADDRESS:PORT. Each shard then has a port of its own for it, too [default: it is not served].
+    /// 127.0.0.1, or ADDRESS:PORT. Each shard then has a port of its own for it, too [default: it is
+    /// not served].
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub rpc_listen: Option<SocketAddr>,
     /// Directory for log and checkpoints; without it nothing outlives the process.
