@@ -51,7 +51,7 @@ pub struct NodeConfig {
     pub partitions: Option<Partitions>,
     /// The longest value in bytes.
     pub value_bytes_max: usize,
-    /// Memory of each shard in bytes above which writes are refused.
+    /// Memory of all shards' keys in bytes above which writes are refused.
     pub memory_bytes_max: u64,
     /// What happens to writes then.
     pub eviction: Eviction,

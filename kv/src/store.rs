@@ -16,6 +16,7 @@ use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX};
 use catena_engine::driver::FileBuffer;
+use catena_engine::rng::Rng;
 use catena_engine::shard_index::ShardIndex;
 use std::fmt;
 use std::io;
@@ -37,7 +38,7 @@ pub struct StoreConfig {
     pub epoch: u32,
     /// The longest value in bytes.
     pub value_bytes_max: usize,
-    /// Memory of this shard in bytes above which writes are refused, or keys given up.
+    /// Memory of the keys of all shards in bytes above which writes are refused, or keys given up.
     pub memory_bytes_max: u64,
     /// Which of both.
     pub eviction: Eviction,
@@ -49,6 +50,8 @@ pub struct Store {
     config: StoreConfig,
     partitions: OwnPartitions,
     common: Common,
+    /// What the keys of the other shards take, as of a moment ago.
+    bytes_elsewhere: u64,
     /// The partition of a checkpoint that is being taken in is taken in.
     restoring: bool,
 }
@@ -174,6 +177,7 @@ impl Store {
                 log: None,
             },
             config,
+            bytes_elsewhere: 0,
             restoring: false,
         }
     }
@@ -477,7 +481,13 @@ impl Store {
     }
 
     /// One of the keys, by chance.
-    pub fn random_key(&self, random: u64) -> Option<&[u8]> {
+    pub fn random_key(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
+        let mut random = Rng::from_seed(random);
+        (0..RANDOM_KEY_TRIES).find_map(|_| self.any_key(random.next_u64(), now_ms))
+    }
+
+    /// A key by chance, unless it has expired.
+    fn any_key(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
         let mut at = usize::try_from(random % (self.len() as u64).max(1)).ok()?;
         for partition in &self.partitions.list {
             let table = partition.table();
@@ -487,7 +497,9 @@ impl Store {
             }
             let mut key = None;
             let bits = random.rotate_left(32) ^ random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            table.sample(self.arena(), bits, 1, |entry| key = Some(entry.key()));
+            table.sample(self.arena(), bits, 1, |entry| {
+                key = Some(entry.key()).filter(|_| !entry.is_expired(now_ms));
+            });
             return key;
         }
         None
@@ -511,7 +523,13 @@ impl Store {
     /// True if a write that needs memory may be carried out.
     #[inline]
     pub fn has_memory(&self) -> bool {
-        self.common.memory.bytes_used() <= self.config.memory_bytes_max
+        let used = self.common.memory.bytes_used();
+        used <= SHARD_BYTES_MAX && used + self.bytes_elsewhere <= self.config.memory_bytes_max
+    }
+
+    /// Notes what the keys of the other shards take.
+    pub fn note_bytes_elsewhere(&mut self, bytes: u64) {
+        self.bytes_elsewhere = bytes;
     }
 
     /// What the keys of this shard take.
@@ -607,6 +625,12 @@ impl Log {
 /// So many partitions commit at a time, what each needs brought into the cache first: as many as a core has
 /// misses under way.
 const COMMITS_PREFETCHED: usize = 16;
+
+/// The most that the keys of one shard take in bytes: somewhat less than what an arena has numbers for.
+const SHARD_BYTES_MAX: u64 = 60 << 30;
+
+/// Keys that are looked at for one that has not expired. As in Redis.
+const RANDOM_KEY_TRIES: usize = 100;
 
 /// Memory that is kept for the next entry.
 const ENTRY_KEPT_BYTES: usize = 64 * 1_024;

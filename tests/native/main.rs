@@ -2,6 +2,7 @@
 //! whatever is lost on the way.
 
 mod counters;
+mod mixes;
 mod protocol;
 
 use catena_engine::Local;

@@ -317,6 +317,8 @@ pub fn setrange(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>)
     if offset.checked_add(bytes.len()).is_none_or(|end| end > VALUE_BYTES_MAX) {
         return Err(Error::TOO_LONG);
     }
+    // Before there is memory for it.
+    keys.check_length(offset + bytes.len())?;
     match found {
         Some(_) => splice(keys, &key, length, offset, bytes)?,
         None => {

@@ -12,6 +12,7 @@ use crate::log::{BLOCK_BYTES, LogEnd, LogIdentity, LogStart, segment};
 use crate::store::{OutOfOrder, Store};
 use catena_engine::Local;
 use catena_engine::driver::{FileBuffer, FileId, OpenFile};
+use catena_engine::time::{Duration, Instant};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -167,6 +168,7 @@ async fn take_in(
     };
     let mut files = SegmentFiles { local, directory: &source.directory, open: None };
     let mut buffer = FileBuffer::default();
+    let mut progress = Progress::new(local);
     let end = loop {
         match scan.next().map_err(damaged)? {
             Step::End(end) => break end,
@@ -191,6 +193,11 @@ async fn take_in(
                 let read = read.map_err(DiskError::of("read", &path));
                 let read = read.map_err(RecoverError::Disk)?;
                 recovered.bytes += read as u64;
+                progress.tell(|shard| {
+                    let (segment, of) = (request.segment, last_segment);
+                    let entries = recovered.entries;
+                    tracing::info!(shard, log = %source.directory.display(), segment, of, entries, "recovering");
+                });
                 scan.supply(&buffer.bytes()[..read]).map_err(damaged)?;
             }
         }
@@ -253,6 +260,7 @@ async fn restore(
     let mut unread: Vec<u8> = Vec::new();
     let mut buffer = FileBuffer::zeroed(READ_BYTES);
     let (mut offset, mut taken) = (0, 0);
+    let mut progress = Progress::new(local);
     let wrong = |offset, error| RecoverError::Checkpoint { path: path.clone(), offset, error };
     let crc = loop {
         let (filled, read) = local.read_file(file, offset, buffer).await;
@@ -271,6 +279,10 @@ async fn restore(
             }
             Err((before, error)) => return Err(wrong(taken + before as u64, error)),
         }
+        progress.tell(|shard| {
+            let (bytes, entries) = (offset, reader.entries());
+            tracing::info!(shard, checkpoint = %path.display(), bytes, entries, "recovering");
+        });
         next_turn().await;
     };
     local.close_file(file);
@@ -279,6 +291,29 @@ async fn restore(
     }
     recovered.entries += reader.entries();
     Ok(())
+}
+
+/// Says now and then that a long recovery goes on.
+struct Progress<'a> {
+    local: &'a Local,
+    next: Instant,
+}
+
+/// How often that is said.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+impl<'a> Progress<'a> {
+    fn new(local: &'a Local) -> Self {
+        Progress { local, next: local.now() + PROGRESS_EVERY }
+    }
+
+    fn tell(&mut self, say: impl FnOnce(u16)) {
+        let now = self.local.now();
+        if now >= self.next {
+            self.next = now + PROGRESS_EVERY;
+            say(self.local.shard().0);
+        }
+    }
 }
 
 /// The segments of one log, of which one is open.

@@ -233,7 +233,7 @@ impl Redis {
         asker: Asker,
         text: &mut Vec<u8>,
     ) -> Result<Option<Vec<Gate>>, Error> {
-        match everywhere::part(command, args, store, self.local.random(), text)? {
+        match everywhere::part(command, args, store, (self.local.random(), (self.clock)()), text)? {
             Part::Known(entries) => {
                 let open = |(place, index): &(usize, u64)| store.committed(*place) >= *index;
                 let waits = entries.into_iter().filter(|entry| !open(entry));

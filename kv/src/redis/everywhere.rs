@@ -50,7 +50,7 @@ pub fn part(
     command: Everywhere,
     args: &Args<'_>,
     store: &mut Store,
-    random: u64,
+    (random, now_ms): (u64, u64),
     text: &mut Vec<u8>,
 ) -> Result<Part, Error> {
     match command {
@@ -60,7 +60,7 @@ pub fn part(
         Everywhere::Keys => return Ok(Part::Walk(args.at(1).to_vec())),
         Everywhere::RandomKey => {
             text.extend_from_slice(&(store.len() as u64).to_le_bytes());
-            if let Some(key) = store.random_key(random) {
+            if let Some(key) = store.random_key(random, now_ms) {
                 text.extend_from_slice(key);
             }
         }

@@ -140,6 +140,13 @@ impl Server {
         &self.running().shards[shard.index()]
     }
 
+    /// Bytes that the keys of all shards but one take, as far as these have published it.
+    pub fn bytes_elsewhere(&self, shard: ShardIndex) -> u64 {
+        let shards = self.running().shards.iter().enumerate();
+        let others = shards.filter(|(index, _)| *index != shard.index());
+        others.map(|(_, figures)| figures.bytes_used.value()).sum()
+    }
+
     /// Since when it runs, in Unix milliseconds.
     pub fn began_ms(&self) -> u64 {
         self.running().began_ms

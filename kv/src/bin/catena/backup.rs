@@ -31,7 +31,7 @@ pub fn take(args: &BackupArgs) -> Result<(), Failure> {
     for (shard, address) in shards.iter().enumerate() {
         let connection = Connection::to(address, password.as_deref())?;
         let (begun, file) = take_shard(connection, &args.directory, shard)?;
-        println!("shard {shard}: {} keys, {} bytes", file.keys, file.bytes);
+        say(&format!("shard {shard}: {} keys, {} bytes", file.keys, file.bytes));
         if facts.get_or_insert(begun) != &begun {
             return Err(format!("{address} is not of the server at {}", args.from).into());
         }
@@ -51,8 +51,13 @@ pub fn take(args: &BackupArgs) -> Result<(), Failure> {
         shard: files,
     };
     backup::complete(&args.directory, &document)?;
-    println!("{keys} keys are in {}", args.directory.display());
+    say(&format!("{keys} keys are in {}", args.directory.display()));
     Ok(())
+}
+
+/// Tells whoever listens. That nobody does is no reason to end: what is told of is done.
+fn say(line: &str) {
+    let _unheard = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Makes a data directory from a backup.
@@ -64,9 +69,10 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&word());
     id[8..].copy_from_slice(&word());
-    let told = |shard, file: &ShardFile| println!("shard {shard}: {} keys", file.keys);
+    let told = |shard, file: &ShardFile| say(&format!("shard {shard}: {} keys", file.keys));
     let keys = backup::restore(&args.backup, &args.dir, DirectoryId(id), told)?;
-    println!("{keys} keys are in {0}; serve them with: catena serve --dir {0}", args.dir.display());
+    let dir = args.dir.display();
+    say(&format!("{keys} keys are in {dir}; serve them with: catena serve --dir {dir}"));
     Ok(())
 }
 

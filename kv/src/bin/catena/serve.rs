@@ -46,7 +46,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let shards = cores.shard_count()?;
     let redis = Arc::new(facts(args)?);
     let ready = Arc::<AtomicUsize>::default();
-    let config = node_config(args, shards, &redis, &told);
+    let config = node_config(args, &redis, &told);
     let mut builder = Server::builder();
     if let Some(address) = args.rpc_listen {
         builder = builder.listen(address);
@@ -86,12 +86,7 @@ fn listens(args: &ServeArgs) -> String {
     format!("--listen {}{}", args.listen, rpc.unwrap_or_default())
 }
 
-fn node_config(
-    args: &ServeArgs,
-    shards: u16,
-    redis: &Arc<RedisServer>,
-    told: &Sender<Event>,
-) -> NodeConfig {
+fn node_config(args: &ServeArgs, redis: &Arc<RedisServer>, told: &Sender<Event>) -> NodeConfig {
     let (failed, ready) = (told.clone(), told.clone());
     NodeConfig {
         directory: args.dir.clone(),
@@ -104,7 +99,7 @@ fn node_config(
         },
         partitions: args.partitions,
         value_bytes_max: args.value_max as usize,
-        memory_bytes_max: memory_of_shard(redis.config.memory_bytes_max, shards),
+        memory_bytes_max: redis.config.memory_bytes_max,
         eviction: args.eviction,
         server: redis.clone(),
         clock: Arc::new(unix_ms),
@@ -115,12 +110,6 @@ fn node_config(
             let _ending = ready.send(Event::Ready(recovered));
         }),
     }
-}
-
-/// Keys are spread evenly, and so is the memory for them; as much as a shard can address at most.
-fn memory_of_shard(all: u64, shards: u16) -> u64 {
-    const SHARD_BYTES_MAX: u64 = 60 << 30;
-    (all / u64::from(shards.max(1))).min(SHARD_BYTES_MAX)
 }
 
 /// Says where it listens.
