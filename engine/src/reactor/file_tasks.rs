@@ -66,7 +66,7 @@ impl FileTasks {
     pub fn submit(&mut self, task: FileTask, op: FileOpId, wake: impl Fn() + Send + 'static) {
         self.in_flight += 1;
         if self.helper.is_none() {
-            match Helper::start("catena-tasks", Share::Rest, Job::perform, wake) {
+            match Helper::start("catena-tasks", Share::Less, Job::perform, wake) {
                 Ok(helper) => self.helper = Some(helper),
                 Err(error) => {
                     let result = Err(task.explain(&error));

@@ -42,16 +42,18 @@ impl Ending {
     }
 }
 
-/// The least priority of a thread among those that share a core.
-const NICE_MAX: i32 = 19;
+/// The niceness of a thread that does what may wait a little: where there is no spare core, it gets a quarter
+/// of one beside a shard, and a shard that wakes goes first. With less a log could wait for its next
+/// segment.
+const NICENESS: i32 = 5;
 
 /// What of the processor a helper gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Share {
     /// As much as a shard: requests wait for it.
     Equal,
-    /// What nobody else wants: a job takes as long as it takes, and holds nobody up.
-    Rest,
+    /// Less than a shard: nobody waits for it yet.
+    Less,
 }
 
 const NO_PANIC: &str = "neither side panics while it holds the lock";
@@ -78,9 +80,9 @@ impl<J: Send + 'static, D: Send + 'static> Helper<J, D> {
         let its = shared.clone();
         let work = move || {
             leave_the_shards_core();
-            if share == Share::Rest {
+            if share == Share::Less {
                 // Without it the thread is just a little in the way.
-                let _niceness = setpriority_process(None, NICE_MAX);
+                let _niceness = setpriority_process(None, NICENESS);
             }
             while let Some(job) = its.next_job() {
                 let done = perform(job, &its.ending);

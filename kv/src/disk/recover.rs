@@ -196,7 +196,8 @@ async fn take_in(
                 progress.tell(|shard| {
                     let (segment, of) = (request.segment, last_segment);
                     let entries = recovered.entries;
-                    tracing::info!(shard, log = %source.directory.display(), segment, of, entries, "recovering");
+                    let log = source.directory.display();
+                    tracing::info!(shard, %log, segment, of, entries, "recovering");
                 });
                 scan.supply(&buffer.bytes()[..read]).map_err(damaged)?;
             }

@@ -11,14 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-const SMALL_FILES: [&str; 4] = ["--log-segment", "256k", "--checkpoint-log", "1m"];
+const SMALL_FILES: [&str; 4] = ["--log-segment", "4m", "--checkpoint-log", "4m"];
 
 /// Values that were acknowledged.
 type Acknowledged = BTreeMap<String, String>;
 
 #[test]
 fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
-    let Some(disk) = SmallDisk::mount(16) else { return };
+    let Some(disk) = SmallDisk::mount(64) else { return };
     let mut args = vec!["--shards", "1", "--dir", disk.path()];
     args.extend(SMALL_FILES);
     let catena = disk.serve(&args).expect("there is room");
@@ -27,7 +27,7 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
     fill_keys(&mut peer, &mut acknowledged, 500).expect("there is room");
     disk.fill();
     // Some of what was prepared ahead is left. A checkpoint falls due, and cannot be written either.
-    let refused = (0..100).find_map(|_| fill_keys(&mut peer, &mut acknowledged, 500).err());
+    let refused = (0..1_000).find_map(|_| fill_keys(&mut peer, &mut acknowledged, 500).err());
     let refused = refused.expect("nothing more fits");
     assert!(refused.starts_with("-MISCONF"), "{refused}");
     assert!(refused.contains("No space left on device"), "{refused}");
@@ -48,7 +48,7 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
 
 #[test]
 fn a_disk_that_is_full_at_the_start_is_named() {
-    let Some(disk) = SmallDisk::mount(16) else { return };
+    let Some(disk) = SmallDisk::mount(64) else { return };
     let mut args = vec!["--shards", "1", "--dir", disk.path()];
     args.extend(SMALL_FILES);
     let mut acknowledged = Acknowledged::new();
@@ -71,7 +71,7 @@ fn a_disk_that_is_full_at_the_start_is_named() {
 
 #[test]
 fn a_read_only_directory_is_refused() {
-    let Some(disk) = SmallDisk::mount(16) else { return };
+    let Some(disk) = SmallDisk::mount(64) else { return };
     let catena = disk.serve(&["--shards", "1", "--dir", disk.path()]);
     catena.expect("there is room").kill();
     disk.run("mount -o remount,ro \"$0\"");
