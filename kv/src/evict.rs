@@ -47,6 +47,10 @@ impl Store {
         if self.config().eviction == Eviction::None {
             return false;
         }
+        // It is the others who have too much, and give it up when they look.
+        if self.has_less_than_its_share() {
+            return true;
+        }
         for count in 0..EVICTED_MAX {
             if self.has_memory() {
                 return true;
@@ -55,6 +59,17 @@ impl Store {
             self.give_up(&key, now_ms);
         }
         true
+    }
+
+    /// Gives up keys for the other shards, if this one has more than its share of what is too much.
+    pub fn make_room_for_others(&mut self, now_ms: u64, random: impl FnMut() -> u64) {
+        if !self.has_memory() && !self.has_less_than_its_share() {
+            self.evict(now_ms, random);
+        }
+    }
+
+    fn has_less_than_its_share(&self) -> bool {
+        self.bytes_used() < self.config().memory_bytes_max / u64::from(self.config().shards)
     }
 
     /// The key of a sample that was not used for longest.
@@ -108,10 +123,15 @@ mod tests {
     use catena_engine::shard_index::ShardIndex;
 
     fn store(eviction: Eviction) -> Store {
+        store_of(1, eviction)
+    }
+
+    /// The first shard of so many.
+    fn store_of(shards: u16, eviction: Eviction) -> Store {
         Store::in_memory(StoreConfig {
             partitions: Partitions::new(4).expect("a power of two"),
             shard: ShardIndex(0),
-            shards: 1,
+            shards,
             hash_seed: 7,
             epoch: 1,
             value_bytes_max: 1 << 20,
@@ -153,6 +173,44 @@ mod tests {
         let hot = (0..100).filter(|hot| has(&mut store, &format!("key-{hot}"), now_ms)).count();
         assert!(hot > 90, "{hot} of the hundred that were used are left");
         assert!(store.counters().evicted > 5_000);
+    }
+
+    #[test]
+    fn what_others_hold_counts_and_is_theirs_to_give_up() {
+        let own = |store: &Store| {
+            let keys = (0..).map(|number| format!("key-{number}"));
+            keys.filter(|key| store.place_of(Slot::of(key.as_bytes())).is_ok())
+                .take(9_000)
+                .collect::<Vec<_>>()
+        };
+        let mut refuses = store_of(2, Eviction::None);
+        refuses.note_bytes_elsewhere(2 << 20);
+        assert!(!refuses.make_room(0, || 0), "one bound for all shards");
+        let mut rng = Rng::from_seed(1);
+        let mut evicts = store_of(2, Eviction::Lru);
+        let keys = own(&evicts);
+        evicts.note_bytes_elsewhere(2 << 20);
+        let mut written = 0;
+        while evicts.bytes_used() < 1 << 19 {
+            assert!(evicts.make_room(0, || rng.next_u64()), "it has less than its share");
+            put(&mut evicts, &keys[written], 0);
+            written += 1;
+        }
+        assert_eq!(evicts.counters().evicted, 0);
+        // It fills the other half as well while nobody else needs it, and gives that up when somebody does.
+        evicts.note_bytes_elsewhere(0);
+        while evicts.bytes_used() < (1 << 20) - 64 * 1_024 {
+            assert!(evicts.make_room(0, || rng.next_u64()));
+            put(&mut evicts, &keys[written], 0);
+            written += 1;
+        }
+        assert_eq!(evicts.counters().evicted, 0);
+        evicts.note_bytes_elsewhere(1 << 19);
+        for _ in 0..1_000 {
+            evicts.make_room_for_others(0, || rng.next_u64());
+        }
+        assert!(evicts.bytes_used() <= (1 << 19) + 1_024, "{}", evicts.bytes_used());
+        assert!(evicts.counters().evicted > 1_000);
     }
 
     #[test]

@@ -203,7 +203,9 @@ impl Application for Redis {
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
             let elsewhere = self.server.bytes_elsewhere(self.local.shard());
-            self.store.borrow_mut().note_bytes_elsewhere(elsewhere);
+            let mut store = self.store.borrow_mut();
+            store.note_bytes_elsewhere(elsewhere);
+            store.make_room_for_others((self.clock)(), || self.local.random());
         }
     }
 }
@@ -295,7 +297,10 @@ impl Redis {
                     break;
                 }
             }
-            if state.is_barred || state.answers.len() >= ANSWERS_WAITING_MAX {
+            let waits = state.answers.len();
+            if state.is_barred || waits >= ANSWERS_WAITING_MAX || waits > 0 && store.is_log_behind()
+            {
+                // It is read on when some of its answers have gone out.
                 stream.hold();
             }
             if !stream.may_go_on() {

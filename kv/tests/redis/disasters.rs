@@ -184,6 +184,36 @@ fn an_orderly_end_under_load_loses_nothing() {
     fs::remove_dir_all(directory).expect("nobody uses it any more");
 }
 
+/// 400 MiB are under way, of which the log gathers 64 MiB at most for one write.
+#[test]
+fn a_pipeline_that_outruns_the_disk_is_slowed_and_not_refused() {
+    const CONNECTIONS: usize = 50;
+    const WRITES: usize = 512;
+    let directory = temporary_directory("outrun");
+    let dir = directory.to_str().expect("a plain name");
+    let catena = Catena::try_start(&["--shards", "1", "--dir", dir]).expect("it serves");
+    thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            let socket = catena.socket();
+            let mut sends = socket.try_clone().expect("a second handle");
+            let mut peer = Peer::new(socket);
+            scope.spawn(move || {
+                let set = encoded(&["SET", "key", &"x".repeat(16_384)]);
+                for _ in 0..WRITES {
+                    sends.write_all(&set).expect("the server takes what is sent, in time");
+                }
+            });
+            scope.spawn(move || {
+                for _ in 0..WRITES {
+                    assert_eq!(shown(&peer.reply()), "+OK");
+                }
+            });
+        }
+    });
+    drop(catena);
+    fs::remove_dir_all(directory).expect("nobody uses it any more");
+}
+
 #[test]
 fn a_checkpoint_that_is_asked_for_is_taken() {
     let directory = temporary_directory("bgsave");

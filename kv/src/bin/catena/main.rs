@@ -9,7 +9,7 @@
 //! | [`serve`] | `catena serve`: the store |
 //! | [`backup`] | `catena backup`, `catena restore` |
 //! | [`upstream`] | where those servers are named |
-//! | [`signals`] | ends |
+//! | [`ends`] | what ends a server |
 //!
 //! Log lines, numbers with units and the page of counters are of the crate `catena-cli`.
 
@@ -18,10 +18,10 @@
 mod backup;
 mod cli;
 mod config_file;
+mod ends;
 mod facts;
 mod proxy;
 mod serve;
-mod signals;
 mod upstream;
 
 use clap::{CommandFactory, Parser};

@@ -2,7 +2,8 @@
 
 use crate::Failure;
 use crate::cli::ProxyArgs;
-use crate::{signals, upstream};
+use crate::ends::{end_on_signal, end_with_a_shard};
+use crate::upstream;
 use catena_balancer::discovery::Endpoints;
 use catena_balancer::policy;
 use catena_balancer::proxy::{ProxyConfig, ProxyMetrics, Shared, router};
@@ -17,12 +18,12 @@ use catena_engine::time::Duration;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 
 /// Passes requests on until it is told to end.
 pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     let (end, ended) = channel();
-    signals::end_on_signal(end.clone())?;
+    end_on_signal(end.clone())?;
     let endpoints = upstream::find(&args.upstream)?;
     refuse_itself(args.listen, &endpoints)?;
     let admin = args.metrics.map(|at| Admin::listen(at, "--metrics")).transpose()?;
@@ -135,15 +136,4 @@ fn page_of(shards: &[Arc<ShardMetrics>], proxy: &ProxyMetrics) -> String {
         .and_then(|()| proxy.write_prometheus(&mut text))
         .expect("writing to a string cannot fail");
     text
-}
-
-/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
-fn end_with_a_shard(server: &Server, end: Sender<()>) {
-    let watch = server.watch();
-    std::thread::spawn(move || {
-        if let Err(failure) = watch.wait() {
-            eprintln!("{failure}; the other shards drain");
-            let _gone = end.send(());
-        }
-    });
 }

@@ -2,8 +2,8 @@
 
 use crate::Failure;
 use crate::cli::ServeArgs;
+use crate::ends::{end_on_signal, end_with_a_shard};
 use crate::facts::facts;
-use crate::signals::end_on_signal;
 use catena_cli::admin::{self, Admin, Pages};
 use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
@@ -203,17 +203,6 @@ fn ends(told: &Sender<Event>) -> Sender<()> {
         }
     });
     end
-}
-
-/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
-fn end_with_a_shard(server: &Server, end: Sender<()>) {
-    let watch = server.watch();
-    std::thread::spawn(move || {
-        if let Err(failure) = watch.wait() {
-            eprintln!("{failure}; the other shards drain");
-            let _gone = end.send(());
-        }
-    });
 }
 
 fn unix_ms() -> u64 {

@@ -1,6 +1,8 @@
-//! SIGTERM and ^C: the first asks for an end in order, the second ends.
+//! What ends a server: SIGTERM and ^C, of which the first asks for an end in order and the second ends; and
+//! a shard that has failed.
 
 use crate::Failure;
+use catena_engine::Server;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::mpsc::Sender;
@@ -23,4 +25,15 @@ pub fn end_on_signal(end: Sender<()>) -> Result<(), Failure> {
         }
     })?;
     Ok(())
+}
+
+/// Ends the wait when a shard has failed: the others drain then, and there is nothing left to serve.
+pub fn end_with_a_shard(server: &Server, end: Sender<()>) {
+    let watch = server.watch();
+    std::thread::spawn(move || {
+        if let Err(failure) = watch.wait() {
+            eprintln!("{failure}; the other shards drain");
+            let _gone = end.send(());
+        }
+    });
 }
