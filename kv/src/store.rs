@@ -296,7 +296,8 @@ impl Store {
         }
     }
 
-    /// True if more gathers than one write should be long: whoever waits for the disk anyway need not add to it.
+    /// True if more gathers than one write should be long: whoever waits for the disk anyway need not add
+    /// to it.
     #[inline]
     pub fn is_log_behind(&self) -> bool {
         let log = self.common.log.as_ref().filter(|_| !self.common.commits_at_once);
