@@ -640,8 +640,8 @@ const SHARD_BYTES_MAX: u64 = 60 << 30;
 /// Keys that are looked at for one that has not expired. As in Redis.
 const RANDOM_KEY_TRIES: usize = 100;
 
-/// Bytes that gather for one write above which clients that wait for it are not read from: what a disk takes in
-/// some tens of milliseconds.
+/// Bytes that gather for one write above which clients that wait for it are not read from: what a disk takes
+/// in some tens of milliseconds.
 const GATHERED_BYTES_HELD: usize = 8 << 20;
 
 /// Memory that is kept for the next entry.
