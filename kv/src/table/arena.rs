@@ -6,7 +6,7 @@
 //! becomes empty is given back, and what does not drain by itself is moved out by
 //! compaction.
 
-use super::class::{CELL_BYTES, Class, RUN_BYTES_MAX};
+use super::class::{CELL_BYTES, Class};
 use super::entry::{self, Entry, NewEntry, NewValue, Shape};
 use super::pages::{PAGE_BYTES, PAGE_CELLS, Pages};
 use super::slab::Slab;
@@ -167,14 +167,15 @@ impl Arena {
     ) -> Result<CellRef, ArenaFull> {
         let entry = self.entry(cell);
         let len = entry.len();
-        let len_after = entry::len_with_expiry(entry, expires_at.is_some());
-        if len_after > RUN_BYTES_MAX {
-            // The one case in which key or value must go apart now.
+        let shape = Shape::with_expiry(entry, expires_at.is_some());
+        if !shape.is_as_in(entry) {
+            // At the edge of the largest run: key or value must go apart now, or lie apart no more.
             let (key, value) = (entry.key().to_vec(), entry.value().bytes().to_vec());
             let (index, touched) = (entry.index(), entry.touched());
             let value = NewValue::Copied(&value);
             return self.replace(cell, NewEntry { key: &key, value, index, expires_at, touched });
         }
+        let len_after = shape.run_bytes;
         if Class::of(len_after) == self.pages.class(cell.page()) {
             entry::set_expiry(self.pages.run_mut(cell), len, expires_at);
             return Ok(cell);

@@ -174,7 +174,8 @@ impl<'a> Value<'a> {
     }
 }
 
-/// How an entry will lie: what of it lies apart, and the bytes that its run takes.
+/// How an entry lies: what of it lies apart, and the bytes that its run takes. The lengths and
+/// whether it expires decide it, not how the entry came to be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     key_apart: bool,
@@ -183,11 +184,26 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// How an entry will lie.
+    pub(super) fn of(entry: &NewEntry<'_>) -> Self {
+        Self::new(entry.key.len(), entry.value.as_slice().len(), entry.expires_at.is_some())
+    }
+
+    /// How an entry that is there will lie once its expiry is set or taken away.
+    pub(super) fn with_expiry(entry: Entry<'_>, expires: bool) -> Self {
+        Self::new(entry.key().len(), entry.value().bytes().len(), expires)
+    }
+
+    /// Whether the same parts lie apart as of an entry that is there.
+    pub(super) fn is_as_in(self, entry: Entry<'_>) -> bool {
+        let is_set = |flag| entry.run[FLAGS] & flag != 0;
+        (self.key_apart, self.value_apart) == (is_set(KEY_APART), is_set(VALUE_APART))
+    }
+
     /// If not all fits into a run, the longer of key and value lies apart; if that does not do,
     /// both.
-    pub(super) fn of(entry: &NewEntry<'_>) -> Self {
-        let header = HEADER_BYTES + if entry.expires_at.is_some() { EXPIRY_BYTES } else { 0 };
-        let (key, value) = (entry.key.len(), entry.value.as_slice().len());
+    fn new(key: usize, value: usize, expires: bool) -> Self {
+        let header = HEADER_BYTES + if expires { EXPIRY_BYTES } else { 0 };
         let longer_apart = Self {
             key_apart: key > value,
             value_apart: key <= value,
@@ -235,12 +251,6 @@ pub(super) fn write(run: &mut [u8], apart: &mut Slab, entry: NewEntry<'_>, shape
     };
     put(run, KEY_LEN, key_len.to_le_bytes());
     put(run, VALUE_LEN, value_len.to_le_bytes());
-}
-
-/// Bytes of an entry after its expiry was set or taken away.
-pub(super) fn len_with_expiry(entry: Entry<'_>, expires: bool) -> usize {
-    let without = entry.len() - if entry.expires_at().is_some() { EXPIRY_BYTES } else { 0 };
-    without + if expires { EXPIRY_BYTES } else { 0 }
 }
 
 /// Sets or takes away the expiry of the entry that fills the first `len` bytes of `run`. The run

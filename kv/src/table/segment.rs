@@ -131,6 +131,11 @@ impl Segment {
         self.earliest
     }
 
+    /// Whether a sweep of it was begun and not ended.
+    pub(super) fn is_half_swept(&self) -> bool {
+        self.swept > 0
+    }
+
     /// Goes on with a sweep by at most so many buckets: `visit` is given each slot and says when
     /// its entry expires. The result is how many buckets were looked at, and whether those were the
     /// last.

@@ -6,7 +6,8 @@
 //!
 //! A slot is in the line that its hash word chooses, or, if that is full, in the next that is not. Each line
 //! counts the slots that have passed it so: a search goes on only behind a line that was passed, and
-//! ends there as soon as these are gone again. Nothing is left of what was removed.
+//! ends there as soon as these are gone again, or once it has been round. Nothing is left of what was
+//! removed.
 
 use super::arena::CellRef;
 use super::hash::KeyHash;
@@ -163,7 +164,8 @@ impl Slots {
         if self.lines.is_empty() {
             return None;
         }
-        let mut line = self.home(hash);
+        let home = self.home(hash);
+        let mut line = home;
         loop {
             let here = &self.lines[line];
             let mut matching = here.matching(hash.word());
@@ -178,6 +180,10 @@ impl Slots {
                 return None;
             }
             line = self.next(line);
+            // Every line may have been passed, each by another slot.
+            if line == home {
+                return None;
+            }
         }
     }
 
@@ -256,13 +262,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn does_what_a_list_does(operations in prop::collection::vec(operation(), 0..200)) {
-            let mut slots = Slots::with(8, std::iter::empty());
+        fn does_what_a_list_does(
+            lines in prop_oneof![Just(2), Just(8)],
+            operations in prop::collection::vec(operation(), 0..200),
+        ) {
+            let mut slots = Slots::with(lines, std::iter::empty());
             let mut model: Vec<(u32, u32)> = Vec::new();
             let mut cells = 0;
             for operation in operations {
                 match operation {
-                    Operation::Insert { word } if !slots.is_full() => {
+                    Operation::Insert { word } if slots.len() < slots.places() => {
                         cells += 1;
                         let (hash, cell) = (KeyHash::from_word(word), CellRef::from_number(cells));
                         slots.insert(Slot { hash, cell });
@@ -288,8 +297,31 @@ mod tests {
                     let found = slots.find(KeyHash::from_word(*word), |other| other == cell);
                     prop_assert_eq!(found, Some(cell));
                 }
-                prop_assert_eq!(slots.find(KeyHash::from_word(1 << 20), |_| true), None);
+                for line in 0..slots.lines() as u32 {
+                    prop_assert_eq!(slots.find(KeyHash::from_word(1 << 20 | line), |_| true), None);
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_search_ends_where_every_line_was_passed() {
+        let mut slots = Slots::with(2, std::iter::empty());
+        let mut cells = 0;
+        let mut insert = |slots: &mut Slots, word| {
+            cells += 1;
+            let cell = CellRef::from_number(cells);
+            slots.insert(Slot { hash: KeyHash::from_word(word), cell });
+            cell
+        };
+        // An eighth of the even words goes to the second line, an eighth of the odd ones to the first.
+        let first = insert(&mut slots, 2);
+        (0..7).for_each(|_| _ = insert(&mut slots, 0));
+        slots.remove(KeyHash::from_word(2), first);
+        (0..7).for_each(|_| _ = insert(&mut slots, 1));
+        assert!(slots.lines.iter().all(|line| line.passed > 0), "{slots:?}");
+        for word in [0, 1, 4, 5] {
+            assert!(slots.find(KeyHash::from_word(word), |_| false).is_none());
         }
     }
 

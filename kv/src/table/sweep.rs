@@ -43,7 +43,8 @@ impl Table {
             }
             let segment = self.index.segment_mut(self.sweep_at);
             let mut looked = 1;
-            if segment.earliest() <= now_ms {
+            // Begun is ended, also if the clock went back since.
+            if segment.earliest() <= now_ms || segment.is_half_swept() {
                 let (buckets, completed) = segment.sweep(budget - swept.looked, |slot| {
                     let entry = arena.entry(slot.cell);
                     if entry.is_expired(now_ms) {

@@ -45,6 +45,29 @@ fn a_full_arena_refuses_and_changes_nothing() {
 }
 
 #[test]
+fn what_an_entry_takes_does_not_tell_how_it_came_to_be() {
+    let at = Some(9);
+    // The sizes at which an expiry decides what lies apart, and how much.
+    let value_edge = (8_150..8_200).map(|value| (16, value));
+    let key_edge = (8_150..8_200).map(|key| (key, 16));
+    let both_edge = (8_150..8_200).map(|shorter| (shorter, 9_000));
+    for (key, value) in value_edge.chain(key_edge).chain(both_edge) {
+        let (key, value) = (vec![1; key], vec![2; value]);
+        for (before, after) in [(None, at), (at, None)] {
+            let (mut put, mut set) = (World::new(), World::new());
+            put.put(&key, &value, after);
+            set.put(&key, &value, before);
+            let (hash, arena) = (KeyHash::of(&set.seed, &key), &mut set.arena);
+            assert_eq!(set.table.set_expiry(arena, hash, &key, after, 1), Ok(true));
+            let (used, expected) = (set.arena.bytes_used(), put.arena.bytes_used());
+            assert_eq!(used, expected, "{} and {} bytes, {after:?}", key.len(), value.len());
+            let entry = set.get(&key).expect("it is there");
+            assert_eq!((entry.value().bytes(), entry.expires_at()), (&value[..], after));
+        }
+    }
+}
+
+#[test]
 fn a_workload_that_changes_the_sizes_of_values_does_not_keep_its_peak() {
     let mut world = World::new();
     let keys = 0..40_000_u32;
