@@ -16,10 +16,18 @@ pub enum Run {
     Keyed(RunKeyed),
     /// The shard that has the connection: it is about the connection, or the server.
     Here(Here),
-    /// Every shard, for it is about all keys.
+    /// Every shard, for it is about all keys, or all connections.
     Everywhere(Everywhere),
     /// The shard that has the connection: it is about all of that shard's keys.
     Backup,
+}
+
+impl Run {
+    /// Whether it has to wait until the keys are there.
+    #[inline]
+    pub fn needs_keys(&self) -> bool {
+        !matches!(self, Run::Here(_) | Run::Everywhere(Everywhere::ClientList))
+    }
 }
 
 /// Commands about a connection, or the server.
@@ -46,11 +54,12 @@ pub enum Here {
     Wait,
 }
 
-/// Commands about all keys.
+/// Commands about all keys, or all connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the command of its name")]
 pub enum Everywhere {
     BgSave,
+    ClientList,
     DbSize,
     FlushAll,
     Keys,
@@ -138,7 +147,7 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
 }
 
 /// The command that these arguments ask for. `MEMORY USAGE` is one of its own: it is about a key, and runs
-/// where that is.
+/// where that is. So is `CLIENT LIST`: each shard knows its own connections.
 #[inline]
 pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
     static MEMORY_USAGE: Spec = Spec {
@@ -149,12 +158,16 @@ pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
         run: Run::Keyed(usage::memory_usage),
         summary: "Tells what a key takes.",
     };
+    static CLIENT_LIST: Spec =
+        everywhere("client|list", -2, ADMIN, Everywhere::ClientList, "Tells the connections.");
     let spec = find(args.name())?;
-    let is_usage = || args.get(1).is_some_and(|word| word.eq_ignore_ascii_case(b"usage"));
-    if matches!(spec.run, Run::Here(Here::Memory)) && is_usage() && args.len() > 2 {
-        return Some(&MEMORY_USAGE);
+    let Run::Here(command) = spec.run else { return Some(spec) };
+    let is_about = |word: &[u8]| args.get(1).is_some_and(|arg| arg.eq_ignore_ascii_case(word));
+    match command {
+        Here::Memory if args.len() > 2 && is_about(b"usage") => Some(&MEMORY_USAGE),
+        Here::Client if is_about(b"list") => Some(&CLIENT_LIST),
+        _ => Some(spec),
     }
-    Some(spec)
 }
 
 /// The longest name of a command, in bytes: it fits into one word.

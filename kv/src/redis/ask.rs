@@ -6,6 +6,7 @@ use super::bundle::{AskKey, Asked, Bundle, Commands, Whole};
 use super::client::ClientState;
 use super::everywhere::{self, Cursor, Gathering, KeysWalk, Part};
 use super::hand_over::{Asker, Waiting};
+use super::here::client_list;
 use super::here::cluster::host_of;
 use super::place_of_keys;
 use crate::command::error::Error;
@@ -169,13 +170,21 @@ impl Redis {
         let spec = spec::of(&args).expect("the shard that asks has found it");
         let mut text = std::mem::take(&mut self.scratch);
         let done = match spec.run {
-            _ if !self.serving.get() => Err(Error::LOADING),
+            run if run.needs_keys() && !self.serving.get() => Err(Error::LOADING),
             Run::Keyed(_) => self.keyed_for_other(store, spec, &args, asked, now_ms, &mut text),
             Run::Everywhere(Everywhere::Scan) => {
                 let ends_here = asked.whole == Whole::Part;
                 let mut reply = Reply::new(&mut text, asked.protocol);
                 let done = everywhere::scan(store, &args, ends_here, now_ms, &mut reply);
                 done.map(|()| Some(Vec::new()))
+            }
+            Run::Everywhere(Everywhere::ClientList) => {
+                let list = client_list::list(&self.place(store, now_ms), &args);
+                list.map(|(count, lines)| {
+                    text.extend_from_slice(&count.to_le_bytes());
+                    text.extend_from_slice(lines.as_bytes());
+                    Some(Vec::new())
+                })
             }
             Run::Everywhere(command) => {
                 self.part_for_other(store, command, &args, asker, &mut text)

@@ -1,8 +1,9 @@
-//! Commands about all keys: each shard does its part, and the parts are put together.
+//! Commands about all keys or all connections: each shard does its part, and the parts are put together.
 //!
 //! On a shard's own port, where a client takes the shard for a node of a cluster, its part is all there is.
 
 use super::bundle::AskKey;
+use super::here::client_list::Wanted;
 use crate::command::error::Error;
 use crate::command::spec::Everywhere;
 use crate::command::{glob, number};
@@ -64,6 +65,7 @@ pub fn part(
                 text.extend_from_slice(key);
             }
         }
+        Everywhere::ClientList => unreachable!("the store knows no connections"),
         Everywhere::Scan => unreachable!("a page is of one shard"),
     }
     Ok(Part::Known(Vec::new()))
@@ -84,6 +86,7 @@ pub fn check(command: Everywhere, args: &Args<'_>) -> Result<(), Error> {
         Everywhere::BgSave => {
             args.len() == 1 || args.len() == 2 && args.at(1).eq_ignore_ascii_case(b"schedule")
         }
+        Everywhere::ClientList => return Wanted::parse(args).map(drop),
         _ => true,
     };
     if is_fine { Ok(()) } else { Err(Error::SYNTAX) }
@@ -106,7 +109,7 @@ impl Gathering {
             Everywhere::RandomKey if count > 0 && random % (self.sum as u64) < count => {
                 self.text = rest.to_vec();
             }
-            Everywhere::Keys => self.text.extend_from_slice(rest),
+            Everywhere::Keys | Everywhere::ClientList => self.text.extend_from_slice(rest),
             _ => {}
         }
         self.missing == 0
@@ -117,6 +120,7 @@ impl Gathering {
         match self.command {
             Everywhere::DbSize => reply.integer(self.sum),
             Everywhere::BgSave => reply.simple("Background saving started"),
+            Everywhere::ClientList => reply.verbatim(b"txt", &self.text),
             Everywhere::FlushAll => reply.ok(),
             Everywhere::Keys => {
                 reply.array(self.sum as usize);

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`connection`] | `AUTH` `HELLO` `CLIENT` `RESET` |
+//! | [`client_list`] | `CLIENT LIST`, a shard's part of it |
 //! | [`info`] | `INFO` |
 //! | [`config`] | `CONFIG` |
 //! | [`cluster`] | `CLUSTER`: each shard that has a port of its own is a node |
@@ -10,6 +11,7 @@
 //! | [`slowlog`] | `SLOWLOG` |
 //! | `subcommand` | commands that are many |
 
+pub mod client_list;
 pub mod cluster;
 pub mod config;
 pub mod connection;
@@ -37,7 +39,7 @@ pub struct Place<'a> {
     pub server: &'a Server,
     /// This shard's keys.
     pub store: &'a Store,
-    /// This shard's other connections.
+    /// This shard's connections, but for the one that a command came by.
     pub clients: &'a [Option<Box<Client>>],
     /// Where the shards are reached.
     pub addresses: &'a Addresses,

@@ -434,7 +434,7 @@ impl Redis {
         if !client.is_authenticated && !spec.flags.without_auth {
             return Err(Error::NO_AUTH);
         }
-        if !self.serving.get() && !matches!(spec.run, Run::Here(_)) {
+        if !self.serving.get() && spec.run.needs_keys() {
             return Err(Error::LOADING);
         }
         Ok(spec)
@@ -477,7 +477,18 @@ impl Redis {
         now_ms: u64,
     ) {
         let mut text = Vec::new();
-        let place = Place {
+        let ended = here::run(command, client, &self.place(store, now_ms), args, &mut text);
+        self.totals.errors += u64::from(text.starts_with(b"-"));
+        // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
+        self.answer(client, stream, |reply| reply.raw(&text));
+        if ended == here::Ended::Closes {
+            stream.close();
+        }
+    }
+
+    /// What commands about the server are told.
+    fn place<'a>(&'a self, store: &'a Store, now_ms: u64) -> Place<'a> {
+        Place {
             server: &self.server,
             store,
             clients: &self.clients,
@@ -485,13 +496,6 @@ impl Redis {
             is_serving: self.serving.get(),
             now: self.local.now(),
             now_ms,
-        };
-        let ended = here::run(command, client, &place, args, &mut text);
-        self.totals.errors += u64::from(text.starts_with(b"-"));
-        // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
-        self.answer(client, stream, |reply| reply.raw(&text));
-        if ended == here::Ended::Closes {
-            stream.close();
         }
     }
 

@@ -242,16 +242,19 @@ fn info_is_about_the_whole_server() {
 }
 
 #[test]
-fn clients_are_listed_with_their_names() {
-    let catena = Catena::start(1);
-    let mut peers: Vec<Peer> = (0..3).map(|_| catena.connect()).collect();
+fn clients_of_all_shards_are_listed_with_their_names() {
+    let catena = Catena::start(2);
+    let mut peers: Vec<Peer> = (0..8).map(|_| catena.connect()).collect();
     for (n, peer) in peers.iter_mut().enumerate() {
         assert_eq!(peer.ask(&format!("CLIENT SETNAME worker-{n}")), "+OK");
     }
-    let list = peers[0].ask("CLIENT LIST");
-    for n in 0..3 {
-        assert!(list.contains(&format!(" name=worker-{n} ")), "{list}");
+    for peer in &mut peers {
+        let list = peer.ask("CLIENT LIST");
+        assert!((0..8).all(|n| list.contains(&format!(" name=worker-{n} "))), "{list}");
+        assert_eq!(list.matches("id=").count(), 8, "{list}");
     }
+    assert_eq!(peers[0].ask("CLIENT LIST TYPE wrong"), "-ERR Unknown client type 'wrong'");
+    assert_eq!(peers[0].ask("CLIENT LIST TYPE replica"), "$0");
     let id = peers[1].ask("CLIENT ID");
     let one = peers[0].ask(&format!("CLIENT LIST ID {}", &id[1..]));
     assert!(one.contains(" name=worker-1 ") && !one.contains(" name=worker-2 "), "{one}");

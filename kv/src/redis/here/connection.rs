@@ -1,6 +1,7 @@
 //! Who a connection is, and how it is spoken to: `AUTH`, `HELLO`, `CLIENT`, `RESET`.
 
 use super::Place;
+use super::client_list::describe;
 use super::subcommand::{Sub, choose, sub};
 use crate::command::Done;
 use crate::command::error::Error;
@@ -8,10 +9,9 @@ use crate::command::number::integer;
 use crate::redis::client::ClientState;
 use crate::redis::server::{REDIS_VERSION, Server};
 use crate::resp::{Args, Protocol, Reply};
-use std::fmt::Write;
 
 /// The only user there is. Source: Redis.
-const USER: &[u8] = b"default";
+pub(super) const USER: &[u8] = b"default";
 
 pub(super) fn auth(
     client: &mut ClientState,
@@ -130,7 +130,7 @@ fn facts(client: &ClientState, reply: &mut Reply<'_>) {
     reply.array(0);
 }
 
-fn number_of(protocol: Protocol) -> i64 {
+pub(super) fn number_of(protocol: Protocol) -> i64 {
     match protocol {
         Protocol::Resp2 => 2,
         Protocol::Resp3 => 3,
@@ -166,7 +166,7 @@ const SUBS: &[Sub<Verb>] = &[
         -2,
         Verb::List,
         "LIST [TYPE NORMAL|MASTER|REPLICA|PUBSUB] [ID <id> ...]",
-        "Tells about the connections of the shard that this one is on.",
+        "Tells about the connections of all shards; on a shard's own port, of that shard.",
     ),
     sub("no-evict", 3, Verb::NoEvict, "NO-EVICT ON|OFF", "No connection is given up for memory."),
     sub("no-touch", 3, Verb::NoTouch, "NO-TOUCH ON|OFF", "Accepted, without effect."),
@@ -197,7 +197,7 @@ pub(super) fn client(
             describe(client, place, &mut text);
             reply.verbatim(b"txt", text.as_bytes());
         }
-        Verb::List => list(client, place, args, reply)?,
+        Verb::List => unreachable!("a command of its own, see `spec::of`"),
         Verb::NoEvict | Verb::NoTouch => on_or_off(args.at(2), reply)?,
         Verb::ReplyOn => match args.at(2).to_ascii_lowercase().as_slice() {
             b"on" => reply.ok(),
@@ -250,95 +250,6 @@ fn check_label(text: &[u8], what: &str) -> Done {
         return Ok(());
     }
     Err(Error::of(format!("ERR {what} cannot contain spaces, newlines or special characters.")))
-}
-
-/// The connections of this shard, this one among them. Those of other shards are not told: that would have
-/// to wait for their turns. `ID` finds a connection on its own shard.
-fn list(client: &ClientState, place: &Place<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
-    let wanted = Wanted::parse(args)?;
-    let others = place.clients.iter().flatten().map(|client| &client.state);
-    let mut all: Vec<&ClientState> =
-        others.chain([client]).filter(|client| wanted.has(client)).collect();
-    all.sort_by_key(|client| client.id);
-    let mut text = String::new();
-    all.into_iter().for_each(|client| describe(client, place, &mut text));
-    reply.verbatim(b"txt", text.as_bytes());
-    Ok(())
-}
-
-/// Which connections `CLIENT LIST` shall tell.
-enum Wanted {
-    All,
-    None,
-    Ids(Vec<i64>),
-}
-
-impl Wanted {
-    fn parse(args: &Args<'_>) -> Result<Self, Error> {
-        let Some(option) = args.get(2) else { return Ok(Wanted::All) };
-        if option.eq_ignore_ascii_case(b"type") && args.len() == 4 {
-            return match args.at(3).to_ascii_lowercase().as_slice() {
-                b"normal" => Ok(Wanted::All),
-                b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Wanted::None),
-                _ => {
-                    let kind = String::from_utf8_lossy(args.at(3));
-                    Err(Error::of(format!("ERR Unknown client type '{kind}'")))
-                }
-            };
-        }
-        if option.eq_ignore_ascii_case(b"id") && args.len() > 3 {
-            let id = |text| match integer(text) {
-                Ok(id) if id > 0 => Ok(id),
-                _ => Err(Error::fixed("ERR Invalid client ID")),
-            };
-            return args.iter().skip(3).map(id).collect::<Result<_, _>>().map(Wanted::Ids);
-        }
-        Err(Error::SYNTAX)
-    }
-
-    fn has(&self, client: &ClientState) -> bool {
-        match self {
-            Wanted::All => true,
-            Wanted::None => false,
-            Wanted::Ids(ids) => ids.contains(&client.id.cast_signed()),
-        }
-    }
-}
-
-/// A connection as a line. Libraries insist on the numbers about its buffers; those that the engine keeps to
-/// itself are 0.
-fn describe(client: &ClientState, place: &Place<'_>, text: &mut String) {
-    let laddr = place.address_of(client).map(|address| address.to_string()).unwrap_or_default();
-    let addr = client.address.map(|address| address.to_string()).unwrap_or_default();
-    let waiting = client.answers.memory_bytes();
-    let label = |bytes| String::from_utf8_lossy(bytes);
-    writeln!(
-        text,
-        "id={} addr={addr} laddr={laddr} name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
-         multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} \
-         tot-mem={waiting} cmd={} user={} lib-name={} lib-ver={} resp={}",
-        client.id,
-        label(&client.name),
-        place.now.since(client.connected_at).as_secs(),
-        place.now.since(client.last_command_at).as_secs(),
-        client.answers.len(),
-        client.last_command,
-        label(USER),
-        label(&client.library[0]),
-        label(&client.library[1]),
-        number_of(client.protocol),
-    )
-    .expect("a string takes it all");
-}
-
-impl Place<'_> {
-    /// The address that a connection came in by.
-    fn address_of(&self, client: &ClientState) -> Option<std::net::SocketAddr> {
-        if client.is_on_own_port {
-            return self.addresses.shards.get(self.store.config().shard.index()).copied();
-        }
-        self.addresses.shared
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,105 @@
+//! `CLIENT LIST`: a shard's connections, as lines.
+
+use super::Place;
+use super::connection::{USER, number_of};
+use crate::command::error::Error;
+use crate::command::number::integer;
+use crate::redis::client::ClientState;
+use crate::resp::Args;
+use std::fmt::Write;
+
+/// The lines of this shard's connections that are asked for, the oldest first, and how many they are.
+///
+/// # Errors
+/// If an argument is wrong.
+pub fn list(place: &Place<'_>, args: &Args<'_>) -> Result<(u64, String), Error> {
+    let wanted = Wanted::parse(args)?;
+    let all = place.clients.iter().flatten().map(|client| &client.state);
+    let mut clients: Vec<&ClientState> = all.filter(|client| wanted.has(client)).collect();
+    clients.sort_by_key(|client| client.id);
+    let mut text = String::new();
+    clients.iter().for_each(|client| describe(client, place, &mut text));
+    Ok((clients.len() as u64, text))
+}
+
+/// Which connections `CLIENT LIST` shall tell.
+pub enum Wanted {
+    /// All.
+    All,
+    /// None: they are of a kind that there is not here.
+    None,
+    /// Those with these numbers.
+    Ids(Vec<i64>),
+}
+
+impl Wanted {
+    /// Reads the arguments of the command.
+    ///
+    /// # Errors
+    /// If one is wrong.
+    pub fn parse(args: &Args<'_>) -> Result<Self, Error> {
+        let Some(option) = args.get(2) else { return Ok(Wanted::All) };
+        if option.eq_ignore_ascii_case(b"type") && args.len() == 4 {
+            return match args.at(3).to_ascii_lowercase().as_slice() {
+                b"normal" => Ok(Wanted::All),
+                b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Wanted::None),
+                _ => {
+                    let kind = String::from_utf8_lossy(args.at(3));
+                    Err(Error::of(format!("ERR Unknown client type '{kind}'")))
+                }
+            };
+        }
+        if option.eq_ignore_ascii_case(b"id") && args.len() > 3 {
+            let id = |text| match integer(text) {
+                Ok(id) if id > 0 => Ok(id),
+                _ => Err(Error::fixed("ERR Invalid client ID")),
+            };
+            return args.iter().skip(3).map(id).collect::<Result<_, _>>().map(Wanted::Ids);
+        }
+        Err(Error::SYNTAX)
+    }
+
+    fn has(&self, client: &ClientState) -> bool {
+        match self {
+            Wanted::All => true,
+            Wanted::None => false,
+            Wanted::Ids(ids) => ids.contains(&client.id.cast_signed()),
+        }
+    }
+}
+
+/// A connection as a line. Libraries insist on the numbers about its buffers; those that the engine keeps to
+/// itself are 0.
+pub(super) fn describe(client: &ClientState, place: &Place<'_>, text: &mut String) {
+    let laddr = place.address_of(client).map(|address| address.to_string()).unwrap_or_default();
+    let addr = client.address.map(|address| address.to_string()).unwrap_or_default();
+    let waiting = client.answers.memory_bytes();
+    let label = |bytes| String::from_utf8_lossy(bytes);
+    writeln!(
+        text,
+        "id={} addr={addr} laddr={laddr} name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 \
+         multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 obl=0 oll={} omem={waiting} \
+         tot-mem={waiting} cmd={} user={} lib-name={} lib-ver={} resp={}",
+        client.id,
+        label(&client.name),
+        place.now.since(client.connected_at).as_secs(),
+        place.now.since(client.last_command_at).as_secs(),
+        client.answers.len(),
+        client.last_command,
+        label(USER),
+        label(&client.library[0]),
+        label(&client.library[1]),
+        number_of(client.protocol),
+    )
+    .expect("a string takes it all");
+}
+
+impl Place<'_> {
+    /// The address that a connection came in by.
+    fn address_of(&self, client: &ClientState) -> Option<std::net::SocketAddr> {
+        if client.is_on_own_port {
+            return self.addresses.shards.get(self.store.config().shard.index()).copied();
+        }
+        self.addresses.shared
+    }
+}
