@@ -1,9 +1,22 @@
 //! Writes the seeds of all corpora, most from the golden frames: `cargo run --example seeds`, in `fuzz/`.
 
+use catena_kv::effect::{EffectRef, RequestRef, SessionId};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const GOLDEN: &str = include_str!("../../tests/wire/golden.txt");
+const GOLDEN_OF_STORE: &str = include_str!("../../kv/src/native/wire/golden.txt");
+
+/// Names of the store's golden layouts, by the number that the fuzz target knows them by.
+const LAYOUTS: [&str; 7] = [
+    "write request",
+    "get answer",
+    "scan request",
+    "scan answer",
+    "session open request",
+    "session close request",
+    "info answer",
+];
 
 const SERVER: u8 = 1;
 const GREETED: u8 = 2;
@@ -72,7 +85,38 @@ fn main() -> std::io::Result<()> {
         write("resp", name, &[&[0, ALL_OF_REDIS], stream])?;
         write("resp", &format!("{name}-in-pieces"), &[&[3, SMALL], stream])?;
     }
-    Ok(())
+    for (number, line) in (0..).zip(GOLDEN_OF_STORE.lines()) {
+        let Some((name, digits)) = line.split_once(": ") else { continue };
+        let Some(layout) = LAYOUTS.iter().position(|layout| *layout == name) else { continue };
+        let bytes: Vec<u8> = (0..digits.len() / 2)
+            .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).expect("hexadecimal"))
+            .collect();
+        write("layouts", &format!("line-{number}"), &[&[layout as u8], &bytes])?;
+    }
+    write("layouts", "effects", &[&[7], &effects()])
+}
+
+/// One of each kind.
+fn effects() -> Vec<u8> {
+    let session = SessionId { epoch: 7, index: 9 };
+    let (number, first_unanswered) = (5, 3);
+    let request = RequestRef { session, number, first_unanswered, status: 0, result: b"ok" };
+    let mut bytes = Vec::new();
+    for effect in [
+        EffectRef::Put { key: b"a", value: b"value", expires_at: None },
+        EffectRef::Put { key: b"a", value: b"value", expires_at: Some(1) },
+        EffectRef::Delete { key: b"a" },
+        EffectRef::Expire { key: b"a", expires_at: None },
+        EffectRef::Splice { key: b"a", offset: 3, bytes: b"xy" },
+        EffectRef::Clear,
+        EffectRef::NoOp,
+        EffectRef::OpenSession { lifetime_ms: 60_000 },
+        EffectRef::CloseSession { session },
+        EffectRef::Request(request),
+    ] {
+        effect.encode(&mut bytes);
+    }
+    bytes
 }
 
 fn golden() -> BTreeMap<String, Vec<u8>> {

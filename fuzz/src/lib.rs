@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod deframer;
+pub mod layouts;
 pub mod resp;
 mod script;
 mod watched;
