@@ -6,6 +6,7 @@
 //! | [`units`] | numbers with units, as people type them: on the command line, in a file of settings |
 //! | [`address`] | where to listen |
 //! | [`admin`] | pages over HTTP: counters, health |
+//! | [`notify`] | what a service manager is told |
 //! | [`docs`] | for tests: a command's flags against the table that documents them |
 //!
 //! Nothing of the engine is in here, and nothing that a service needs: a library takes values, a binary
@@ -17,4 +18,5 @@ pub mod address;
 pub mod admin;
 pub mod docs;
 pub mod log;
+pub mod notify;
 pub mod units;

@@ -1,7 +1,10 @@
 //! What commands about the connection and the server answer, in both protocols.
 
 use crate::peer::{Peer, encoded, shown};
-use crate::server::{Catena, PATIENCE};
+use crate::server::{ARGS, Catena, PATIENCE};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Command;
 use std::time::Instant;
 
 /// Each command, and its reply to RESP2 and to RESP3, where the two differ.
@@ -288,4 +291,28 @@ fn slow_commands_are_entered() {
     assert_eq!(count("*3 $3 SET "), 4, "{log}");
     assert_eq!(count("v... (4872 more bytes)"), 4, "{log}");
     assert_eq!(count("quick"), 0, "a GET is not timed: {log}");
+}
+
+/// As systemd does with `Type=notify`.
+#[test]
+fn a_service_manager_hears_when_it_serves_and_when_it_ends() {
+    let name = format!("catena-manager-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).expect("short"))
+        .expect("a name of its own");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let hear = || {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).expect("it tells");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
+    command.args(ARGS).args(["--shards", "1"]).env("NOTIFY_SOCKET", format!("@{name}"));
+    let catena = Catena::run(command).expect("it serves");
+    let mut heard = vec![hear()];
+    while !heard.last().is_some_and(|message| message.starts_with("READY=1\n")) {
+        heard.push(hear());
+    }
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert_eq!(catena.terminate().code, Some(0));
+    assert_eq!(hear(), "STOPPING=1\nSTATUS=draining");
 }

@@ -8,6 +8,7 @@ use catena_balancer::discovery::Endpoints;
 use catena_balancer::policy;
 use catena_balancer::proxy::{ProxyConfig, ProxyMetrics, Shared, router};
 use catena_cli::admin::{self, Admin, Pages};
+use catena_cli::notify;
 use catena_engine::client::ClientConfig;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
@@ -52,7 +53,9 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     drop(out);
     end_with_a_shard(&server, end);
     // The senders live as long as their threads, which end with the process.
+    notify::ready("serving");
     let _told = ended.recv();
+    notify::stopping();
     Ok(server.drain()?)
 }
 

@@ -5,6 +5,7 @@ use crate::cli::ServeArgs;
 use crate::ends::{end_on_signal, end_with_a_shard};
 use crate::facts::facts;
 use catena_cli::admin::{self, Admin, Pages};
+use catena_cli::notify;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
 use catena_engine::server::{Cores, Server};
@@ -70,8 +71,12 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         admin.serve(pages(server.shard_metrics(), redis, ready.clone(), shards.into()))?;
     }
     end_with_a_shard(&server, ends(&told));
+    notify::status("loading");
     match wait(&events, &ready, shards.into(), began_at) {
-        Ok(()) => Ok(server.drain()?),
+        Ok(()) => {
+            notify::stopping();
+            Ok(server.drain()?)
+        }
         // Nothing is acknowledged any more, so there is nothing to drain.
         Err(failure) => {
             eprintln!("catena: {failure}");
@@ -155,11 +160,11 @@ fn wait(
                 if ready.fetch_add(1, Ordering::Relaxed) + 1 == shards {
                     let Recovered { entries, logs, torn, .. } = all;
                     let took = began_at.elapsed();
+                    let line =
+                        format!("serving after {took:.1?}: {entries} entries from {logs} logs");
+                    notify::ready(&line);
                     // Who started it may have closed this after the first lines: no reason to end.
-                    let _unheard = writeln!(
-                        std::io::stdout(),
-                        "serving after {took:.1?}: {entries} entries from {logs} logs"
-                    );
+                    let _unheard = writeln!(std::io::stdout(), "{line}");
                     if torn > 0 {
                         eprintln!("note: {torn} logs ended within a write that nobody was told of");
                     }
