@@ -66,6 +66,49 @@ pub struct RestoreArgs {
     pub dir: PathBuf,
 }
 
+/// The shards of whatever serves.
+#[derive(Args, Debug)]
+pub struct ShardArgs {
+    /// CPUs to run on, one shard each: all, or a list like 0,2-3.
+    #[arg(
+        long,
+        visible_alias = "cores",
+        value_name = "LIST",
+        default_value = "all",
+        conflicts_with = "shards"
+    )]
+    pub cpus: Cores,
+    /// So many shards, each on a CPU of its own, the first that may be used.
+    #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
+    pub shards: Option<u32>,
+    /// auto (io_uring, or epoll where it is refused), uring, or epoll.
+    #[arg(long, default_value = "auto")]
+    pub driver: DriverChoice,
+    /// When there is nothing to do: adaptive (spin a little, then sleep), always (spin), never (sleep).
+    #[arg(long, default_value = "adaptive")]
+    pub poll: PollMode,
+    /// How long a shard that sleeps goes on sleeping after something has come, for more to come with it: less
+    /// CPU time a request, so much more latency at most. Up to 1ms, on io_uring since Linux 6.12.
+    #[arg(long, value_name = "TIME", default_value = "0",
+        value_parser = duration_up_to(GATHER_MAX))]
+    pub gather: Duration,
+}
+
+impl ShardArgs {
+    /// Where they run.
+    pub fn cores(&self) -> Cores {
+        match self.shards {
+            Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
+            None => self.cpus.clone(),
+        }
+    }
+
+    /// The flag that says where they run.
+    pub fn flag_of_cores(&self) -> &'static str {
+        if self.shards.is_some() { "--shards" } else { "--cpus" }
+    }
+}
+
 /// `serve`. A flag may come twice, from the file and from the line: the last one counts.
 #[derive(Args, Debug)]
 #[command(args_override_self = true)]
@@ -125,35 +168,15 @@ pub struct ServeArgs {
     /// port of 127.0.0.1, or ADDRESS:PORT.
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub admin: Option<SocketAddr>,
-    /// CPUs to run on, one shard each: all, or a list like 0,2-3.
-    #[arg(
-        long,
-        visible_alias = "cores",
-        value_name = "LIST",
-        default_value = "all",
-        conflicts_with = "shards"
-    )]
-    pub cpus: Cores,
-    /// So many shards, each on a CPU of its own, the first that may be used.
-    #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
-    pub shards: Option<u32>,
+    /// The shards.
+    #[command(flatten)]
+    pub shards: ShardArgs,
     /// The first line of this file is what clients have to say with AUTH before they may do anything.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// The host that cluster clients are told to connect to, if it is not the one of --listen.
     #[arg(long, value_name = "HOST")]
     pub announce: Option<String>,
-    /// auto (io_uring, or epoll where it is refused), uring, or epoll.
-    #[arg(long, default_value = "auto")]
-    pub driver: DriverChoice,
-    /// When there is nothing to do: adaptive (spin a little, then sleep), always (spin), never (sleep).
-    #[arg(long, default_value = "adaptive")]
-    pub poll: PollMode,
-    /// How long a shard that sleeps goes on sleeping after something has come, for more to come with it: less
-    /// CPU time a request, so much more latency at most. Up to 1ms, on io_uring since Linux 6.12.
-    #[arg(long, value_name = "TIME", default_value = "0",
-        value_parser = duration_up_to(GATHER_MAX))]
-    pub gather: Duration,
     /// Log lines.
     #[command(flatten)]
     pub log: LogArgs,
@@ -196,29 +219,9 @@ pub struct ProxyArgs {
                 prequal-piggyback or hist[:D]; D: so many are compared at a time"
     )]
     pub policy: String,
-    /// CPUs to run on, one shard each: all, or a list like 0,2-3.
-    #[arg(
-        long,
-        visible_alias = "cores",
-        value_name = "LIST",
-        default_value = "all",
-        conflicts_with = "shards"
-    )]
-    pub cpus: Cores,
-    /// So many shards, each on a CPU of its own, the first that may be used.
-    #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
-    pub shards: Option<u32>,
-    /// auto (io_uring, or epoll where it is refused), uring, or epoll.
-    #[arg(long, default_value = "auto")]
-    pub driver: DriverChoice,
-    /// When there is nothing to do: adaptive (spin a little, then sleep), always (spin), never (sleep).
-    #[arg(long, default_value = "adaptive")]
-    pub poll: PollMode,
-    /// How long a shard that sleeps goes on sleeping after something has come, for more to come with it: less
-    /// CPU time a request, so much more latency at most. Up to 1ms, on io_uring since Linux 6.12.
-    #[arg(long, value_name = "TIME", default_value = "0",
-        value_parser = duration_up_to(GATHER_MAX))]
-    pub gather: Duration,
+    /// The shards.
+    #[command(flatten)]
+    pub shards: ShardArgs,
     /// The deadline of requests that come without one; 0: they wait for as long as their server lives.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
     pub timeout: Duration,

@@ -121,9 +121,9 @@ mod tests {
     fn the_file_says_what_flags_say_and_flags_win() {
         let file = "listen = \"7001\"\nshards = 2\ndurability = \"batch\"\n";
         let args = parse(file, "--listen 7002").expect("all of them are flags");
-        assert_eq!((args.listen.port(), args.shards), (7002, Some(2)));
+        assert_eq!((args.listen.port(), args.shards.shards), (7002, Some(2)));
         let args = parse("cpus = \"0\"\n", "--shards 1").expect("the line wins");
-        assert_eq!(args.shards, Some(1));
+        assert_eq!(args.shards.shards, Some(1));
     }
 
     #[test]

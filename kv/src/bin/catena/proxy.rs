@@ -28,12 +28,9 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     let endpoints = upstream::find(&args.upstream)?;
     refuse_itself(args.listen, &endpoints)?;
     let admin = args.metrics.map(|at| Admin::listen(at, "--metrics")).transpose()?;
-    let cores = match args.shards {
-        Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
-        None => args.cpus.clone(),
-    };
+    let cores = args.shards.cores();
     let shards =
-        cores.shard_count().map_err(|error| format!("{}: {error}", flag_of_cores(args)))?;
+        cores.shard_count().map_err(|error| format!("{}: {error}", args.shards.flag_of_cores()))?;
     let shared = Shared::new(endpoints.clone(), shards.into());
     let server = start(args, cores, shared.clone())?;
     args.log.install();
@@ -89,9 +86,9 @@ fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failu
         // A caller cannot know which shard is for what, and need not: all of them reach all servers.
         .shard_ports(false)
         .cores(cores)
-        .driver(args.driver)
-        .poll(args.poll)
-        .gather(args.gather)
+        .driver(args.shards.driver)
+        .poll(args.shards.poll)
+        .gather(args.shards.gather)
         .connections_max(args.max_connections)
         .connection(connection)
         .admission(admission)
@@ -119,11 +116,6 @@ fn refuse_itself(listen: SocketAddr, endpoints: &Endpoints) -> Result<(), Failur
         )
         .into())
     })
-}
-
-/// What the number of shards was told by.
-fn flag_of_cores(args: &ProxyArgs) -> &'static str {
-    if args.shards.is_some() { "--shards" } else { "--cpus" }
 }
 
 fn servers(args: &ProxyArgs, count: usize) -> String {

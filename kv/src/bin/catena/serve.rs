@@ -8,7 +8,7 @@ use catena_cli::admin::{self, Admin, Pages};
 use catena_cli::notify;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
-use catena_engine::server::{Cores, Server};
+use catena_engine::server::Server;
 use catena_engine::shard_index::ShardIndex;
 use catena_kv::disk::checkpoint::CheckpointConfig;
 use catena_kv::disk::recover::Recovered;
@@ -40,11 +40,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     end_on_signal(ends(&told))?;
     args.log.install();
     let admin = args.admin.map(|address| Admin::listen(address, "--admin")).transpose()?;
-    let cores = match args.shards {
-        Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
-        None => args.cpus.clone(),
-    };
-    let shards = cores.shard_count()?;
+    let cores = args.shards.cores();
+    let shards =
+        cores.shard_count().map_err(|error| format!("{}: {error}", args.shards.flag_of_cores()))?;
     let redis = Arc::new(facts(args)?);
     let ready = Arc::<AtomicUsize>::default();
     let config = node_config(args, &redis, &told);
@@ -55,9 +53,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let server = builder
         .listen_streams(args.listen, (args.shard_ports > 0).then_some(args.shard_ports))
         .cores(cores)
-        .driver(args.driver)
-        .poll(args.poll)
-        .gather(args.gather)
+        .driver(args.shards.driver)
+        .poll(args.shards.poll)
+        .gather(args.shards.gather)
         .connections_max(args.max_connections)
         .connection(ConnectionConfig {
             drain_timeout: args.drain_timeout,
