@@ -96,6 +96,9 @@ impl Kind {
 }
 
 /// Appends a frame whose payload `write` appends. Returns its checksum.
+///
+/// # Panics
+/// If the payload is longer than [`PAYLOAD_BYTES_MAX`]: nobody could read it again.
 pub fn encode(
     out: &mut Vec<u8>,
     prev_crc: u32,
@@ -107,6 +110,7 @@ pub fn encode(
     out.extend_from_slice(&[0; HEADER_BYTES]);
     write(out);
     let length = out.len() - start - HEADER_BYTES;
+    assert!(length <= PAYLOAD_BYTES_MAX, "a frame of {length} bytes");
     let frame = &mut out[start..];
     frame[4..8].copy_from_slice(&(length as u32).to_le_bytes());
     frame[8] = kind as u8;

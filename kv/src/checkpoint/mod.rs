@@ -13,3 +13,6 @@ pub mod format;
 pub mod read;
 pub mod walk;
 pub mod write;
+
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,17 @@
 //!              none of the walk's │ state that is walked; what is newer is passed by
 //! ```
 //!
-//! The saved ones come out with the next step. So the walk gives each entry of the partition as of its
-//! index once, costs a change of an entry that it has not reached one copy, and stops nobody.
+//! The saved ones come out with the others. So the walk gives each entry of the partition as of its
+//! index once, costs a change of an entry that it has not reached one copy, and stops nobody. Entries come
+//! out in pieces, each of which becomes a frame: however many are saved while a disk stands still, and
+//! however large they are, none is too long. Large values are not copied before their piece is taken.
 
+use super::write::FRAME_BYTES;
 use crate::effect::EffectRef;
 use crate::memory::Memory;
-use crate::table::{Entry, KeyHash, Table};
+use crate::table::{Entry, KeyHash, Table, Value};
+use bytes::Bytes;
+use std::collections::VecDeque;
 
 /// See the module page.
 #[derive(Debug)]
@@ -19,17 +24,52 @@ pub struct Walk {
     as_of: u64,
     /// The next hash word; `None`: all were walked.
     cursor: Option<u32>,
-    /// Entries that came out and were not taken yet, encoded.
+    /// What came out and was not taken yet.
+    pieces: VecDeque<Piece>,
+    /// The piece that grows.
     out: Vec<u8>,
     count: u64,
     /// All keys were deleted meanwhile: what has come out is void.
     is_void: bool,
 }
 
+/// Entries that have come out: the content of one frame.
+#[derive(Debug)]
+pub enum Piece {
+    /// Small ones, encoded.
+    Small(Vec<u8>),
+    /// One with a large value, which is shared with the table.
+    Large {
+        /// Of the entry.
+        index: u64,
+        /// Its key.
+        key: Vec<u8>,
+        /// Its expiry.
+        expires_at: Option<u64>,
+        /// Its value.
+        value: Bytes,
+    },
+}
+
+impl Piece {
+    /// Appends its entries.
+    pub fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Piece::Small(entries) => out.extend_from_slice(&entries),
+            Piece::Large { index, key, expires_at, value } => {
+                let put = EffectRef::Put { key: &key, value: &value, expires_at };
+                out.reserve(8 + put.encoded_bytes());
+                encode(out, index, &put);
+            }
+        }
+    }
+}
+
 impl Walk {
     /// Through what there is now, the last entry being `as_of`.
     pub fn new(as_of: u64) -> Self {
-        Walk { as_of, cursor: Some(0), out: Vec::new(), count: 0, is_void: false }
+        let (pieces, out) = (VecDeque::new(), Vec::new());
+        Walk { as_of, cursor: Some(0), pieces, out, count: 0, is_void: false }
     }
 
     /// The index that it is as of.
@@ -47,27 +87,28 @@ impl Walk {
         self.is_void
     }
 
-    /// True when it has come to the end.
+    /// True when it has come to the end, and all pieces were taken.
     pub fn is_done(&self) -> bool {
-        self.cursor.is_none()
+        self.cursor.is_none() && self.pieces.is_empty() && self.out.is_empty()
     }
 
-    /// Goes on by about so many entries.
+    /// Goes on by about so many entries, unless there are pieces to be taken.
     pub fn step(&mut self, table: &Table, memory: &Memory, entries: usize) {
-        let Some(from) = self.cursor else { return };
-        let Walk { as_of, out, count, .. } = self;
-        let next = table.walk(&memory.arena, from, entries, |entry| {
-            if entry.index() <= *as_of {
-                push(out, &entry);
-                *count += 1;
+        let Some(from) = self.cursor.filter(|_| self.pieces.is_empty()) else { return };
+        let as_of = self.as_of;
+        self.cursor = table.walk(&memory.arena, from, entries, |entry| {
+            if entry.index() <= as_of {
+                self.push(&entry);
             }
         });
-        self.cursor = next;
     }
 
-    /// What has come out and was not taken.
-    pub fn out(&mut self) -> &mut Vec<u8> {
-        &mut self.out
+    /// Takes a piece, if one is complete.
+    pub fn take_piece(&mut self) -> Option<Piece> {
+        if self.cursor.is_none() {
+            self.close_piece();
+        }
+        self.pieces.pop_front()
     }
 
     /// An effect is about to change the table.
@@ -87,15 +128,36 @@ impl Walk {
         if let Some(entry) = table.get(&memory.arena, hash, key)
             && entry.index() <= self.as_of
         {
-            push(&mut self.out, &entry);
-            self.count += 1;
+            self.push(&entry);
+        }
+    }
+
+    fn push(&mut self, entry: &Entry<'_>) {
+        self.count += 1;
+        let (index, key, expires_at) = (entry.index(), entry.key(), entry.expires_at());
+        match entry.value() {
+            Value::Small(value) => {
+                encode(&mut self.out, index, &EffectRef::Put { key, value, expires_at });
+                if self.out.len() >= FRAME_BYTES {
+                    self.close_piece();
+                }
+            }
+            Value::Large(value) => {
+                let (key, value) = (key.to_vec(), value.clone());
+                self.pieces.push_back(Piece::Large { index, key, expires_at, value });
+            }
+        }
+    }
+
+    fn close_piece(&mut self) {
+        if !self.out.is_empty() {
+            self.pieces.push_back(Piece::Small(std::mem::take(&mut self.out)));
         }
     }
 }
 
 /// Appends an entry as a checkpoint has it.
-fn push(out: &mut Vec<u8>, entry: &Entry<'_>) {
-    out.extend_from_slice(&entry.index().to_le_bytes());
-    let (key, expires_at) = (entry.key(), entry.expires_at());
-    EffectRef::Put { key, value: entry.value().bytes(), expires_at }.encode(out);
+fn encode(out: &mut Vec<u8>, index: u64, put: &EffectRef<'_>) {
+    out.extend_from_slice(&index.to_le_bytes());
+    put.encode(out);
 }

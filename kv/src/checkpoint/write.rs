@@ -12,8 +12,8 @@ pub const VERSION: u32 = 1;
 pub const MAGIC: [u8; 8] = *b"catenchk";
 
 /// A frame of entries is closed when it has so many bytes: small enough to be checked and taken in without
-/// much memory, large enough that its header does not count.
-const FRAME_BYTES: usize = 64 * 1_024;
+/// much memory, large enough that its header does not count. A large value has one of its own.
+pub(super) const FRAME_BYTES: usize = 64 * 1_024;
 
 /// Writes one checkpoint, a piece at a time.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Writer {
         self.entries
     }
 
-    /// Appends what comes next, after looking at about `count` entries. True: that was all.
+    /// Appends what comes next, a frame or two, after looking at about `count` entries. True: that was all.
     pub fn step(
         &mut self,
         store: &mut Store,
@@ -124,12 +124,10 @@ impl Writer {
             self.phase = Phase::Between;
             return;
         }
+        let piece = walk.take_piece();
         let (is_done, walked) = (walk.is_done(), walk.count());
-        if walk.out().len() >= FRAME_BYTES || is_done && !walk.out().is_empty() {
-            let entries = walk.out();
-            self.crc = format::encode(out, self.crc, Kind::Entries, id, |out| {
-                out.append(entries);
-            });
+        if let Some(piece) = piece {
+            self.crc = format::encode(out, self.crc, Kind::Entries, id, |out| piece.write(out));
         }
         if is_done {
             partition.end_walk(key);

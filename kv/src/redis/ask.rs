@@ -181,7 +181,7 @@ impl Redis {
             Run::Everywhere(Everywhere::ClientList) => {
                 let list = client_list::list(&self.place(store, now_ms), &args);
                 list.map(|(count, lines)| {
-                    text.extend_from_slice(&count.to_le_bytes());
+                    everywhere::begin_part(&mut text, count);
                     text.extend_from_slice(lines.as_bytes());
                     Some(Vec::new())
                 })

@@ -55,12 +55,12 @@ pub fn part(
     text: &mut Vec<u8>,
 ) -> Result<Part, Error> {
     match command {
-        Everywhere::DbSize => text.extend_from_slice(&(store.len() as u64).to_le_bytes()),
+        Everywhere::DbSize => begin_part(text, store.len() as u64),
         Everywhere::BgSave => store.want_checkpoint()?,
         Everywhere::FlushAll => return Ok(Part::Known(store.clear()?)),
         Everywhere::Keys => return Ok(Part::Walk(args.at(1).to_vec())),
         Everywhere::RandomKey => {
-            text.extend_from_slice(&(store.len() as u64).to_le_bytes());
+            begin_part(text, store.len() as u64);
             if let Some(key) = store.random_key(random, now_ms) {
                 text.extend_from_slice(key);
             }
@@ -69,6 +69,15 @@ pub fn part(
         Everywhere::Scan => unreachable!("a page is of one shard"),
     }
     Ok(Part::Known(Vec::new()))
+}
+
+/// What a part begins with, so that it is told from an error, which begins with `-`.
+const PART: u8 = b'=';
+
+/// Begins a part: how many there are on this shard. What they are follows.
+pub fn begin_part(text: &mut Vec<u8>, count: u64) {
+    text.push(PART);
+    text.extend_from_slice(&count.to_le_bytes());
 }
 
 /// Sees that a command about all keys is well formed, before any shard is asked.
@@ -101,6 +110,7 @@ impl Gathering {
     /// Adds the part of a shard; true with the last one. `random` decides whose key is chosen.
     pub fn add(&mut self, part: &[u8], random: u64) -> bool {
         self.missing -= 1;
+        let part = part.strip_prefix(&[PART]).unwrap_or_default();
         let (count, rest) = part.split_first_chunk().unwrap_or((&[0; 8], &[]));
         let count = u64::from_le_bytes(*count);
         self.sum += count as i64;
@@ -145,7 +155,9 @@ pub struct KeysWalk {
 impl KeysWalk {
     /// At its beginning.
     pub fn new(pattern: Vec<u8>) -> Self {
-        KeysWalk { pattern, place: 0, from: 0, count: 0, text: vec![0; 8] }
+        let mut text = Vec::new();
+        begin_part(&mut text, 0);
+        KeysWalk { pattern, place: 0, from: 0, count: 0, text }
     }
 
     /// Looks at some more keys. `Some`: that was all, and here is the part.
@@ -156,7 +168,7 @@ impl KeysWalk {
         const KEYS_A_STEP: usize = 512;
         let Some(partition) = store.partitions().get(self.place) else {
             let mut text = std::mem::take(&mut self.text);
-            text[..8].copy_from_slice(&self.count.to_le_bytes());
+            text[1..9].copy_from_slice(&self.count.to_le_bytes());
             return Some(Ok(text));
         };
         let (pattern, text, count) = (&self.pattern, &mut self.text, &mut self.count);

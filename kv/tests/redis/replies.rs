@@ -244,6 +244,20 @@ fn info_is_about_the_whole_server() {
     assert!(peers[0].ask("INFO keyspace").contains("keys=16"), "what is there stays");
 }
 
+/// Parts of an answer go from shard to shard with their counts in front, one byte of which may look like the
+/// beginning of an error.
+#[test]
+fn all_keys_are_counted_and_told_whatever_their_number() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    for count in 1..=300 {
+        assert_eq!(peer.ask(&format!("SET key-{count} value")), "+OK");
+        assert_eq!(peer.ask("DBSIZE"), format!(":{count}"));
+        assert!(peer.ask("RANDOMKEY").contains(" key-"), "{count}");
+        assert_eq!(peer.ask("KEYS *").matches("key-").count(), count);
+    }
+}
+
 #[test]
 fn clients_of_all_shards_are_listed_with_their_names() {
     let catena = Catena::start(2);
