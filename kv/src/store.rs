@@ -310,6 +310,17 @@ impl Store {
         log.map_or((0, 0), |log| (log.appended, log.writer.durable_entries()))
     }
 
+    /// Whether a checkpoint of what the first `appended` entries have made may take the place of the log before
+    /// it: they are durable, or were not seen before they were. A log that waits for room may be behind, for
+    /// the room that it waits for may be what that checkpoint makes superfluous.
+    pub fn log_has(&self, appended: u64) -> bool {
+        self.common.log.as_ref().is_none_or(|log| {
+            !self.common.commits_at_once
+                || log.writer.durable_entries() >= appended
+                || log.hindrance.is_some()
+        })
+    }
+
     /// Bytes of all entries that were appended to the log.
     pub fn logged_bytes(&self) -> u64 {
         self.common.log.as_ref().map_or(0, |log| log.appended_bytes)
@@ -646,3 +657,6 @@ const GATHERED_BYTES_HELD: usize = 8 << 20;
 
 /// Memory that is kept for the next entry.
 const ENTRY_KEPT_BYTES: usize = 64 * 1_024;
+
+#[cfg(test)]
+mod tests;

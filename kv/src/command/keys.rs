@@ -7,6 +7,7 @@ use super::time::Unit;
 use crate::effect::EffectRef;
 use crate::keyspace::Keyspace;
 use crate::resp::{Args, Reply};
+use std::collections::HashSet;
 
 /// `DEL key …`, `UNLINK key …`
 pub fn del(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
@@ -20,10 +21,11 @@ pub fn del(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> D
         return Ok(());
     }
     let mut effects: Vec<EffectRef<'_>> = Vec::with_capacity(args.len() - 1);
-    for at in 1..args.len() {
-        let key = keys.key(args.at(at))?;
-        let is_named_before = (1..at).any(|before| args.at(before) == key.bytes);
-        if !is_named_before && keys.get(&key).is_some() {
+    // A key that is named twice is deleted once. There may be a million of them.
+    let mut named = HashSet::with_capacity(args.len() - 1);
+    for name in args.iter().skip(1) {
+        let key = keys.key(name)?;
+        if named.insert(key.bytes) && keys.get(&key).is_some() {
             effects.push(EffectRef::Delete { key: key.bytes });
         }
     }

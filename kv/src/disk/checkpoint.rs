@@ -188,12 +188,11 @@ impl Checkpoints {
         }
     }
 
-    /// Waits until all that was logged until now is durable: a checkpoint must have nothing that the log
-    /// could lose. Where answers wait for the disk, so has what the walk has seen.
+    /// Waits until the log is not behind what the walk has seen.
     async fn log_has_it_all(&self) {
         const LOOK: Duration = Duration::from_millis(1);
         let (appended, _) = self.store.borrow().log_entries();
-        while self.store.borrow().log_entries().1 < appended {
+        while !self.store.borrow().log_has(appended) {
             self.local.sleep(LOOK).await;
         }
     }

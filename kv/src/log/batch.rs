@@ -235,20 +235,19 @@ impl LogWriter {
         if self.stopped.is_some() {
             return None;
         }
+        // First, for it takes long: until it is ready, batches go into the one before.
+        if self.ready.is_none() && self.asked.is_none() {
+            return Some(self.ask(self.next_number, self.config.segment_bytes));
+        }
         match &mut self.in_flight {
             Some(batch) if batch.stage == Stage::IsWritten => {
                 batch.stage = Stage::Syncs;
                 return Some(Action::Sync { segment: batch.segment });
             }
             None if self.gathering.entries > 0 || self.settle => {
-                if let Some(action) = self.close() {
-                    return Some(action);
-                }
+                return self.close();
             }
             _ => {}
-        }
-        if self.ready.is_none() && self.asked.is_none() {
-            return Some(self.ask(self.next_number, self.config.segment_bytes));
         }
         None
     }

@@ -152,7 +152,11 @@ fn a_confined_log_takes_what_fits_and_nothing_that_would_wait() {
         if let Some(Action::Write { buffer, .. }) = writer.poll() {
             let bytes = buffer.bytes().len();
             writer.written(buffer, Ok(bytes));
-            assert!(matches!(writer.poll(), Some(Action::Sync { .. })));
+            let mut action = writer.poll();
+            if matches!(action, Some(Action::Prepare { number: 3, .. })) {
+                action = writer.poll();
+            }
+            assert!(matches!(action, Some(Action::Sync { .. })));
             writer.synced(Ok(()));
         }
     }
@@ -162,4 +166,34 @@ fn a_confined_log_takes_what_fits_and_nothing_that_would_wait() {
     assert_eq!(writer.durable_entries(), index - 10, "all that was taken is durable");
     writer.confine(false);
     writer.append(3, 1, index, &[7; 1_000]).unwrap();
+}
+
+#[test]
+fn the_next_segment_is_asked_for_before_anything_has_to_wait_for_it() {
+    let mut writer = LogWriter::new(CONFIG, LogStart::NEW);
+    let (mut index, mut prepared, mut written) = (0, 0, 0);
+    let mut append = |writer: &mut LogWriter| {
+        index += 1;
+        writer.append(3, 1, index, b"x").expect("the log goes on");
+    };
+    append(&mut writer);
+    while written < 20 {
+        // Something gathers at every moment, as under load.
+        match writer.poll().expect("there is always something to do") {
+            Action::Prepare { number, bytes } => {
+                prepared += 1;
+                writer.prepared(Segment { log: LOG, number, bytes, seed: 1 });
+            }
+            Action::Write { segment, offset, buffer } => {
+                let is_first = offset == BATCHES_OFFSET;
+                assert!(is_first || prepared > segment, "nothing is there behind {segment}");
+                written += 1;
+                append(&mut writer);
+                let bytes = buffer.bytes().len();
+                writer.written(buffer, Ok(bytes));
+            }
+            Action::Sync { .. } => _ = writer.synced(Ok(())),
+        }
+    }
+    assert!(prepared > 4, "segments are as short as that");
 }
