@@ -296,12 +296,13 @@ impl Store {
         }
     }
 
-    /// True if more gathers than one write should be long: whoever waits for the disk anyway need not add
-    /// to it.
+    /// True if more gathers than one write should be long: whoever writes should wait for the disk. Not if that
+    /// waits for room: then it is refused what does not fit.
     #[inline]
     pub fn is_log_behind(&self) -> bool {
-        let log = self.common.log.as_ref().filter(|_| !self.common.commits_at_once);
-        log.is_some_and(|log| log.writer.gathered_bytes() > GATHERED_BYTES_HELD)
+        self.common.log.as_ref().is_some_and(|log| {
+            log.writer.gathered_bytes() > GATHERED_BYTES_HELD && log.hindrance.is_none()
+        })
     }
 
     /// Entries that were appended to the log, and of these, which are durable.
@@ -651,7 +652,7 @@ const SHARD_BYTES_MAX: u64 = 60 << 30;
 /// Keys that are looked at for one that has not expired. As in Redis.
 const RANDOM_KEY_TRIES: usize = 100;
 
-/// Bytes that gather for one write above which clients that wait for it are not read from: what a disk takes
+/// Bytes that gather for one write above which clients that write are not read from: what a disk takes
 /// in some tens of milliseconds.
 const GATHERED_BYTES_HELD: usize = 8 << 20;
 

@@ -32,7 +32,7 @@ const BRACKET_BYTES: usize = record::record_bytes(0);
 pub struct WriterConfig {
     /// The length of a segment's file, headers included; a multiple of the block.
     pub segment_bytes: u64,
-    /// How large a batch may become while it gathers. A single entry larger than that is a batch of its own.
+    /// How large a batch may become while it gathers; the entry that makes it so large is in it still.
     pub batch_bytes_max: usize,
     /// Partitions of the store; those of records are below.
     pub partitions: u16,
@@ -202,7 +202,8 @@ impl LogWriter {
         }
         let bytes = record::record_bytes(payload.len());
         let filled = self.gathering.filled.max(BRACKET_BYTES) + bytes + BRACKET_BYTES;
-        if filled > self.config.batch_bytes_max && self.gathering.entries > 0 {
+        // By what was there before it: the largest entry has its turn as well as the smallest.
+        if self.gathering.filled > self.config.batch_bytes_max {
             return Err(AppendError::Full);
         }
         if self.is_confined && whole_blocks(filled) as u64 > self.room() {

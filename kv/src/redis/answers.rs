@@ -23,6 +23,17 @@ pub struct Gate {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket(pub u32);
 
+/// Answers of one connection that may wait before nothing more is read from it: a pipeline of a few
+/// thousand commands is never held up.
+const WAITING_MAX: usize = 16 * 1_024;
+
+/// Their bytes, at most, before nothing more is read: as much as may wait to be sent. Those that other shards
+/// will give are taken for as long as the longest that came.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Memory that is kept while nothing waits.
+const KEPT_BYTES: usize = 64 * 1_024;
+
 /// See the module page.
 #[derive(Debug, Default)]
 pub struct Answers {
@@ -31,6 +42,11 @@ pub struct Answers {
     text: Vec<u8>,
     told: usize,
     tickets: u32,
+    /// How many are awaited from other shards.
+    expected: usize,
+    /// Bytes of those that have come from there, and of the longest of them since nothing waited.
+    come_bytes: usize,
+    come_bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -57,6 +73,22 @@ impl Answers {
         self.waiting.is_empty()
     }
 
+    /// True if nothing more should be read before some of them are out.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.len() >= WAITING_MAX || self.bytes() >= BYTES_MAX
+    }
+
+    /// True if so many are out that more may be read.
+    pub fn has_room(&self) -> bool {
+        self.len() < WAITING_MAX / 2 && self.bytes() < BYTES_MAX / 2
+    }
+
+    fn bytes(&self) -> usize {
+        let to_come = self.expected.saturating_mul(self.come_bytes_max);
+        (self.text.len() - self.told + self.come_bytes).saturating_add(to_come)
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting.len()
@@ -64,7 +96,7 @@ impl Answers {
 
     /// Memory in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.text.capacity() + self.waiting.capacity() * size_of::<Answer>()
+        self.text.capacity() + self.come_bytes + self.waiting.capacity() * size_of::<Answer>()
     }
 
     /// Adds an answer that is known, and waits for a commit or just for those before it.
@@ -89,6 +121,7 @@ impl Answers {
         self.tickets = self.tickets.wrapping_add(1);
         let ticket = Ticket(self.tickets);
         self.waiting.push_back(Answer { waits: Waits::Shard(ticket), bytes: 0 });
+        self.expected += 1;
         ticket
     }
 
@@ -96,6 +129,9 @@ impl Answers {
     pub fn come(&mut self, ticket: Ticket, text: Vec<u8>) -> bool {
         let is_it = |answer: &&mut Answer| matches!(answer.waits, Waits::Shard(it) if it == ticket);
         let Some(answer) = self.waiting.iter_mut().find(is_it) else { return false };
+        self.expected -= 1;
+        self.come_bytes += text.len();
+        self.come_bytes_max = self.come_bytes_max.max(text.len());
         answer.waits = Waits::Come(text);
         true
     }
@@ -106,7 +142,10 @@ impl Answers {
             match &answer.waits {
                 Waits::Turn => {}
                 Waits::Commit(gate) if committed(gate.partition) >= gate.index => {}
-                Waits::Come(text) => output.extend_from_slice(text),
+                Waits::Come(text) => {
+                    self.come_bytes -= text.len();
+                    output.extend_from_slice(text);
+                }
                 Waits::Commit(_) | Waits::Shard(_) => break,
             }
             let end = self.told + answer.bytes;
@@ -116,7 +155,8 @@ impl Answers {
         }
         if self.waiting.is_empty() {
             self.text.clear();
-            self.told = 0;
+            self.text.shrink_to(KEPT_BYTES);
+            (self.told, self.come_bytes_max) = (0, 0);
         } else if self.told > self.text.len() / 2 {
             self.text.drain(..self.told);
             self.told = 0;
@@ -150,5 +190,32 @@ mod tests {
         assert_eq!(released(&mut answers, 5), "cd");
         assert_eq!(released(&mut answers, 6), "ef");
         assert!(answers.is_empty() && answers.text.is_empty());
+    }
+    #[test]
+    fn bytes_that_wait_are_bounded_whoever_they_wait_for() {
+        let value = vec![7; 100_000];
+        let gate = Gate { partition: 0, index: 5 };
+        let mut answers = Answers::default();
+        answers.push(b"+OK", Some(gate));
+        // What waits just for its turn counts as well.
+        let mut taken = 0;
+        while !answers.is_full() {
+            answers.push(&value, None);
+            taken += 1;
+        }
+        assert_eq!(taken, BYTES_MAX / value.len() + 1);
+        assert!(!answers.has_room());
+        answers.release(&mut Vec::new(), |_| 5);
+        assert!(answers.has_room() && answers.memory_bytes() < 2 * KEPT_BYTES);
+
+        let tickets: Vec<Ticket> = (0..100).map(|_| answers.expect()).collect();
+        assert!(!answers.is_full(), "nobody knows how long they will be");
+        assert!(answers.come(tickets[0], value.clone()));
+        assert!(answers.is_full(), "the others may be as long");
+        tickets[1..].iter().for_each(|ticket| assert!(answers.come(*ticket, value.clone())));
+        let mut output = Vec::new();
+        answers.release(&mut output, |_| 5);
+        assert!(answers.is_empty() && answers.has_room() && output.len() == 100 * value.len());
+        assert_eq!((answers.expected, answers.come_bytes), (0, 0));
     }
 }

@@ -34,15 +34,14 @@ pub struct ClientState {
     /// A command about all keys waits for the answers before it, or is being carried out, piece by piece: it
     /// sees what was done before it, and neither sees nor undoes what comes behind it.
     pub(super) is_barred: bool,
-    /// It is in the list of those whose answers wait.
+    /// It would write while more gathers for the disk than one write should be long: it is read on when that
+    /// is better.
+    pub(super) is_slowed: bool,
+    /// It is in the list of those whose answers wait, or who are slowed.
     pub(super) is_waiting: bool,
     /// The backup that it takes.
     pub(super) backup: Option<Box<Writer>>,
 }
-
-/// Answers of one connection that may wait before nothing more is read from it: a pipeline of a few
-/// thousand commands is never held up, and one that never ends holds no more memory than this.
-pub const ANSWERS_WAITING_MAX: usize = 16 * 1_024;
 
 impl Client {
     pub(super) fn new(limits: Limits, state: ClientState) -> Self {

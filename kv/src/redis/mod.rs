@@ -38,7 +38,7 @@ use catena_engine::application::{Addresses, Message};
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::{Stream, StreamId, Streams};
 use catena_engine::{Application, Local};
-use client::{ANSWERS_WAITING_MAX, Client, ClientState};
+use client::{Client, ClientState};
 use hand_over::HandOver;
 use here::Place;
 use here::slowlog::{TIMED_BYTES_MIN, Timed};
@@ -63,7 +63,7 @@ pub struct Redis {
     limits: Limits,
     clients: Vec<Option<Box<Client>>>,
     clients_begun: u64,
-    /// Those whose answers wait.
+    /// Those whose answers wait, or who are slowed.
     waiting: Vec<StreamId>,
     /// Memory for an answer that does not go straight out.
     scratch: Vec<u8>,
@@ -153,6 +153,7 @@ impl Application for Redis {
             last_command_at: self.local.now(),
             answers: Default::default(),
             is_barred: false,
+            is_slowed: false,
             is_waiting: false,
             backup: None,
         };
@@ -242,6 +243,7 @@ impl Redis {
         }
         self.is_unpublished = true;
         let store = self.store.borrow();
+        let is_behind = store.is_log_behind();
         let clients = &mut self.clients;
         self.waiting.retain(|stream| {
             let client = clients.get_mut(stream.slot()).and_then(Option::as_deref_mut);
@@ -253,12 +255,14 @@ impl Redis {
             let before = output.len();
             answers.release(output, |place| store.committed(place));
             self.totals.bytes_out += (output.len() - before) as u64;
-            client.state.is_waiting = !answers.is_empty();
-            client.state.is_barred &= !answers.is_empty();
-            if !client.state.is_barred && answers.len() < ANSWERS_WAITING_MAX / 2 {
+            let state = &mut client.state;
+            state.is_barred &= !state.answers.is_empty();
+            state.is_slowed &= is_behind;
+            if !state.is_barred && !state.is_slowed && state.answers.has_room() {
                 streams.read_on(*stream);
             }
-            client.state.is_waiting
+            state.is_waiting = !state.answers.is_empty() || state.is_slowed;
+            state.is_waiting
         });
     }
 
@@ -280,6 +284,10 @@ impl Redis {
                     match self.run(state, &mut store, &args, stream, now_ms) {
                         Taken::Yes => read += length,
                         Taken::WhenAnswered => state.is_barred = true,
+                        Taken::WhenWritten => {
+                            state.is_slowed = true;
+                            self.wait(state);
+                        }
                     }
                     // AUTH, HELLO and RESET change what it may announce.
                     if parser.limits().unauthenticated == state.is_authenticated {
@@ -297,9 +305,7 @@ impl Redis {
                     break;
                 }
             }
-            let waits = state.answers.len();
-            if state.is_barred || waits >= ANSWERS_WAITING_MAX || waits > 0 && store.is_log_behind()
-            {
+            if state.is_barred || state.is_slowed || state.answers.is_full() {
                 // It is read on when some of its answers have gone out.
                 stream.hold();
             }
@@ -352,6 +358,10 @@ impl Redis {
         };
         if matches!(spec.run, Run::Everywhere(_)) && !client.answers.is_empty() {
             return Taken::WhenAnswered;
+        }
+        // Who writes faster than the disk does is slowed, and not refused.
+        if spec.flags.writes && store.is_log_behind() {
+            return Taken::WhenWritten;
         }
         self.totals.commands += 1;
         client.last_command = spec.name;
@@ -514,7 +524,7 @@ impl Redis {
         self.scratch.clear();
     }
 
-    /// Puts a client among those whose answers wait.
+    /// Puts a client among those whose answers wait, or who are slowed.
     fn wait(&mut self, client: &mut ClientState) {
         if !std::mem::replace(&mut client.is_waiting, true) {
             self.waiting.push(client.stream);
@@ -529,6 +539,8 @@ enum Taken {
     Yes,
     /// It is to come again when everything before it has been answered.
     WhenAnswered,
+    /// It is to come again when what has gathered for the disk is being written.
+    WhenWritten,
 }
 
 /// The place of the partition that has the command's keys, or the shard that has it.

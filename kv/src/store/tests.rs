@@ -18,8 +18,7 @@ fn store(durability: Durability) -> Store {
         eviction: Eviction::None,
     });
     let (segment_bytes, batch_bytes_max) = (1 << 20, 1 << 20);
-    let config =
-        WriterConfig { segment_bytes, batch_bytes_max, partitions: partitions.count() };
+    let config = WriterConfig { segment_bytes, batch_bytes_max, partitions: partitions.count() };
     store.begin_log(LogWriter::new(config, LogStart::NEW), Bell::default(), durability);
     store
 }

@@ -187,12 +187,27 @@ fn an_orderly_end_under_load_loses_nothing() {
 /// 400 MiB are under way, of which the log gathers 64 MiB at most for one write.
 #[test]
 fn a_pipeline_that_outruns_the_disk_is_slowed_and_not_refused() {
+    outrun("sync");
+}
+
+#[test]
+fn it_is_slowed_as_well_where_nobody_waits_for_the_disk() {
+    outrun("batch");
+}
+
+fn outrun(durability: &str) {
     const CONNECTIONS: usize = 50;
     const WRITES: usize = 512;
-    let directory = temporary_directory("outrun");
+    let directory = temporary_directory(&format!("outrun-{durability}"));
     let dir = directory.to_str().expect("a plain name");
-    let catena = Catena::try_start(&["--shards", "1", "--dir", dir]).expect("it serves");
+    let args = ["--shards", "1", "--dir", dir, "--durability", durability];
+    let catena = Catena::try_start(&args).expect("it serves");
     thread::scope(|scope| {
+        // Larger than all that may gather: it has its turn, too.
+        let mut peer = catena.connect();
+        scope.spawn(move || {
+            assert_eq!(peer.ask(&format!("SET large {}", "x".repeat(70 << 20))), "+OK");
+        });
         for _ in 0..CONNECTIONS {
             let socket = catena.socket();
             let mut sends = socket.try_clone().expect("a second handle");
