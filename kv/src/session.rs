@@ -152,7 +152,7 @@ impl Sessions {
                 Lookup::Known { status: *status, result: result.bytes(), index: *index }
             }
             Err(_) if request.number - low >= WINDOW || session.is_full(low) => Lookup::Full,
-            Err(_) if self.bytes >= PARTITION_BYTES_MAX => Lookup::Full,
+            Err(_) if self.bytes >= PARTITION_BYTES_MAX && !session.makes_room(low) => Lookup::Full,
             Err(_) => Lookup::New,
         }
     }
@@ -283,6 +283,15 @@ impl Session {
                 let bytes: usize = counting.map(|answered| answered.result.boxed_bytes()).sum();
                 bytes >= RESULT_BYTES_MAX || self.result_bytes >= 2 * RESULT_BYTES_MAX
             }
+    }
+
+    /// True if a request with `low` as its first unanswered number may be remembered although the partition
+    /// remembers as much as it may: something is forgotten for it that no request before has given up, or
+    /// nothing is remembered. Otherwise those that stay away could stop those that go on.
+    fn makes_room(&self, low: u64) -> bool {
+        let remembered = self.answered.iter().map(|answered| answered.number);
+        let last_given_up = remembered.take_while(|number| *number < low).last();
+        self.answered.is_empty() || last_given_up.is_some_and(|number| number >= self.newest_low)
     }
 
     /// Bytes that it takes more.

@@ -251,3 +251,40 @@ fn a_checkpoint_brings_them_onto_another_number_of_shards() {
         assert!(half.memory().bytes_used() > store(shard, 2).memory().bytes_used());
     }
 }
+
+#[test]
+fn who_goes_on_is_not_stopped_by_those_who_stay_away() {
+    let mut sessions = Sessions::default();
+    let mut index = 0;
+    let mut answer = |sessions: &mut Sessions, session, number, first_unanswered| {
+        let asked = Numbered { session, number, first_unanswered };
+        if sessions.lookup(&asked) != Lookup::New {
+            return false;
+        }
+        index += 1;
+        let (status, result) = (0, &[0; 20][..]);
+        let request = RequestRef { session, number, first_unanswered, status, result };
+        sessions.order(id(1_000_000 + index), &EffectRef::Request(request));
+        true
+    };
+    let open = |sessions: &mut Sessions, index| {
+        sessions.order(id(index), &EffectRef::OpenSession { lifetime_ms: 60_000 });
+        id(index)
+    };
+    let one = open(&mut sessions, 1);
+    assert!((0..4).all(|number| answer(&mut sessions, one, number, 0)));
+    let other = open(&mut sessions, 2);
+    let mut next = 3;
+    while sessions.bytes() < PARTITION_BYTES_MAX {
+        let away = open(&mut sessions, next);
+        (0..100).for_each(|number| _ = answer(&mut sessions, away, number, 0));
+        next += 1;
+    }
+    assert!(!answer(&mut sessions, one, 4, 0), "it would remember more");
+    assert!(answer(&mut sessions, one, 4, 2), "0 and 1 are forgotten for it");
+    assert!(!answer(&mut sessions, one, 5, 2), "and for no other");
+    assert!(answer(&mut sessions, one, 5, 4));
+    assert!(answer(&mut sessions, other, 0, 0), "it has nothing yet");
+    assert!(!answer(&mut sessions, other, 1, 0));
+    assert!(answer(&mut sessions, other, 1, 1));
+}
