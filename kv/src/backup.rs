@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What a backup is, as its document says.
@@ -42,6 +43,8 @@ pub struct ShardFile {
     pub crc: u32,
     /// How many keys it has.
     pub keys: u64,
+    /// The newest epoch of its entries.
+    pub epoch: u32,
 }
 
 /// The version that is written, and the only one that is read: that of all such documents.
@@ -85,6 +88,7 @@ pub struct Frames {
     crc: u32,
     offset: u64,
     keys: u64,
+    epoch: u32,
     is_finished: bool,
 }
 
@@ -123,11 +127,17 @@ impl Frames {
 
     /// What has come.
     pub fn file(&self) -> ShardFile {
-        ShardFile { bytes: self.offset, crc: self.crc, keys: self.keys }
+        let Frames { offset: bytes, crc, keys, epoch, .. } = *self;
+        ShardFile { bytes, crc, keys, epoch }
     }
 
     fn note(&mut self, frame: &Frame<'_>) -> Result<(), FrameError> {
         self.crc = frame.crc;
+        if frame.kind == Kind::Begin {
+            // Epochs are in their order, each behind its first index.
+            let epoch = frame.payload.last_chunk().ok_or(FrameError::Payload)?;
+            self.epoch = self.epoch.max(u32::from_le_bytes(*epoch));
+        }
         if frame.kind == Kind::Finish {
             let keys = frame.payload.get(4..12).ok_or(FrameError::Payload)?;
             self.keys = u64::from_le_bytes(keys.try_into().expect("eight bytes"));
@@ -178,30 +188,46 @@ pub fn open(directory: &Path) -> Result<Backup, BackupError> {
     Ok(backup)
 }
 
-/// Makes a data directory from a backup, with an id of its own. How many keys it has. `progress` is told of
-/// each shard that is done.
+/// What a data directory is that is made from a backup.
+#[derive(Clone, Copy, Debug)]
+pub struct Restored {
+    /// Its id, of its own.
+    pub id: DirectoryId,
+    /// Random bits. The store that was backed up may go on, and its epochs with its starts: what is made of the
+    /// backup begins some thousand to a million epochs later, so that no version and no session is ever named as
+    /// another one there.
+    pub random: u64,
+}
+
+/// The least and the most by which the epochs of a restored store are ahead.
+const EPOCHS_AHEAD: Range<u64> = 1 << 10..1 << 20;
+
+/// Makes a data directory from a backup. How many keys it has. `progress` is told of each shard that is done.
 ///
 /// # Errors
 /// [`BackupError`]; the data directory is incomplete then, and refused by who would serve it.
 pub fn restore(
     directory: &Path,
     data: &Path,
-    id: DirectoryId,
+    Restored { id, random }: Restored,
     mut progress: impl FnMut(usize, &ShardFile),
 ) -> Result<u64, BackupError> {
     let backup = open(directory)?;
     make_directory(data)?;
     let shards = u32::try_from(backup.shard.len()).expect("a document is far shorter");
-    let start = data.join(segment::incarnation_name(1));
+    let newest = backup.shard.iter().map(|file| u64::from(file.epoch)).max().unwrap_or_default();
+    let ahead = EPOCHS_AHEAD.start + random % (EPOCHS_AHEAD.end - EPOCHS_AHEAD.start);
+    let incarnation = newest + ahead;
+    let start = data.join(segment::incarnation_name(incarnation));
     for (shard, file) in (0..shards).zip(&backup.shard) {
         let from = directory.join(segment::shard_name(shard));
         let to = start.join(segment::shard_name(shard));
         fs::create_dir_all(&to).map_err(failed("create", &to))?;
-        let log = LogIdentity { directory: id, incarnation: 1, shard };
+        let log = LogIdentity { directory: id, incarnation, shard };
         let crc = copy(&from, file, &to.join(segment::checkpoint_name(1)), &log)?;
         let manifest = Manifest {
             directory: id,
-            incarnation: 1,
+            incarnation,
             shard,
             shards,
             start: LogStart::NEW,
@@ -216,7 +242,7 @@ pub fn restore(
     sync_directory(&start)?;
     let hash_seed = u64::from_str_radix(&backup.hash_seed, 16).expect("it was checked");
     let identity =
-        Identity { directory: id, partitions: backup.partitions, hash_seed, incarnation: 1 };
+        Identity { directory: id, partitions: backup.partitions, hash_seed, incarnation };
     // Last: without it nobody serves what is there.
     write_synced(&data.join("IDENTITY"), identity.encode().as_bytes())?;
     sync_directory(data)?;

@@ -9,7 +9,8 @@ use catena_engine::driver::{
 };
 use catena_engine::sim::{Crash, Fault, HostId, SimDriver, World, WorldConfig, each_seed};
 use catena_engine::time::Duration;
-use catena_kv::backup::{self, Backup, Frames, ShardFile};
+use catena_kv::backup::{self, Backup, Frames, Restored, ShardFile};
+use catena_kv::log::manifest::Identity;
 use catena_kv::log::{DirectoryId, segment};
 use catena_kv::resp::Value;
 use catena_kv::store::Durability;
@@ -31,11 +32,22 @@ fn run(world: &mut World) -> u64 {
     take(world, &mut scene, &at);
     scene.finish(world);
     let id = DirectoryId(u128::from(world.seed()).to_le_bytes());
-    let keys = backup::restore(&at, &data, id, |_, _| {}).expect("the backup is good");
+    let restored = Restored { id, random: world.seed() };
+    let keys = backup::restore(&at, &data, restored, |_, _| {}).expect("the backup is good");
+    goes_on_in_epochs_of_its_own(&at, &data);
     let disk = copy_to_disk(world, &data);
     fs::remove_dir_all(&directory).expect("it was made here");
     serve(world, &mut scene, disk);
     keys
+}
+
+/// Whatever the store that was backed up names by its epochs from now on, nothing here has that name.
+fn goes_on_in_epochs_of_its_own(backup: &Path, data: &Path) {
+    let files = backup::open(backup).expect("it is complete").shard;
+    let newest = files.iter().map(|file| file.epoch).max().expect("it has a file");
+    let identity = fs::read(data.join("IDENTITY")).expect("it is complete");
+    let identity = Identity::decode(&identity, "IDENTITY").expect("it is good");
+    assert!(newest > 0 && identity.incarnation > u64::from(newest) + 1_000, "{newest}");
 }
 
 /// Every shard's keys, one shard after the other, while more is written.

@@ -15,7 +15,7 @@ use crate::store::Store;
 use catena_engine::Local;
 use catena_engine::driver::{FileBuffer, FileId, OpenFile};
 use catena_engine::time::Duration;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -57,7 +57,7 @@ pub fn begin(
     config: CheckpointConfig,
     published: impl Fn() + 'static,
 ) {
-    let task = Checkpoints { local: local.clone(), manifest, store };
+    let task = Checkpoints { local: local.clone(), manifest, store, last_tried: Cell::default() };
     local.spawn(async move { task.run(config, published).await }).detach();
 }
 
@@ -65,6 +65,8 @@ struct Checkpoints {
     local: Local,
     manifest: Rc<ManifestFile>,
     store: Rc<RefCell<Store>>,
+    /// The number of the last one that was begun in this process, or 0.
+    last_tried: Cell<u64>,
 }
 
 impl Checkpoints {
@@ -99,7 +101,10 @@ impl Checkpoints {
     /// Takes one.
     async fn take(&self) -> Result<(), DiskError> {
         let before = self.manifest.read().await;
-        let number = before.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.number + 1);
+        // No number twice: a manifest that could not be synced may be there all the same, and name it.
+        let last = before.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.number);
+        let number = last.max(self.last_tried.get()) + 1;
+        self.last_tried.set(number);
         let start = self.store.borrow().log_start();
         let directory = self.manifest.directory();
         let ready = directory.join(segment::checkpoint_name(number));

@@ -94,7 +94,6 @@ pub async fn open(
         }
         None if !former.is_empty() => return Err(OpenError::NoIdentity(identity_path)),
         None => {
-            sync_ancestors(local, path).await?;
             let mut id = [0; 16];
             id[..8].copy_from_slice(&local.random().to_le_bytes());
             id[8..].copy_from_slice(&local.random().to_le_bytes());
@@ -106,6 +105,10 @@ pub async fn open(
             }
         }
     };
+    // One that is new, or was made from a backup: nobody has done it.
+    if former.len() <= 1 {
+        sync_ancestors(local, path).await?;
+    }
     document::replace(local, &identity_path, identity.encode().as_bytes())
         .await
         .map_err(OpenError::Disk)?;

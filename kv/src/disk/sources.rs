@@ -99,8 +99,10 @@ async fn manifests(
         let path = directory.join("MANIFEST");
         let Some(content) = document::read(local, &path).await.map_err(SourceError::Disk)? else {
             let names = local.list_directory(&directory).await.map_err(failed(&directory))?;
-            let is_segment = |name: &str| segment::segment_number(name).is_some();
-            if names.iter().filter_map(|entry| entry.name.to_str()).any(is_segment) {
+            let is_of_use = |name: &str| {
+                segment::segment_number(name).or(segment::checkpoint_number(name)).is_some()
+            };
+            if names.iter().filter_map(|entry| entry.name.to_str()).any(is_of_use) {
                 return Err(SourceError::NoManifest(directory));
             }
             // It had not come to serve.
@@ -136,7 +138,7 @@ impl fmt::Display for SourceError {
             SourceError::Manifest(error) => error.fmt(f),
             SourceError::NoManifest(path) => write!(
                 f,
-                "{} is missing, but there is, or was, a log beside it: put it back, or restore a backup",
+                "{} is missing, but there is, or was, a log or a checkpoint beside it: put it back, or restore a backup",
                 path.join("MANIFEST").display()
             ),
             SourceError::Foreign(path) => write!(

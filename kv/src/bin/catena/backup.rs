@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::cli::{BackupArgs, RestoreArgs};
 use crate::facts::password_in;
-use catena_kv::backup::{self, Backup, Frames, ShardFile};
+use catena_kv::backup::{self, Backup, Frames, Restored, ShardFile};
 use catena_kv::log::{DirectoryId, segment};
 use catena_kv::resp::{Protocol, Reply, Value};
 use std::fs::File;
@@ -69,8 +69,10 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&word());
     id[8..].copy_from_slice(&word());
+    let random = RandomState::new().build_hasher().finish();
+    let restored = Restored { id: DirectoryId(id), random };
     let told = |shard, file: &ShardFile| say(&format!("shard {shard}: {} keys", file.keys));
-    let keys = backup::restore(&args.backup, &args.dir, DirectoryId(id), told)?;
+    let keys = backup::restore(&args.backup, &args.dir, restored, told)?;
     let dir = args.dir.display();
     say(&format!("{keys} keys are in {dir}; serve them with: catena serve --dir {dir}"));
     Ok(())
