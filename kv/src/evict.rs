@@ -6,6 +6,8 @@
 
 use crate::slot::Slot;
 use crate::store::Store;
+use crate::table::Entry;
+use std::collections::VecDeque;
 use std::str::FromStr;
 
 /// What happens to a write when memory is used up.
@@ -55,8 +57,9 @@ impl Store {
             if self.has_memory() {
                 return true;
             }
-            let Some(key) = self.least_recent(now_ms, &mut random) else { return count > 0 };
-            self.give_up(&key, now_ms);
+            let least_recent = self.least_recent(now_ms, &mut random);
+            let Some((key, bytes)) = least_recent else { return count > 0 };
+            self.give_up(&key, bytes, now_ms);
         }
         true
     }
@@ -72,33 +75,97 @@ impl Store {
         self.bytes_used() < self.config().memory_bytes_max / u64::from(self.config().shards)
     }
 
-    /// The key of a sample that was not used for longest.
-    fn least_recent(&self, now_ms: u64, random: &mut impl FnMut() -> u64) -> Option<Vec<u8>> {
-        const TRIES: usize = 8;
-        let now = stamp(now_ms);
-        let mut oldest: Option<(u16, Vec<u8>)> = None;
-        for _ in 0..TRIES {
-            let partitions = self.partitions();
-            let place = (random() % partitions.len().max(1) as u64) as usize;
-            let table = partitions.get(place)?.table();
-            table.sample(self.arena(), random(), SAMPLE, |entry| {
-                let age = now.wrapping_sub(entry.touched());
-                if oldest.as_ref().is_none_or(|(before, _)| age > *before) {
-                    oldest = Some((age, entry.key().to_vec()));
-                }
-            });
+    /// The key of a sample that was not used for longest, and what it takes, about.
+    fn least_recent(
+        &self,
+        now_ms: u64,
+        random: &mut impl FnMut() -> u64,
+    ) -> Option<(Vec<u8>, u64)> {
+        // Any partition will do, if its keys do not all lie in a few.
+        const ANY: usize = 3;
+        const BY_KEYS: usize = 5;
+        let count = self.partitions().len().max(1) as u64;
+        for tried in 0..ANY + BY_KEYS {
+            let place = match tried < ANY {
+                true => (random() % count) as usize,
+                false => self.place_by_chance(random())?.0,
+            };
+            let oldest = self.oldest_of_sample(place, stamp(now_ms), random());
             if oldest.is_some() {
-                break;
+                return oldest;
             }
         }
-        oldest.map(|(_, key)| key)
+        None
     }
 
-    fn give_up(&mut self, key: &[u8], now_ms: u64) {
+    /// The oldest of some keys of a partition that nobody is changing.
+    fn oldest_of_sample(&self, place: usize, now: u16, random: u64) -> Option<(Vec<u8>, u64)> {
+        let partition = self.partitions().get(place)?;
+        let mut oldest: Option<(u16, Entry<'_>)> = None;
+        partition.table().sample(self.arena(), random, SAMPLE, |entry| {
+            let age = now.wrapping_sub(entry.touched());
+            let is_older = oldest.is_none_or(|(before, _)| age > before);
+            if is_older && !partition.is_in_flight(self.memory().hash(entry.key()), entry.key()) {
+                oldest = Some((age, entry));
+            }
+        });
+        let (_, entry) = oldest?;
+        let bytes = entry.key().len() + entry.value().bytes().len() + OVERHEAD_BYTES;
+        Some((entry.key().to_vec(), bytes as u64))
+    }
+
+    fn give_up(&mut self, key: &[u8], bytes: u64, now_ms: u64) {
         let Ok(place) = self.place_of(Slot::of(key)) else { return };
         let mut keyspace = self.keyspace(place, now_ms);
         let given_up = keyspace.key(key).and_then(|key| keyspace.delete(&key));
+        let gate = keyspace.gate();
         self.count_evicted(given_up.is_ok());
+        if let Some(index) = gate {
+            self.leaving_mut().add(Left { place, index, bytes });
+        }
+    }
+}
+
+/// What a key takes beside itself and its value, about: its header, and its part of the index.
+const OVERHEAD_BYTES: usize = 27;
+
+/// Keys that were given up, and whose deletions have not committed: the room that they will leave counts
+/// already, so that no more are given up than is needed.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    /// In the order in which they were given up.
+    keys: VecDeque<Left>,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    place: usize,
+    /// Of the deletion.
+    index: u64,
+    bytes: u64,
+}
+
+impl Leaving {
+    /// The room that they will leave.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Forgets those whose deletions have committed; `committed`: the last index of a partition that has.
+    pub fn forget(&mut self, committed: impl Fn(usize) -> u64) {
+        while let Some(left) = self.keys.front()
+            && committed(left.place) >= left.index
+        {
+            self.bytes -= left.bytes;
+            self.keys.pop_front();
+        }
+    }
+
+    fn add(&mut self, left: Left) {
+        self.bytes += left.bytes;
+        self.keys.push_back(left);
     }
 }
 

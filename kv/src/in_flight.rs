@@ -43,6 +43,9 @@ struct Touched {
 /// Where an effect on a key has none before it in flight.
 const NONE: u64 = u64::MAX;
 
+/// Memory that is kept while nothing is in flight: there may be a thousand partitions.
+const KEPT_BYTES: usize = 64 * 1_024;
+
 /// Bytes of `before`.
 const BEFORE_BYTES: usize = 8;
 
@@ -62,6 +65,12 @@ impl InFlight {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Memory in bytes for effects.
+    #[cfg(test)]
+    pub fn bytes_held(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Adds an entry. `hash` is that of a key.
@@ -179,6 +188,7 @@ impl InFlight {
         let gone = (self.head - self.base) as usize;
         if gone == self.bytes.len() {
             self.bytes.clear();
+            self.bytes.shrink_to(KEPT_BYTES);
         } else if gone > self.bytes.len() / 2 {
             self.bytes.drain(..gone);
         } else {

@@ -58,11 +58,9 @@ impl Keyspace<'_> {
         if bytes > self.common.value_bytes_max { Err(Error::TOO_LONG) } else { Ok(()) }
     }
 
-    /// Ends a key if it has expired.
-    pub fn end_if_expired(&mut self, key: &Key<'_>) {
-        if self.has_expired(key) {
-            self.end_expired(key);
-        }
+    /// Ends a key if it has expired. True: it has, and its end was ordered.
+    pub fn end_if_expired(&mut self, key: &Key<'_>) -> bool {
+        self.has_expired(key) && self.end_expired(key)
     }
 
     /// What a key holds. One that has expired is deleted, and holds nothing.
@@ -153,18 +151,23 @@ impl Keyspace<'_> {
 
     fn has_expired(&mut self, key: &Key<'_>) -> bool {
         let Common { memory, scratch, .. } = self.common;
-        let (found, _) = self.partition.newest(&memory.arena, key.hash, key.bytes, scratch);
+        let (found, gate) = self.partition.newest(&memory.arena, key.hash, key.bytes, scratch);
         let expires_at = found.and_then(|found| found.expires_at);
-        expires_at.is_some_and(|at| at <= self.now_ms)
+        let has_expired = expires_at.is_some_and(|at| at <= self.now_ms);
+        if has_expired {
+            // Whoever is told that it is gone is told of the entry that says when.
+            self.gate = self.gate.max(gate);
+        }
+        has_expired
     }
 
     /// The end of a key is an entry like any other: what was seen to be gone stays gone, whatever the clock
     /// does later.
     #[cold]
-    fn end_expired(&mut self, key: &Key<'_>) {
+    fn end_expired(&mut self, key: &Key<'_>) -> bool {
         // A log that has failed is told to whoever writes; to a reader the key is gone all the same.
-        if self.delete(key).is_ok() {
-            self.common.counters.expired += 1;
-        }
+        let is_ordered = self.delete(key).is_ok();
+        self.common.counters.expired += u64::from(is_ordered);
+        is_ordered
     }
 }

@@ -142,6 +142,17 @@ impl Partition {
         self.newest_in_flight(arena, hash, key, scratch)
     }
 
+    /// Memory in bytes for what is in flight.
+    #[cfg(test)]
+    pub fn in_flight_bytes(&self) -> usize {
+        self.in_flight.bytes_held()
+    }
+
+    /// True if an entry that changes the key is in flight.
+    pub fn is_in_flight(&self, hash: KeyHash, key: &[u8]) -> bool {
+        !self.in_flight.is_empty() && self.in_flight.newest(hash, key).is_some()
+    }
+
     /// Orders an entry, which is then in flight. Returns its index.
     pub fn order(&mut self, memory: &mut Memory, effects: &[EffectRef<'_>]) -> u64 {
         self.received += 1;

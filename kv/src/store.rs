@@ -4,7 +4,7 @@ use crate::command::error::Error;
 use crate::disk::journal::Bell;
 use crate::disk::recover::WrongEntry;
 use crate::effect::EffectRef;
-use crate::evict::{self, Eviction};
+use crate::evict::{self, Eviction, Leaving};
 use crate::keyspace::Keyspace;
 use crate::log::LogStart;
 use crate::log::batch::{Action, AppendError, LogWriter, Stopped};
@@ -14,7 +14,7 @@ use crate::partition::Partition;
 use crate::session::NoSessions;
 use crate::slot::{Partition as PartitionId, Partitions, Slot, shard_of};
 use crate::slot_counts::SlotCounts;
-use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX};
+use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX, Table};
 use catena_engine::driver::FileBuffer;
 use catena_engine::rng::Rng;
 use catena_engine::shard_index::ShardIndex;
@@ -52,6 +52,8 @@ pub struct Store {
     common: Common,
     /// What the keys of the other shards take, as of a moment ago.
     bytes_elsewhere: u64,
+    /// Keys given up for memory that are on their way out.
+    leaving: Leaving,
     /// The partition of a checkpoint that is being taken in is taken in.
     restoring: bool,
 }
@@ -178,6 +180,7 @@ impl Store {
             },
             config,
             bytes_elsewhere: 0,
+            leaving: Leaving::default(),
             restoring: false,
         }
     }
@@ -377,6 +380,8 @@ impl Store {
                 partition.commit(memory, *index);
             }
         }
+        let list = &self.partitions.list;
+        self.leaving.forget(|place| list[place].committed());
     }
 
     /// A segment that the log wanted is ready.
@@ -508,21 +513,25 @@ impl Store {
 
     /// A key by chance, unless it has expired.
     fn any_key(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
+        let (_, table) = self.place_by_chance(random)?;
+        let mut key = None;
+        let bits = random.rotate_left(32) ^ random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        table.sample(self.arena(), bits, 1, |entry| {
+            key = Some(entry.key()).filter(|_| !entry.is_expired(now_ms));
+        });
+        key
+    }
+
+    /// The place of a partition, each by as much of a chance as it has keys.
+    pub(crate) fn place_by_chance(&self, random: u64) -> Option<(usize, &Table)> {
         let mut at = usize::try_from(random % (self.len() as u64).max(1)).ok()?;
-        for partition in &self.partitions.list {
-            let table = partition.table();
-            if at >= table.len() {
-                at -= table.len();
-                continue;
-            }
-            let mut key = None;
-            let bits = random.rotate_left(32) ^ random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            table.sample(self.arena(), bits, 1, |entry| {
-                key = Some(entry.key()).filter(|_| !entry.is_expired(now_ms));
-            });
-            return key;
-        }
-        None
+        let tables = self.partitions.list.iter().map(Partition::table).enumerate();
+        let mut tables = tables.skip_while(|(_, table)| {
+            let is_before = at >= table.len();
+            at -= if is_before { table.len() } else { 0 };
+            is_before
+        });
+        tables.next()
     }
 
     /// Keys of all partitions, expired ones included that nobody has met.
@@ -543,8 +552,18 @@ impl Store {
     /// True if a write that needs memory may be carried out.
     #[inline]
     pub fn has_memory(&self) -> bool {
-        let used = self.common.memory.bytes_used();
-        used <= SHARD_BYTES_MAX && used + self.bytes_elsewhere <= self.config.memory_bytes_max
+        let used = self.common.memory.bytes_used().saturating_sub(self.leaving.bytes());
+        self.has_pages() && used + self.bytes_elsewhere <= self.config.memory_bytes_max
+    }
+
+    /// True if the memory of entries has pages for more than may be in flight.
+    #[inline]
+    pub fn has_pages(&self) -> bool {
+        self.common.memory.arena.pages_left() > PAGES_RESERVED
+    }
+
+    pub(crate) fn leaving_mut(&mut self) -> &mut Leaving {
+        &mut self.leaving
     }
 
     /// Notes what the keys of the other shards take.
@@ -646,8 +665,9 @@ impl Log {
 /// misses under way.
 const COMMITS_PREFETCHED: usize = 16;
 
-/// The most that the keys of one shard take in bytes: somewhat less than what an arena has numbers for.
-const SHARD_BYTES_MAX: u64 = 60 << 30;
+/// Pages of entries that are kept for what was ordered and has not committed, and for what is recovered: 2 GiB,
+/// twice what two batches of the log make of them.
+const PAGES_RESERVED: u32 = 1 << 15;
 
 /// Keys that are looked at for one that has not expired. As in Redis.
 const RANDOM_KEY_TRIES: usize = 100;

@@ -87,10 +87,8 @@ impl Upkeep {
             left = left.saturating_sub(looked);
             self.sweeping += usize::from(swept.round_ended);
         }
-        self.expired += keys.len();
-        for key in &keys {
-            store.expire(key, now_ms);
-        }
+        // Those whose end cannot be logged now, or is on its way, are no reason to go on.
+        self.expired += keys.iter().filter(|key| store.expire(key, now_ms)).count();
         if self.sweeping < store.partitions().len() {
             let pays = self.expired * 8 >= self.looked;
             return if pays { Step::More } else { Step::Later };
@@ -103,13 +101,11 @@ impl Upkeep {
 }
 
 impl Store {
-    /// Ends a key that has expired.
-    fn expire(&mut self, key: &[u8], now_ms: u64) {
-        let Ok(place) = self.place_of(Slot::of(key)) else { return };
+    /// Ends a key that has expired. False: it was not ended now.
+    fn expire(&mut self, key: &[u8], now_ms: u64) -> bool {
+        let Ok(place) = self.place_of(Slot::of(key)) else { return false };
         let mut keyspace = self.keyspace(place, now_ms);
-        if let Ok(key) = keyspace.key(key) {
-            // It looks whether the newest state has expired, and ends it then.
-            keyspace.end_if_expired(&key);
-        }
+        // It looks whether the newest state has expired, and ends it then.
+        keyspace.key(key).is_ok_and(|key| keyspace.end_if_expired(&key))
     }
 }

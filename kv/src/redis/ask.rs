@@ -228,7 +228,11 @@ impl Redis {
             return Err(Error::OUT_OF_MEMORY);
         }
         let mut keyspace = store.keyspace(place, now_ms);
-        run(&mut keyspace, args, &mut Reply::new(text, asked.protocol))?;
+        if let Err(error) = run(&mut keyspace, args, &mut Reply::new(text, asked.protocol)) {
+            // It tells of what it has seen, and waits for that as any answer does.
+            text.clear();
+            Reply::new(text, asked.protocol).error(&*error.0);
+        }
         let gate = keyspace.gate().filter(|index| store.committed(place) < *index);
         Ok(Some(gate.map(|index| Gate { partition: place, index }).into_iter().collect()))
     }

@@ -1,26 +1,52 @@
 //! A store whose log gathers and is never written.
 
 use super::*;
-use crate::log::LogStart;
 use crate::log::batch::WriterConfig;
+use crate::log::{DirectoryId, LogIdentity, LogStart};
 use crate::slot::Partitions;
+use crate::upkeep::{Step, Upkeep};
 
-fn store(durability: Durability) -> Store {
-    let partitions = Partitions::new(4).expect("a power of two");
-    let mut store = Store::in_memory(StoreConfig {
-        partitions,
+fn in_memory(partitions: u16, memory_bytes_max: u64) -> Store {
+    Store::in_memory(StoreConfig {
+        partitions: Partitions::new(partitions).expect("a power of two"),
         shard: ShardIndex(0),
         shards: 1,
         hash_seed: 7,
         epoch: 1,
-        value_bytes_max: 1 << 20,
-        memory_bytes_max: 1 << 30,
-        eviction: Eviction::None,
-    });
-    let (segment_bytes, batch_bytes_max) = (1 << 20, 1 << 20);
-    let config = WriterConfig { segment_bytes, batch_bytes_max, partitions: partitions.count() };
+        value_bytes_max: 2 << 20,
+        memory_bytes_max,
+        eviction: Eviction::Lru,
+    })
+}
+
+fn begin_log(store: &mut Store, durability: Durability) {
+    let (segment_bytes, batch_bytes_max) = (1 << 26, 1 << 26);
+    let partitions = store.config().partitions.count();
+    let config = WriterConfig { segment_bytes, batch_bytes_max, partitions };
     store.begin_log(LogWriter::new(config, LogStart::NEW), Bell::default(), durability);
+}
+
+fn store(durability: Durability) -> Store {
+    let mut store = in_memory(4, 1 << 30);
+    begin_log(&mut store, durability);
     store
+}
+
+/// The log has prepared, written and synced whatever it wanted to.
+fn log_runs(store: &mut Store) {
+    while let Some(action) = store.log_action() {
+        match action {
+            Action::Prepare { number, bytes } => {
+                let log = LogIdentity { directory: DirectoryId([1; 16]), incarnation: 1, shard: 0 };
+                store.log_prepared(Segment { log, number, bytes, seed: 1 });
+            }
+            Action::Write { buffer, .. } => {
+                let bytes = buffer.bytes().len();
+                store.log_written(buffer, Ok(bytes));
+            }
+            Action::Sync { .. } => store.log_synced(Ok(())),
+        }
+    }
 }
 
 fn put(store: &mut Store, key: &str, value: &[u8], expires_at: Option<u64>) {
@@ -41,4 +67,94 @@ fn a_checkpoint_waits_for_the_log_unless_that_waits_for_room() {
         store.set_log_hindrance(Some("no space".to_owned()));
         assert!(store.log_has(appended), "it may be this checkpoint that makes room");
     }
+}
+
+#[test]
+fn no_more_is_given_up_than_is_needed_while_deletions_are_on_their_way() {
+    let mut store = in_memory(4, 4 << 20);
+    let mut rng = Rng::from_seed(1);
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        format!("key-{number}")
+    };
+    while store.has_memory() {
+        put(&mut store, &next(), &[7; 100], None);
+    }
+    begin_log(&mut store, Durability::Sync);
+    let keys = store.len();
+    for _ in 0..1_000 {
+        assert!(store.make_room(1, || rng.next_u64()));
+        put(&mut store, &next(), &[7; 100], None);
+    }
+    assert!(
+        store.counters().evicted < 10,
+        "{} were given up for nothing",
+        store.counters().evicted
+    );
+    for _ in 0..20 {
+        log_runs(&mut store);
+        for _ in 0..100 {
+            assert!(store.make_room(1, || rng.next_u64()));
+            put(&mut store, &next(), &[7; 100], None);
+        }
+    }
+    log_runs(&mut store);
+    assert!(store.bytes_used() < (4 << 20) + (1 << 18), "{} bytes", store.bytes_used());
+    assert!(store.len() > keys * 9 / 10, "{} of {keys}", store.len());
+    assert_eq!(store.leaving_mut().bytes(), 0);
+}
+
+#[test]
+fn keys_of_one_partition_among_many_are_given_up() {
+    let mut store = in_memory(256, 4 << 20);
+    let mut rng = Rng::from_seed(1);
+    for number in 0..60_000 {
+        assert!(store.make_room(1, || rng.next_u64()), "{number} keys");
+        put(&mut store, &format!("{{app}}{number}"), &[7; 100], None);
+    }
+}
+
+#[test]
+fn who_is_told_that_a_key_is_gone_waits_for_what_says_so() {
+    let mut store = in_memory(1, 1 << 30);
+    put(&mut store, "key", b"value", None);
+    begin_log(&mut store, Durability::Sync);
+    let mut keyspace = store.keyspace(0, 1);
+    let key = keyspace.key(b"key").expect("a short key");
+    keyspace.expire(&key, Some(2)).expect("the log takes it");
+    let gate = keyspace.gate();
+    assert!(gate.is_some());
+    // Nothing more fits, so its end cannot be logged.
+    store.set_log_hindrance(Some("no space".to_owned()));
+    let mut keyspace = store.keyspace(0, 3);
+    let key = keyspace.key(b"key").expect("a short key");
+    assert!(keyspace.get(&key).is_none());
+    assert_eq!(keyspace.gate(), gate);
+}
+
+#[test]
+fn upkeep_rests_while_nothing_can_be_ended() {
+    let mut store = in_memory(1, 1 << 30);
+    for number in 0..20_000 {
+        put(&mut store, &format!("key-{number}"), b"", Some(2));
+    }
+    begin_log(&mut store, Durability::Sync);
+    store.set_log_hindrance(Some("no space".to_owned()));
+    let mut upkeep = Upkeep::default();
+    let steps = (0..2_000).map(|_| upkeep.step(&mut store, 3));
+    let more = steps.filter(|step| matches!(step, Step::More)).count();
+    assert!(more < 500, "{more} of 2,000 steps ask for another at once");
+    assert_eq!(store.counters().expired, 0);
+}
+
+#[test]
+fn what_was_in_flight_leaves_little_memory_behind() {
+    let mut store = store(Durability::Sync);
+    for number in 0..40 {
+        put(&mut store, &format!("key-{}", number % 4), &vec![7; 1 << 20], None);
+        log_runs(&mut store);
+    }
+    let kept: usize = store.partitions().iter().map(Partition::in_flight_bytes).sum();
+    assert!(kept <= 4 * 64 * 1_024, "{kept} bytes");
 }

@@ -111,6 +111,12 @@ impl Arena {
         self.pages.count() as u64 * PAGE_BYTES as u64 - self.runs_bytes
     }
 
+    /// Pages that it may have more.
+    #[inline]
+    pub fn pages_left(&self) -> u32 {
+        self.pages.left()
+    }
+
     pub(super) fn pages_mut(&mut self) -> &mut Pages {
         &mut self.pages
     }

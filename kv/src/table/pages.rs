@@ -124,6 +124,12 @@ impl Pages {
         self.count
     }
 
+    /// Pages that may be taken more.
+    #[inline]
+    pub(super) fn left(&self) -> u32 {
+        self.count_max - self.count
+    }
+
     pub(super) fn bytes_held(&self) -> u64 {
         let tables = self.memory.bytes_held() + self.states.bytes_held();
         let classes = self.classes.capacity() * size_of::<ClassState>();
