@@ -1,7 +1,7 @@
 //! What a service manager is told: that the service is ready, that it ends.
 //!
-//! Datagrams to the socket that `NOTIFY_SOCKET` names, as systemd's `sd_notify(3)` describes them; without that
-//! variable nobody is told. A manager that does not listen is no reason not to serve: that is logged.
+//! Datagrams to the socket that `NOTIFY_SOCKET` names, as systemd's `sd_notify(3)` describes them; without
+//! that variable nobody is told. A manager that does not listen is no reason not to serve: that is logged.
 
 use std::ffi::OsStr;
 use std::io;

@@ -193,9 +193,9 @@ pub fn open(directory: &Path) -> Result<Backup, BackupError> {
 pub struct Restored {
     /// Its id, of its own.
     pub id: DirectoryId,
-    /// Random bits. The store that was backed up may go on, and its epochs with its starts: what is made of the
-    /// backup begins some thousand to a million epochs later, so that no version and no session is ever named as
-    /// another one there.
+    /// Random bits. The store that was backed up may go on, and its epochs with its starts: what is made of
+    /// the backup begins some thousand to a million epochs later, so that no version and no session is ever
+    /// named as another one there.
     pub random: u64,
 }
 

@@ -299,8 +299,8 @@ impl Store {
         }
     }
 
-    /// True if more gathers than one write should be long: whoever writes should wait for the disk. Not if that
-    /// waits for room: then it is refused what does not fit.
+    /// True if more gathers than one write should be long: whoever writes should wait for the disk. Not if
+    /// that waits for room: then it is refused what does not fit.
     #[inline]
     pub fn is_log_behind(&self) -> bool {
         self.common.log.as_ref().is_some_and(|log| {
@@ -314,9 +314,9 @@ impl Store {
         log.map_or((0, 0), |log| (log.appended, log.writer.durable_entries()))
     }
 
-    /// Whether a checkpoint of what the first `appended` entries have made may take the place of the log before
-    /// it: they are durable, or were not seen before they were. A log that waits for room may be behind, for
-    /// the room that it waits for may be what that checkpoint makes superfluous.
+    /// Whether a checkpoint of what the first `appended` entries have made may take the place of the log
+    /// before it: they are durable, or were not seen before they were. A log that waits for room may be
+    /// behind, for the room that it waits for may be what that checkpoint makes superfluous.
     pub fn log_has(&self, appended: u64) -> bool {
         self.common.log.as_ref().is_none_or(|log| {
             !self.common.commits_at_once
@@ -562,6 +562,11 @@ impl Store {
         self.common.memory.arena.pages_left() > PAGES_RESERVED
     }
 
+    /// The same for what is recovered: somewhat more than may be written later.
+    pub fn has_pages_to_recover(&self) -> bool {
+        self.common.memory.arena.pages_left() > PAGES_RESERVED / 2
+    }
+
     pub(crate) fn leaving_mut(&mut self) -> &mut Leaving {
         &mut self.leaving
     }
@@ -665,8 +670,8 @@ impl Log {
 /// misses under way.
 const COMMITS_PREFETCHED: usize = 16;
 
-/// Pages of entries that are kept for what was ordered and has not committed, and for what is recovered: 2 GiB,
-/// twice what two batches of the log make of them.
+/// Pages of entries that are kept for what was ordered and has not committed, and for what is recovered:
+/// 2 GiB, which is more than two batches of the log with the largest values in them.
 const PAGES_RESERVED: u32 = 1 << 15;
 
 /// Keys that are looked at for one that has not expired. As in Redis.

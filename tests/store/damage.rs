@@ -96,7 +96,7 @@ fn pick(world: &World, scene: &mut Scene, rests: bool) -> (&'static str, PathBuf
     let kinds = ["log", "log", "log", "checkpoint", "MANIFEST", "IDENTITY"];
     let kinds: Vec<_> = kinds.into_iter().filter(|kind| !files[kind].is_empty()).collect();
     let mut kind = kinds[scene.rng.below(kinds.len() as u64) as usize];
-    if rests && scene.rng.chance(0.5) {
+    if rests && !files["log"].is_empty() && scene.rng.chance(0.5) {
         kind = "log";
     }
     let paths = &files[kind];

@@ -43,6 +43,8 @@ pub enum RecoverError {
         /// What is wrong there.
         error: FrameError,
     },
+    /// More keys than one shard has memory for.
+    TooMany,
     /// A record is good, and what it says is not.
     Entry {
         /// Where the log is.
@@ -185,6 +187,7 @@ async fn take_in(
                 recovered.entries += u64::from(is_new);
             }
             Step::Read(request) => {
+                has_room(store)?;
                 buffer.resize(request.bytes);
                 let file = files.file(request.segment).await.map_err(RecoverError::Disk)?;
                 let (filled, read) = local.read_file(file, request.offset, buffer).await;
@@ -220,6 +223,11 @@ async fn take_in(
         files.close();
     }
     Ok(end)
+}
+
+/// One shard may have to take in what many had.
+fn has_room(store: &Store) -> Result<(), RecoverError> {
+    if store.has_pages_to_recover() { Ok(()) } else { Err(RecoverError::TooMany) }
 }
 
 /// Writes a part of a segment once more, byte for byte. If it is there because of a sync that failed, it is
@@ -280,6 +288,7 @@ async fn restore(
             }
             Err((before, error)) => return Err(wrong(taken + before as u64, error)),
         }
+        has_room(store)?;
         progress.tell(|shard| {
             let (bytes, entries) = (offset, reader.entries());
             tracing::info!(shard, checkpoint = %path.display(), bytes, entries, "recovering");
@@ -361,6 +370,10 @@ impl fmt::Display for RecoverError {
                 "{}, offset {offset}: the checkpoint is damaged: here stands {error}. Nothing was changed. \
                  Keep the file, look after the disk, and restore a backup",
                 path.display()
+            ),
+            RecoverError::TooMany => f.write_str(
+                "the keys on the disk are more than one shard has memory for (64 GiB with what they take \
+                 besides). Nothing was changed; start with more shards",
             ),
             RecoverError::Entry { directory, partition, index, wrong } => {
                 write!(f, "{}: entry {index} of partition {partition} ", directory.display())?;

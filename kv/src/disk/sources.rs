@@ -138,7 +138,8 @@ impl fmt::Display for SourceError {
             SourceError::Manifest(error) => error.fmt(f),
             SourceError::NoManifest(path) => write!(
                 f,
-                "{} is missing, but there is, or was, a log or a checkpoint beside it: put it back, or restore a backup",
+                "{} is missing, but there is, or was, a log or a checkpoint beside it: put it back, or \
+                 restore a backup",
                 path.join("MANIFEST").display()
             ),
             SourceError::Foreign(path) => write!(
