@@ -24,6 +24,14 @@ use std::task::Poll;
 /// Parts of `KEYS` that were walked to their end, and for whom.
 pub(super) type Walked = Rc<RefCell<Vec<(Asker, Vec<u8>)>>>;
 
+/// Commands that another shard has asked for, from a place on: those before it are carried out.
+#[derive(Debug)]
+pub(super) struct Postponed {
+    from: ShardIndex,
+    commands: Commands,
+    place: usize,
+}
+
 /// As the shard that asks.
 impl Redis {
     /// Has the command carried out by the shard that has its keys. The answer comes in its turn.
@@ -91,14 +99,19 @@ impl Redis {
     pub(super) fn take_bundle(&mut self, from: ShardIndex, mut message: Box<Bundle>) {
         let is_asked = matches!(*message, Bundle::Asked(_));
         let commands = message.take();
-        if is_asked {
-            self.carry_out(from, &commands);
-        } else {
+        if !is_asked {
             for (ask, text) in commands.told() {
                 self.told(ask, text);
             }
+            return self.hand_over.keep(message, commands);
         }
-        self.hand_over.keep(message, commands);
+        // What was asked before has its turn before.
+        let place = if self.postponed.is_empty() { self.carry_out(from, &commands, 0) } else { 0 };
+        if place == commands.len() {
+            return self.hand_over.keep(message, commands);
+        }
+        self.postponed.push_back(Postponed { from, commands, place });
+        self.hand_over.keep(message, Commands::default());
     }
 
     /// An answer has come.
@@ -143,19 +156,34 @@ impl Redis {
 
 /// As the shard that is asked.
 impl Redis {
-    fn carry_out(&mut self, from: ShardIndex, commands: &Commands) {
+    /// Goes on with what had to wait for the log.
+    pub(super) fn carry_out_postponed(&mut self) {
+        while let Some(mut postponed) = self.postponed.pop_front() {
+            let Postponed { from, ref commands, place } = postponed;
+            postponed.place = self.carry_out(from, commands, place);
+            if postponed.place < postponed.commands.len() {
+                return self.postponed.push_front(postponed);
+            }
+        }
+    }
+
+    /// Carries commands out from a place on, up to the first that writes while the log is behind. Where that
+    /// is.
+    fn carry_out(&mut self, from: ShardIndex, commands: &Commands, place: usize) -> usize {
         let store = self.store.clone();
         let mut store = store.borrow_mut();
         let now_ms = (self.clock)();
         let mut parser = std::mem::take(&mut self.asked_parser);
-        for place in 0..commands.len() {
-            let asked = commands.asked(place);
+        let done = (place..commands.len()).find(|place| {
+            let asked = commands.asked(*place);
             let asker = Asker { shard: from, ask: asked.ask };
-            self.carry_out_one(&mut store, &mut parser, asker, &asked, now_ms);
-        }
+            !self.carry_out_one(&mut store, &mut parser, asker, &asked, now_ms)
+        });
         self.asked_parser = parser;
+        done.unwrap_or(commands.len())
     }
 
+    /// False: it has to wait for the log.
     fn carry_out_one(
         &mut self,
         store: &mut Store,
@@ -163,11 +191,14 @@ impl Redis {
         asker: Asker,
         asked: &Asked<'_>,
         now_ms: u64,
-    ) {
+    ) -> bool {
         let Ok(Parsed::Command { args, .. }) = parser.next(asked.text) else {
             unreachable!("what a shard asks, it has written itself")
         };
         let spec = spec::of(&args).expect("the shard that asks has found it");
+        if spec.flags.writes && store.is_log_behind() {
+            return false;
+        }
         let mut text = std::mem::take(&mut self.scratch);
         let done = match spec.run {
             run if run.needs_keys() && !self.serving.get() => Err(Error::LOADING),
@@ -205,6 +236,7 @@ impl Redis {
         }
         text.clear();
         self.scratch = text;
+        true
     }
 }
 

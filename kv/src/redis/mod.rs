@@ -32,7 +32,7 @@ use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
 use crate::slot::Slot;
 use crate::store::Store;
 use answers::Gate;
-use ask::Walked;
+use ask::{Postponed, Walked};
 use bundle::{Bundle, Whole};
 use catena_engine::application::{Addresses, Message};
 use catena_engine::shard_index::ShardIndex;
@@ -44,6 +44,7 @@ use here::Place;
 use here::slowlog::{TIMED_BYTES_MIN, Timed};
 use server::{Server, Totals};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -80,6 +81,11 @@ pub struct Redis {
     totals: Totals,
     is_unpublished: bool,
     published_bytes: u64,
+    is_published_behind: bool,
+    /// Commands of other shards that wait for this one's log.
+    postponed: VecDeque<Postponed>,
+    /// Clients that are slowed.
+    slowed: usize,
     turns: u32,
 }
 
@@ -114,6 +120,9 @@ impl Redis {
             totals: Totals::default(),
             is_unpublished: true,
             published_bytes: 0,
+            is_published_behind: false,
+            postponed: VecDeque::new(),
+            slowed: 0,
             turns: 0,
         }
     }
@@ -196,6 +205,7 @@ impl Application for Redis {
     }
 
     fn turn_ended(&mut self, streams: &mut Streams) {
+        self.carry_out_postponed();
         self.tell_walked();
         self.tell_committed();
         self.release_answers(streams);
@@ -218,15 +228,19 @@ impl Redis {
         let (counters, memory) = (store.counters(), store.memory());
         // Upkeep changes what there is without any command.
         let bytes_used = memory.bytes_used();
-        if !std::mem::take(&mut self.is_unpublished) && bytes_used == self.published_bytes {
+        let is_behind = store.is_log_behind();
+        let is_as_published =
+            bytes_used == self.published_bytes && is_behind == self.is_published_behind;
+        if !std::mem::take(&mut self.is_unpublished) && is_as_published {
             return;
         }
-        self.published_bytes = bytes_used;
+        (self.published_bytes, self.is_published_behind) = (bytes_used, is_behind);
         let totals = Totals {
             keys: memory.keys(),
             expiring: memory.expiring(),
             bytes_used,
             bytes_held: memory.bytes_held(),
+            logs_behind: u64::from(is_behind),
             hits: counters.hits,
             misses: counters.misses,
             expired: counters.expired,
@@ -243,7 +257,8 @@ impl Redis {
         }
         self.is_unpublished = true;
         let store = self.store.borrow();
-        let is_behind = store.is_log_behind();
+        let is_behind = self.slowed > 0 && self.server.is_some_log_behind();
+        self.slowed = 0;
         let clients = &mut self.clients;
         self.waiting.retain(|stream| {
             let client = clients.get_mut(stream.slot()).and_then(Option::as_deref_mut);
@@ -258,6 +273,7 @@ impl Redis {
             let state = &mut client.state;
             state.is_barred &= !state.answers.is_empty();
             state.is_slowed &= is_behind;
+            self.slowed += usize::from(state.is_slowed);
             if !state.is_barred && !state.is_slowed && state.answers.has_room() {
                 streams.read_on(*stream);
             }
@@ -286,6 +302,7 @@ impl Redis {
                         Taken::WhenAnswered => state.is_barred = true,
                         Taken::WhenWritten => {
                             state.is_slowed = true;
+                            self.slowed += 1;
                             self.wait(state);
                         }
                     }
@@ -367,11 +384,10 @@ impl Redis {
         client.last_command = spec.name;
         client.last_command_at = self.local.now();
         if !spec.flags.slow && args.wire_bytes() < TIMED_BYTES_MIN {
-            self.run_admitted(client, store, (spec, args), stream, now_ms);
-            return Taken::Yes;
+            return self.run_admitted(client, store, (spec, args), stream, now_ms);
         }
         let began_at = stream.look_at_clock();
-        self.run_admitted(client, store, (spec, args), stream, now_ms);
+        let taken = self.run_admitted(client, store, (spec, args), stream, now_ms);
         self.server.slow_log.note(&Timed {
             args,
             took: stream.look_at_clock().since(began_at),
@@ -379,7 +395,7 @@ impl Redis {
             address: client.address,
             name: &client.name,
         });
-        Taken::Yes
+        taken
     }
 
     #[inline]
@@ -390,7 +406,7 @@ impl Redis {
         (spec, args): (&'static Spec, &Args<'_>),
         stream: &mut Stream<'_>,
         now_ms: u64,
-    ) {
+    ) -> Taken {
         let done = match spec.run {
             Run::Keyed(run) => match place_of_keys(store, spec, args) {
                 Ok((_, Ok(_)))
@@ -405,6 +421,10 @@ impl Redis {
                 }
                 Ok((slot, Err(shard))) if client.is_on_own_port => Err(self.moved(slot, shard)),
                 Ok((_, Err(shard))) => {
+                    if spec.flags.writes && self.server.figures(shard).logs_behind.value() > 0 {
+                        self.totals.commands -= 1;
+                        return Taken::WhenWritten;
+                    }
                     self.ask_shard(client, shard, Whole::Answer, args);
                     Ok(())
                 }
@@ -428,6 +448,7 @@ impl Redis {
         if let Err(error) = done {
             self.refuse(client, stream, &error);
         }
+        Taken::Yes
     }
 
     fn refuse(&mut self, client: &mut ClientState, stream: &mut Stream<'_>, error: &Error) {

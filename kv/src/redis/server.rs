@@ -147,6 +147,11 @@ impl Server {
         others.map(|(_, figures)| figures.bytes_used.value()).sum()
     }
 
+    /// Whether more gathers for the log of some shard than one write should be long.
+    pub fn is_some_log_behind(&self) -> bool {
+        self.running().shards.iter().any(|figures| figures.logs_behind.value() > 0)
+    }
+
     /// Since when it runs, in Unix milliseconds.
     pub fn began_ms(&self) -> u64 {
         self.running().began_ms
@@ -282,6 +287,7 @@ figures! {
     state expiring "Keys with an expiry."
     state bytes_used "Memory in bytes that entries and their index occupy."
     state bytes_held "Memory in bytes that is held for them."
+    state logs_behind "Logs for which more gathers than one write should be long: who writes waits."
     count accepted "Connections taken."
     count rejected "Connections refused because there were too many."
     count commands "Commands carried out or refused."

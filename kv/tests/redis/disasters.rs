@@ -187,20 +187,32 @@ fn an_orderly_end_under_load_loses_nothing() {
 /// 400 MiB are under way, of which the log gathers 64 MiB at most for one write.
 #[test]
 fn a_pipeline_that_outruns_the_disk_is_slowed_and_not_refused() {
-    outrun("sync");
+    outrun("sync", 1);
 }
 
 #[test]
 fn it_is_slowed_as_well_where_nobody_waits_for_the_disk() {
-    outrun("batch");
+    outrun("batch", 1);
 }
 
-fn outrun(durability: &str) {
+/// Half of the connections are not on the core that has the key.
+#[test]
+fn it_is_slowed_as_well_where_another_core_passes_it_on() {
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
+        println!("skipped: there is one CPU");
+        return;
+    }
+    outrun("sync", 2);
+    outrun("batch", 2);
+}
+
+fn outrun(durability: &str, shards: u16) {
     const CONNECTIONS: usize = 50;
     const WRITES: usize = 512;
-    let directory = temporary_directory(&format!("outrun-{durability}"));
+    let directory = temporary_directory(&format!("outrun-{durability}-{shards}"));
     let dir = directory.to_str().expect("a plain name");
-    let args = ["--shards", "1", "--dir", dir, "--durability", durability];
+    let shards = shards.to_string();
+    let args = ["--shards", &shards, "--dir", dir, "--durability", durability];
     let catena = Catena::try_start(&args).expect("it serves");
     thread::scope(|scope| {
         // Larger than all that may gather: it has its turn, too.
