@@ -19,6 +19,10 @@ const VISITORS_MAX: usize = 32;
 /// The pause after an accept that failed, for want of descriptors as a rule.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// How long an address that is taken is tried again, and how often: as the engine does with its own.
+const ADDRESS_PATIENCE: Duration = Duration::from_millis(250);
+const ADDRESS_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
 /// The path of counters in the Prometheus text format.
 pub const METRICS: &str = "/metrics";
 
@@ -50,13 +54,16 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens on `address`, which was asked for by `flag`.
+    /// Listens on `address`, which was asked for by `flag`. One that is taken is tried again for a moment: a
+    /// process that was killed holds it until the kernel has taken down what it had.
     ///
     /// # Errors
     /// If that address cannot be listened on.
     pub fn listen(address: SocketAddr, flag: &str) -> Result<Self, String> {
-        let cannot = |error: io::Error| format!("cannot listen on {address} for {flag}: {error}");
-        let listener = TcpListener::bind(address).map_err(cannot)?;
+        let cannot =
+            |error: io::Error| format!("{flag}: cannot listen on {address}: {}", reason(&error));
+        let listener =
+            once_free(ADDRESS_PATIENCE, || TcpListener::bind(address)).map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         Ok(Admin { listener, address })
     }
@@ -91,6 +98,40 @@ impl Admin {
             }
         })?;
         Ok(())
+    }
+}
+
+/// True if an address can be listened on, now or in a moment.
+pub fn is_free(address: SocketAddr) -> bool {
+    once_free(ADDRESS_PATIENCE, || TcpListener::bind(address)).is_ok()
+}
+
+/// Binds, trying again for a while if the address is taken.
+fn once_free<T>(patience: Duration, mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let give_up = Instant::now() + patience;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                std::thread::sleep(ADDRESS_AGAIN_AFTER);
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Why an address cannot be listened on, and what to do.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process has that port, or one that was killed has not let go of it \
+                                     yet; stop it or choose another port"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -257,6 +298,7 @@ mod tests {
         let address = admin.address();
         let taken = Admin::listen(address, "--metrics").expect_err("it is taken");
         assert!(taken.contains("--metrics") && taken.contains(&address.to_string()), "{taken}");
+        assert!(taken.contains("choose another port"), "{taken}");
         admin.serve(pages()).expect("there is a thread");
         for _ in 0..2 {
             let mut stream = TcpStream::connect(address).expect("it listens");
@@ -266,6 +308,22 @@ mod tests {
             stream.read_to_string(&mut text).expect("it is answered, and ends");
             assert!(text.ends_with("\r\n\r\ncatena_requests_total 3\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_is_tried_again_while_it_is_taken_and_no_other_failure_is() {
+        let fails_once_with = |kind: io::ErrorKind| {
+            let mut tries = 0;
+            let outcome = once_free(LONG, || {
+                tries += 1;
+                if tries == 1 { Err(kind.into()) } else { Ok(()) }
+            });
+            (outcome.is_ok(), tries)
+        };
+        assert_eq!(fails_once_with(io::ErrorKind::AddrInUse), (true, 2));
+        assert_eq!(fails_once_with(io::ErrorKind::PermissionDenied), (false, 1));
+        let taken = || Err::<(), _>(io::ErrorKind::AddrInUse.into());
+        assert!(once_free(Duration::ZERO, taken).is_err(), "patience ends");
     }
 
     /// A page that is longer than what a socket holds for who does not read.

@@ -29,7 +29,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub use crate::wire::output::Output;
-pub use file_task::{DirectoryEntry, EntryKind, FileLock, FileSystemSpace, FileTask, FileTaskDone};
+pub use file_task::{
+    DirectoryEntry, EntryKind, FileLock, FileSystemSpace, FileTask, FileTaskDone, FileTaskError,
+};
 
 /// One socket of one shard. The generation tells a reused slot from its former tenant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

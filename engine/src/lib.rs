@@ -91,6 +91,7 @@ pub use handle::{Handle, RemoteClient};
 pub use handler::{Answered, Handler, Reply, Request, Responder};
 pub use local::Local;
 pub use server::{Cores, DriverChoice, Server, ServerBuilder};
+pub use sys::allocator::give_free_memory_back;
 pub use sys::prefetch::prefetch;
 pub use watch::{ShardFailure, Watch};
 pub use wire::frame::{MethodId, Priority, Route};

@@ -97,6 +97,9 @@ pub const PEER_TURN_TIME_MAX: Duration = Duration::from_micros(100);
 pub const STREAM_TURN_COMMANDS_MAX: u32 = 1_024;
 /// The most memory in bytes that a stream keeps for what it has not read, when it has read everything.
 pub const STREAM_INPUT_KEEP_BYTES: usize = 4 * 1_024;
+/// Bytes that a stream has not read above which room for them grows more slowly than to the double. Where
+/// allocators go over to whole pages, which are moved without a copy, or soon behind.
+pub const STREAM_INPUT_LONG_BYTES: usize = 1 << 20;
 /// Bytes put aside of one peer above which it is not read from until they are read. Stopping and
 /// resuming costs two operations of the driver; so not for each receive beyond the peer's part.
 pub const BACKLOG_READ_MAX: usize = 64 * 1_024;

@@ -193,6 +193,20 @@ impl Local {
     /// Runs a future on this shard. Dropping the task cancels it; `detach()` lets it run on. It
     /// inherits the deadline of the request on whose behalf it is spawned.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.spawn_with(true, future)
+    }
+
+    /// Runs a future that the shard cannot do without: if it panics, the shard has failed, where a
+    /// [spawned](Local::spawn) one's panic is for whoever awaits it, and nobody's once it is detached.
+    pub fn spawn_vital(&self, future: impl Future<Output = ()> + 'static) {
+        self.spawn_with(false, future).detach();
+    }
+
+    fn spawn_with<T: 'static>(
+        &self,
+        is_contained: bool,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
         let runnables = self.0.runnables.clone();
         let future = OnShard {
             local: self.clone(),
@@ -201,7 +215,7 @@ impl Local {
             future: Box::pin(future),
         };
         let (runnable, task) = Builder::new()
-            .propagate_panic(true)
+            .propagate_panic(is_contained)
             .spawn_local(move |()| future, move |runnable| runnables.push(runnable));
         runnable.schedule();
         task

@@ -124,7 +124,8 @@ pub struct ServerBuilder {
     pub(crate) gather: Duration,
     pub(crate) connection: ConnectionConfig,
     pub(crate) admission: AdmissionConfig,
-    pub(crate) connections_max: u32,
+    /// `None`: nobody has said it.
+    pub(crate) connections_max: Option<u32>,
     pub(crate) seed: Option<u64>,
     pub(crate) service: Arc<dyn Fn(&Local) -> Router + Send + Sync>,
 }
@@ -179,7 +180,7 @@ impl Server {
             gather: Duration::ZERO,
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
-            connections_max: 65_536,
+            connections_max: None,
             seed: None,
             service: Arc::new(|_| Router::new()),
         }
@@ -198,6 +199,15 @@ impl Server {
     /// Where streams arrive, for an application.
     pub fn stream_addresses(&self) -> &Addresses {
         &self.streams
+    }
+
+    /// Connections that each of so many shards can have if so many are asked for (`None`: the default), as
+    /// the limit on file descriptors is now.
+    ///
+    /// # Errors
+    /// If it leaves too little to serve anybody.
+    pub fn connections_of_each(asked: Option<u32>, shards: u16) -> Result<u32, StartError> {
+        Ok(descriptors::share(asked, shards)?.0.connections)
     }
 
     /// One line for each shard: core, driver, kernel features in use.
@@ -345,10 +355,11 @@ impl ServerBuilder {
     }
 
     /// Connections of each shard, those that its clients make included. Default 65,536, or what the file
-    /// descriptor limit allows. Whoever connects beyond them is told to go away (OVERLOADED), a few at
+    /// descriptor limit allows: [`Server::notes`] says that it is less if this many were asked for, or if
+    /// it is not even a thousand. Whoever connects beyond them is told to go away (OVERLOADED), a few at
     /// a time; the others wait in the kernel's backlog.
     pub fn connections_max(mut self, connections_max: u32) -> Self {
-        self.connections_max = connections_max;
+        self.connections_max = Some(connections_max);
         self
     }
 
@@ -463,8 +474,7 @@ impl fmt::Display for StartError {
             ),
             StartError::TooManyShards { asked, available } => write!(
                 f,
-                "{asked} shards on {available} cores; use at most one shard a core, or leave them \
-                 unpinned"
+                "{asked} shards on {available} cores; ask for {available} at most: each has a core of its own"
             ),
             StartError::Listen { address, error } => match error.kind() {
                 io::ErrorKind::AddrInUse => write!(

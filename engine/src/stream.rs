@@ -1,7 +1,7 @@
 //! Connections whose bytes mean what an [`Application`](crate::application::Application) says.
 
 use crate::driver::SocketId;
-use crate::limits::{PEER_TURN_TIME_MAX, STREAM_TURN_COMMANDS_MAX};
+use crate::limits::{PEER_TURN_TIME_MAX, STREAM_INPUT_LONG_BYTES, STREAM_TURN_COMMANDS_MAX};
 use crate::shard::spare::SpareOutputs;
 use crate::time::Instant;
 use crate::timers::TimerId;
@@ -268,6 +268,11 @@ impl StreamOutput<'_> {
             self.state.phase = Phase::Ending;
         }
     }
+
+    /// Ends it at the end of the turn, whatever is owed to it: its peer need not read for that.
+    pub fn abort(&mut self) {
+        self.state.phase = Phase::Lost;
+    }
 }
 
 impl State {
@@ -300,6 +305,16 @@ impl State {
 
     fn has_unread(&self) -> bool {
         !self.input.is_empty() && self.phase == Phase::Open
+    }
+
+    /// Keeps what was not read. A long message is waited for piece by piece, and what it holds counts: so
+    /// its room grows by eighths, and not to twice of what was needed.
+    pub(crate) fn keep(&mut self, unread: &[u8]) {
+        let has_room = self.input.capacity() - self.input.len() >= unread.len();
+        if !has_room && self.input.len() >= STREAM_INPUT_LONG_BYTES {
+            self.input.reserve_exact(unread.len().max(self.input.len() / 8));
+        }
+        self.input.extend_from_slice(unread);
     }
 
     pub(crate) fn held_bytes(&self) -> usize {

@@ -63,6 +63,22 @@ fn kill(lab: &mut Kernel, handle: &Handle, shard: ShardIndex) {
 }
 
 #[test]
+fn a_panic_in_a_vital_task_is_its_shards() {
+    on_each_driver(|lab, server, _| {
+        let handle = server.handle();
+        let begun = handle.run(FAILING, async |local| {
+            local.spawn(async { panic!("nobody awaits this one") }).detach();
+            local.sleep(Duration::from_millis(1)).await;
+            local.spawn_vital(async { panic!("nothing goes without this one") });
+            local.sleep(Duration::from_millis(1)).await;
+        });
+        assert_eq!(lab.wait(begun), Err(HandleError::Stopped));
+        let failure = server.watch().wait().expect_err("a shard has failed");
+        assert_eq!(failure.to_string(), "shard 1 panicked: nothing goes without this one");
+    });
+}
+
+#[test]
 fn what_runs_on_a_shard_that_fails_is_answered_at_once() {
     on_each_driver(|lab, server, probe| {
         let address = server.shard_addresses()[0];

@@ -97,7 +97,7 @@ fn cores_that_cannot_be_had_are_named() {
     let text = refused(Cores::List(vec![4_000]));
     assert!(text.contains("core 4000 cannot be used") && text.contains("may use ["), "{text}");
     let text = refused(Cores::Count(4_000));
-    assert!(text.contains("4000 shards on") && text.contains("unpinned"), "{text}");
+    assert!(text.contains("4000 shards on") && text.contains("core of its own"), "{text}");
     assert!(refused(Cores::List(vec![])).contains("name at least one"));
     assert!(refused(Cores::Unpinned(0)).contains("name at least one"));
     // Which cores there are depends on the machine; the first one is asked for.

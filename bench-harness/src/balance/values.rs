@@ -128,7 +128,7 @@ impl FromStr for Distribution {
         };
         let (kind, rest) = text.split_once(':').ok_or_else(wrong)?;
         let words: Vec<&str> = rest.split(',').map(str::trim).collect();
-        let time = |text: &str| parse_duration(text).map_err(|error| format!("{text:?}: {error}"));
+        let time = parse_duration;
         let number = |text: &str| match text.parse::<f64>() {
             Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
             _ => Err(format!("{text:?} is no positive number")),

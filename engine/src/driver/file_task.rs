@@ -169,7 +169,7 @@ impl fmt::Debug for FileLock {
 
 impl FileTask {
     /// For drivers: an error of the file system's with what was being tried, to which file. Its kind
-    /// stays.
+    /// stays; what it holds is a [`FileTaskError`].
     pub fn explain(&self, error: &io::Error) -> io::Error {
         let advice = match (self, error.kind()) {
             (FileTask::Lock { .. }, io::ErrorKind::ResourceBusy) => {
@@ -179,9 +179,29 @@ impl FileTask {
             (_, io::ErrorKind::StorageFull) => "; make room on that file system",
             _ => "",
         };
-        io::Error::new(error.kind(), format!("cannot {self}: {error}{advice}"))
+        io::Error::new(error.kind(), FileTaskError(format!("cannot {self}: {error}{advice}")))
     }
 }
+
+/// Within an [`io::Error`]: it says already what could not be done to which file, so that nobody has to say
+/// it once more.
+#[derive(Debug)]
+pub struct FileTaskError(String);
+
+impl FileTaskError {
+    /// True if `error` is one.
+    pub fn is_within(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<FileTaskError>())
+    }
+}
+
+impl fmt::Display for FileTaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FileTaskError {}
 
 /// As it follows a "cannot".
 impl fmt::Display for FileTask {
@@ -230,6 +250,8 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with("cannot rename /a/new to /a/b: "), "{text}");
         assert!(text.ends_with("make room on that file system"), "{text}");
+        assert!(FileTaskError::is_within(&error));
+        assert!(!FileTaskError::is_within(&io::ErrorKind::StorageFull.into()));
         let lock = FileTask::Lock { path: "/a/LOCK".into() };
         let text = lock.explain(&io::ErrorKind::ResourceBusy.into()).to_string();
         assert!(text.contains("/a/LOCK") && text.contains("has locked it"), "{text}");

@@ -57,7 +57,9 @@ impl ShardPlan {
     /// A plan for each shard that the builder asks for.
     pub(crate) fn all(builder: &ServerBuilder) -> Result<Vec<ShardPlan>, StartError> {
         builder.admission.validate().map_err(StartError::Config)?;
-        check("connections_max", builder.connections_max.into(), CONNECTIONS_MAX.into())?;
+        if let Some(asked) = builder.connections_max {
+            check("connections_max", asked.into(), CONNECTIONS_MAX.into())?;
+        }
         let cores = cores_of_shards(&builder.cores)?;
         let count = u16::try_from(cores.len()).expect("SHARDS_MAX is far below");
         let plan = |(index, core)| ShardPlan {

@@ -120,9 +120,9 @@ impl Streams {
                 // Whoever is being ended is not listened to.
             } else if state.input.is_empty() && !state.is_held {
                 let read = self.deliver(&mut state, bytes, application, &|| driver.now());
-                state.input.extend_from_slice(&bytes[read..]);
+                state.keep(&bytes[read..]);
             } else {
-                state.input.extend_from_slice(bytes);
+                state.keep(bytes);
                 if !state.is_behind && !state.is_held {
                     self.deliver_input(&mut state, application, &|| driver.now());
                 }

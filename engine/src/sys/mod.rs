@@ -24,6 +24,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod allocator;
 pub mod buf_ring;
 pub mod checksum;
 pub mod clock;

@@ -8,8 +8,8 @@ use crate::stream::{Stream, StreamId, Streams};
 
 /// Answers each line with itself. Some lines are special:
 /// `later X` is answered at the end of a turn once [`Notes::is_due`] says so, and holds the stream until
-/// then; `send X` is answered by a message to this shard; `flood N` is answered with N bytes; `bye` ends
-/// the stream.
+/// then; `send X` is answered by a message to this shard, which ends the stream at once if X is `abort`;
+/// `flood N` is answered with N bytes; `bye` ends the stream.
 struct Lines {
     local: Local,
     notes: Rc<RefCell<Notes>>,
@@ -72,8 +72,10 @@ impl Application for Lines {
         assert_eq!(from, ShardIndex(0));
         let message = message.downcast::<(StreamId, Vec<u8>)>().expect("it sends no other");
         let (stream, text) = *message;
-        if let Some(mut stream) = streams.get(stream) {
-            stream.output().extend_from_slice(&text);
+        match streams.get(stream) {
+            Some(mut stream) if text == b"abort" => stream.abort(),
+            Some(mut stream) => stream.output().extend_from_slice(&text),
+            None => {}
         }
     }
 
@@ -250,6 +252,20 @@ fn a_stream_that_is_ended_may_read_its_last_word() {
     scene.turn();
     assert!(scene.driver.closed.contains(&stream), "it has had its time");
     assert_eq!(scene.lines(), 1);
+}
+
+#[test]
+fn a_stream_that_is_aborted_ends_whatever_it_is_owed() {
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.driver.holds_sends = true;
+    scene.says(stream, "send abort\nlater something\n");
+    scene.turn();
+    scene.says(stream, "ignored\n");
+    while scene.turn().busy {}
+    assert!(scene.driver.closed.contains(&stream), "its peer reads nothing");
+    assert_eq!(scene.notes.borrow().closed, [StreamId(stream)]);
+    assert!(scene.lines() <= 2);
 }
 
 #[test]

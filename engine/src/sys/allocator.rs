@@ -1,0 +1,13 @@
+//! What the C library's allocator keeps for later.
+
+/// Gives back to the system whole pages that are free in the middle of the allocator's heaps, of all threads;
+/// it gives back those at their ends by itself. Takes time with the number of free blocks, and who allocates
+/// meanwhile waits: not for a shard's own thread. Where the allocator is another one than glibc's, nothing.
+pub fn give_free_memory_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the function takes a number of bytes to keep at the ends of heaps, and may be called at any
+        // time from any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
