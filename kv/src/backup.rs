@@ -7,10 +7,17 @@
 //!
 //! `BACKUP` is written last: a directory without it is no backup. Whatever number of shards a backup was
 //! taken from, what is made of it can be served by any other.
+//!
+//! A data directory that is being made has [`RESTORING`] in it, which becomes its `IDENTITY` at last. Who is
+//! killed meanwhile leaves it, and nobody serves what has it.
+
+mod made;
+
+pub use made::Made;
 
 use crate::checkpoint::format::{self, Decoded, Frame, FrameError, HEADER_BYTES, Kind};
 use crate::checkpoint::write;
-use crate::log::manifest::{self, Checkpoint, Identity, Manifest};
+use crate::log::manifest::{self, Checkpoint, Identity, Manifest, Served};
 use crate::log::{DirectoryId, LogIdentity, LogStart, segment};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -64,6 +71,10 @@ pub enum BackupError {
     },
     /// The directory has something in it already.
     NotEmpty(PathBuf),
+    /// It has what a restore left that was cut off.
+    CutOff(PathBuf),
+    /// The directory has no document of a backup.
+    NoBackup(PathBuf),
     /// It is no backup, or an incomplete one.
     Document {
         /// Its file.
@@ -77,7 +88,7 @@ pub enum BackupError {
         path: PathBuf,
         /// Where.
         offset: u64,
-        /// What stands there.
+        /// What is wrong there.
         error: FrameError,
     },
 }
@@ -147,15 +158,20 @@ impl Frames {
     }
 }
 
-/// Makes the directory of a backup, which must be new or empty.
+/// What a data directory has in it while it is made from a backup: its identity, under this name.
+pub const RESTORING: &str = "RESTORING";
+
+/// Makes a directory for a backup or of one, which must be new or empty.
 ///
 /// # Errors
 /// [`BackupError`]
-pub fn make_directory(path: &Path) -> Result<(), BackupError> {
-    fs::create_dir_all(path).map_err(failed("create", path))?;
+pub fn make_directory(path: &Path) -> Result<Made, BackupError> {
+    let mut made = Made::default();
+    made.directory(path)?;
     let mut entries = fs::read_dir(path).map_err(failed("list", path))?;
     match entries.next() {
-        None => Ok(()),
+        None => Ok(made),
+        Some(_) if path.join(RESTORING).exists() => Err(BackupError::CutOff(path.to_path_buf())),
         Some(_) => Err(BackupError::NotEmpty(path.to_path_buf())),
     }
 }
@@ -164,9 +180,12 @@ pub fn make_directory(path: &Path) -> Result<(), BackupError> {
 ///
 /// # Errors
 /// [`BackupError`]
-pub fn complete(directory: &Path, backup: &Backup) -> Result<(), BackupError> {
-    write_synced(&directory.join("BACKUP"), manifest::with_checksum(backup).as_bytes())?;
-    sync_directory(directory)
+pub fn complete(directory: &Path, backup: &Backup, mut made: Made) -> Result<(), BackupError> {
+    let document = manifest::with_checksum(backup);
+    write_synced(&mut made, &directory.join("BACKUP"), document.as_bytes())?;
+    sync_directory(directory)?;
+    made.keep();
+    Ok(())
 }
 
 /// Reads what a backup is.
@@ -175,7 +194,12 @@ pub fn complete(directory: &Path, backup: &Backup) -> Result<(), BackupError> {
 /// [`BackupError`]
 pub fn open(directory: &Path) -> Result<Backup, BackupError> {
     let path = directory.join("BACKUP");
-    let content = fs::read(&path).map_err(failed("read", &path))?;
+    let content = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(BackupError::NoBackup(directory.to_path_buf()));
+        }
+        content => content.map_err(failed("read", &path))?,
+    };
     let wrong = |problem: String| BackupError::Document { path: path.clone(), problem };
     let backup: Backup =
         manifest::checked(&content).map_err(|problem| wrong(problem.to_string()))?;
@@ -205,7 +229,7 @@ const EPOCHS_AHEAD: Range<u64> = 1 << 10..1 << 20;
 /// Makes a data directory from a backup. How many keys it has. `progress` is told of each shard that is done.
 ///
 /// # Errors
-/// [`BackupError`]; the data directory is incomplete then, and refused by who would serve it.
+/// [`BackupError`]; what was made of the data directory is removed then.
 pub fn restore(
     directory: &Path,
     data: &Path,
@@ -213,18 +237,31 @@ pub fn restore(
     mut progress: impl FnMut(usize, &ShardFile),
 ) -> Result<u64, BackupError> {
     let backup = open(directory)?;
-    make_directory(data)?;
+    let mut made = make_directory(data)?;
     let shards = u32::try_from(backup.shard.len()).expect("a document is far shorter");
     let newest = backup.shard.iter().map(|file| u64::from(file.epoch)).max().unwrap_or_default();
     let ahead = EPOCHS_AHEAD.start + random % (EPOCHS_AHEAD.end - EPOCHS_AHEAD.start);
     let incarnation = newest + ahead;
+    let hash_seed = u64::from_str_radix(&backup.hash_seed, 16).expect("it was checked");
+    let identity = Identity {
+        directory: id,
+        partitions: backup.partitions,
+        hash_seed,
+        incarnation,
+        served: Some(Served { incarnation, shards }),
+    };
+    // First, for whoever meets what a process has left that was killed in the midst of this.
+    let unfinished = data.join(RESTORING);
+    write_synced(&mut made, &unfinished, identity.encode().as_bytes())?;
+    sync_directory(data)?;
     let start = data.join(segment::incarnation_name(incarnation));
     for (shard, file) in (0..shards).zip(&backup.shard) {
         let from = directory.join(segment::shard_name(shard));
         let to = start.join(segment::shard_name(shard));
-        fs::create_dir_all(&to).map_err(failed("create", &to))?;
+        made.directory(&to)?;
         let log = LogIdentity { directory: id, incarnation, shard };
-        let crc = copy(&from, file, &to.join(segment::checkpoint_name(1)), &log)?;
+        let checkpoint = to.join(segment::checkpoint_name(1));
+        let crc = copy(&from, file, (made.file(&checkpoint)?, &checkpoint), &log)?;
         let manifest = Manifest {
             directory: id,
             incarnation,
@@ -235,17 +272,18 @@ pub fn restore(
             checkpoint: Some(Checkpoint { number: 1, crc }),
             older: Vec::new(),
         };
-        write_synced(&to.join("MANIFEST"), manifest.encode().as_bytes())?;
+        write_synced(&mut made, &to.join("MANIFEST"), manifest.encode().as_bytes())?;
         sync_directory(&to)?;
         progress(shard as usize, file);
     }
     sync_directory(&start)?;
-    let hash_seed = u64::from_str_radix(&backup.hash_seed, 16).expect("it was checked");
-    let identity =
-        Identity { directory: id, partitions: backup.partitions, hash_seed, incarnation };
-    // Last: without it nobody serves what is there.
-    write_synced(&data.join("IDENTITY"), identity.encode().as_bytes())?;
+    // What is below is durable before anybody would serve it.
     sync_directory(data)?;
+    let finished = data.join("IDENTITY");
+    fs::rename(&unfinished, &finished).map_err(failed("rename", &unfinished))?;
+    made.renamed(&unfinished, &finished);
+    sync_directory(data)?;
+    made.keep();
     Ok(backup.shard.iter().map(|file| file.keys).sum())
 }
 
@@ -253,11 +291,10 @@ pub fn restore(
 fn copy(
     from: &Path,
     expected: &ShardFile,
-    to: &Path,
+    (mut output, to): (File, &Path),
     log: &LogIdentity,
 ) -> Result<u32, BackupError> {
     let mut input = BufReader::new(File::open(from).map_err(failed("open", from))?);
-    let mut output = File::create_new(to).map_err(failed("create", to))?;
     let mut frames = Frames::default();
     let (mut unread, mut crc) = (Vec::new(), 0);
     let damaged =
@@ -283,6 +320,10 @@ fn copy(
         unread.drain(..read);
         output.write_all(&out).map_err(failed("write", to))?;
     }
+    let behind = input.read(&mut [0]).map_err(failed("read", from))?;
+    if !unread.is_empty() || behind > 0 {
+        return Err(damaged((frames.offset, FrameError::Long)));
+    }
     if frames.file() != *expected {
         return Err(damaged((frames.offset, FrameError::NotThisOne)));
     }
@@ -290,8 +331,8 @@ fn copy(
     Ok(crc)
 }
 
-fn write_synced(path: &Path, content: &[u8]) -> Result<(), BackupError> {
-    let mut file = File::create_new(path).map_err(failed("create", path))?;
+fn write_synced(made: &mut Made, path: &Path, content: &[u8]) -> Result<(), BackupError> {
+    let mut file = made.file(path)?;
     file.write_all(content).map_err(failed("write", path))?;
     file.sync_all().map_err(failed("sync", path))
 }
@@ -317,10 +358,21 @@ impl fmt::Display for BackupError {
                 "{} has something in it; name a directory that is new or empty",
                 path.display()
             ),
+            BackupError::CutOff(path) => write!(
+                f,
+                "{0} has what a restore left that was cut off; remove {0}, or name another directory",
+                path.display()
+            ),
+            BackupError::NoBackup(path) => write!(
+                f,
+                "{} is no backup, or one that was cut off: there is no BACKUP in it, which is written last; \
+                 name a directory that `catena backup` has made",
+                path.display()
+            ),
             BackupError::Document { path, problem } => write!(f, "{}: {problem}", path.display()),
             BackupError::Damaged { path, offset, error } => write!(
                 f,
-                "{}, offset {offset}: the backup is damaged: here stands {error}; use another one",
+                "{}, offset {offset}: the backup is damaged: {error}; use another one",
                 path.display()
             ),
         }

@@ -24,8 +24,17 @@ pub enum Eviction {
 /// order; a look costs less here.
 const SAMPLE: usize = 10;
 
-/// Keys that are given up for one write, at most: it may be larger than each of them.
-const EVICTED_MAX: usize = 16;
+/// Keys that are given up for one write, at most, while memory keeps to its bound, or nearly.
+const EVICTED_MAX: u64 = 16;
+
+/// The same when a write was much larger than each of the keys that go for it: they take about a millisecond.
+const EVICTED_MAX_FAR_OVER: u64 = 1_024;
+
+/// Bytes over the bound for which one more key is given up.
+const EXCESS_BYTES_PER_KEY: u64 = 1_024;
+
+/// The part of the bound by which it may be passed before writes wait until keys were given up.
+const SLACK: u64 = 16;
 
 /// Milliseconds from one stamp to the next: with 16 bits they begin again after three days.
 const STAMP_MS: u64 = 4_096;
@@ -33,6 +42,11 @@ const STAMP_MS: u64 = 4_096;
 /// The stamp of an instant: how late it is, coarsely.
 pub fn stamp(now_ms: u64) -> u16 {
     (now_ms / STAMP_MS) as u16
+}
+
+/// Seconds since the instant of a stamp, about: those that are three days apart are the same.
+pub fn seconds_since(stamped: u16, now_ms: u64) -> u64 {
+    u64::from(stamp(now_ms).wrapping_sub(stamped)) * STAMP_MS / 1_000
 }
 
 impl Store {
@@ -53,22 +67,32 @@ impl Store {
         if self.has_less_than_its_share() {
             return true;
         }
-        for count in 0..EVICTED_MAX {
-            if self.has_memory() {
-                return true;
-            }
+        let most = self.excess_bytes() / EXCESS_BYTES_PER_KEY;
+        let most = most.clamp(EVICTED_MAX, EVICTED_MAX_FAR_OVER);
+        let mut count = 0;
+        while count < most && !self.has_memory() {
             let least_recent = self.least_recent(now_ms, &mut random);
-            let Some((key, bytes)) = least_recent else { return count > 0 };
-            self.give_up(&key, bytes, now_ms);
+            let Some((key, bytes)) = least_recent else { break };
+            count += 1;
+            if !self.give_up(&key, bytes, now_ms) {
+                break;
+            }
         }
-        true
+        let has_keys = count > 0;
+        let is_far_over = self.excess_bytes() > self.config().memory_bytes_max / SLACK;
+        // Writes do not wait for what is not to be had.
+        self.set_far_over(is_far_over && has_keys);
+        has_keys || self.has_memory()
     }
 
-    /// Gives up keys for the other shards, if this one has more than its share of what is too much.
-    pub fn make_room_for_others(&mut self, now_ms: u64, random: impl FnMut() -> u64) {
-        if !self.has_memory() && !self.has_less_than_its_share() {
-            self.evict(now_ms, random);
+    /// Gives up keys that no write has asked for: for the other shards, if this one has more than its share
+    /// of what is too much, and for what was written before. True if there is more to give up.
+    pub fn keep_bound(&mut self, now_ms: u64, random: impl FnMut() -> u64) -> bool {
+        if self.has_memory() || self.has_less_than_its_share() {
+            self.set_far_over(false);
+            return false;
         }
+        self.evict(now_ms, random) && !self.has_memory()
     }
 
     fn has_less_than_its_share(&self) -> bool {
@@ -114,15 +138,18 @@ impl Store {
         Some((entry.key().to_vec(), bytes as u64))
     }
 
-    fn give_up(&mut self, key: &[u8], bytes: u64, now_ms: u64) {
-        let Ok(place) = self.place_of(Slot::of(key)) else { return };
+    /// False if it cannot go: what says so does not fit into the log.
+    fn give_up(&mut self, key: &[u8], bytes: u64, now_ms: u64) -> bool {
+        let Ok(place) = self.place_of(Slot::of(key)) else { return false };
         let mut keyspace = self.keyspace(place, now_ms);
         let given_up = keyspace.key(key).and_then(|key| keyspace.delete(&key));
         let gate = keyspace.gate();
-        self.count_evicted(given_up.is_ok());
+        let is_gone = given_up.is_ok();
+        self.count_evicted(is_gone);
         if let Some(index) = gate {
             self.leaving_mut().add(Left { place, index, bytes });
         }
+        is_gone
     }
 }
 
@@ -208,10 +235,14 @@ mod tests {
     }
 
     fn put(store: &mut Store, key: &str, now_ms: u64) {
+        put_bytes(store, key, 100, now_ms);
+    }
+
+    fn put_bytes(store: &mut Store, key: &str, length: usize, now_ms: u64) {
         let place = store.place_of(Slot::of(key.as_bytes())).expect("there is one shard");
         let mut keyspace = store.keyspace(place, now_ms);
         let key = keyspace.key(key.as_bytes()).expect("a short key");
-        keyspace.put(&key, &[b'x'; 100], None).expect("nothing is logged");
+        keyspace.put(&key, &vec![b'x'; length], None).expect("nothing is logged");
     }
 
     fn has(store: &mut Store, key: &str, now_ms: u64) -> bool {
@@ -240,6 +271,34 @@ mod tests {
         let hot = (0..100).filter(|hot| has(&mut store, &format!("key-{hot}"), now_ms)).count();
         assert!(hot > 90, "{hot} of the hundred that were used are left");
         assert!(store.counters().evicted > 5_000);
+    }
+
+    #[test]
+    fn large_values_after_small_ones_keep_the_bound() {
+        const VALUE: u64 = 200 << 10;
+        let mut store = store(Eviction::Lru);
+        let mut rng = Rng::from_seed(1);
+        for number in 0..20_000 {
+            assert!(store.make_room(0, || rng.next_u64()));
+            put(&mut store, &format!("small-{number}"), 0);
+        }
+        let (mut waited, mut most) = (0, 0);
+        for number in 0..100 {
+            // As shards do: who writes waits, and upkeep goes on.
+            while store.is_behind() {
+                assert!(store.keep_bound(0, || rng.next_u64()) || !store.is_behind());
+                waited += 1;
+            }
+            assert!(store.make_room(0, || rng.next_u64()), "{number}");
+            put_bytes(&mut store, &format!("large-{number}"), VALUE as usize, 0);
+            most = most.max(store.bytes_used());
+        }
+        let bound = store.config().memory_bytes_max;
+        // The write that passes it by so much goes on, and the next one waits.
+        assert!(most <= bound + bound / SLACK + 2 * (VALUE + 16 * 1_024), "{most}");
+        assert!(waited > 0, "one write gives up less than it takes");
+        while store.keep_bound(0, || rng.next_u64()) {}
+        assert!(store.has_memory() && !store.is_behind());
     }
 
     #[test]
@@ -274,7 +333,7 @@ mod tests {
         assert_eq!(evicts.counters().evicted, 0);
         evicts.note_bytes_elsewhere(1 << 19);
         for _ in 0..1_000 {
-            evicts.make_room_for_others(0, || rng.next_u64());
+            evicts.keep_bound(0, || rng.next_u64());
         }
         assert!(evicts.bytes_used() <= (1 << 19) + 1_024, "{}", evicts.bytes_used());
         assert!(evicts.counters().evicted > 1_000);

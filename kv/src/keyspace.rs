@@ -2,7 +2,8 @@
 
 use crate::command::error::Error;
 use crate::effect::EffectRef;
-use crate::limits::KEY_BYTES_MAX;
+use crate::evict;
+use crate::limits::{ANSWER_BYTES_MAX, KEY_BYTES_MAX};
 use crate::partition::{Found, Partition, Version};
 use crate::store::Common;
 use crate::table::KeyHash;
@@ -52,10 +53,27 @@ impl Keyspace<'_> {
         Ok(Key { bytes, hash: self.common.memory.hash(bytes) })
     }
 
+    /// For how many seconds a key that is there was not used, about. `None`: nobody notes that.
+    pub fn idle_seconds(&self, key: &Key<'_>) -> Option<u64> {
+        if !self.common.notes_use {
+            return None;
+        }
+        let entry = self.partition.table().get(&self.common.memory.arena, key.hash, key.bytes);
+        // What has not committed is being written now.
+        Some(entry.map_or(0, |entry| evict::seconds_since(entry.touched(), self.now_ms)))
+    }
+
     /// # Errors
     /// If no value may be so long.
     pub fn check_length(&self, bytes: usize) -> Result<(), Error> {
         if bytes > self.common.value_bytes_max { Err(Error::TOO_LONG) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// If no answer may be so long.
+    pub fn check_answer(&self, bytes: usize) -> Result<(), Error> {
+        let bytes_max = self.common.value_bytes_max.max(ANSWER_BYTES_MAX);
+        if bytes > bytes_max { Err(Error::ANSWER_TOO_LONG) } else { Ok(()) }
     }
 
     /// Ends a key if it has expired. True: it has, and its end was ordered.
@@ -63,16 +81,22 @@ impl Keyspace<'_> {
         self.has_expired(key) && self.end_expired(key)
     }
 
-    /// What a key holds. One that has expired is deleted, and holds nothing.
+    /// What a key holds, and notes that it was used. One that has expired is deleted, and holds nothing.
     #[inline]
     pub fn get(&mut self, key: &Key<'_>) -> Option<Found<'_>> {
+        if self.common.notes_use {
+            self.partition.note_use(&mut self.common.memory, key.hash, key.bytes);
+        }
+        self.look(key)
+    }
+
+    /// The same, and notes nothing.
+    #[inline]
+    pub fn look(&mut self, key: &Key<'_>) -> Option<Found<'_>> {
         if self.partition.has_expiring() && self.has_expired(key) {
             self.common.counters.misses += 1;
             self.end_expired(key);
             return None;
-        }
-        if self.common.notes_use {
-            self.partition.note_use(&mut self.common.memory, key.hash, key.bytes);
         }
         let Common { memory, scratch, .. } = self.common;
         let (found, gate) = self.partition.newest(&memory.arena, key.hash, key.bytes, scratch);

@@ -4,6 +4,14 @@
 /// than a few hundred bytes are rare; Redis takes 512 MiB.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
+/// The longest value in bytes unless configured. An eighth of Redis' bound: what is longer than that is rare,
+/// and takes a connection, the log and a checkpoint as much memory once more.
+pub const VALUE_BYTES_DEFAULT: u32 = 64 << 20;
+
+/// The longest answer in bytes that a command on several keys puts together, or the longest value if that may
+/// be more. A key can be named a thousand times in one command.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+
 /// The longest value in bytes that any configuration may allow: 512 MiB, as in Redis.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 

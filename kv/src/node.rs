@@ -2,9 +2,11 @@
 //! come to rest.
 //!
 //! ```text
-//! shard 0   opens the data directory ─┬─► recovers ─► serves ─► (drain) ─► the log is settled ─► ends
-//! shard 1   waits ◄───────────────────┴─► recovers ─► serves …
+//! shard 0   opens the data directory ─┬─► recovers ─┬─► marks it ─┬─► serves ─► (drain) ─► settles ─► ends
+//! shard 1   waits ◄───────────────────┴─► recovers ─┴─► waits ◄───┴─► serves …
 //! ```
+//!
+//! The mark says for all later starts that this one may have acknowledged writes, on so many shards.
 
 use crate::disk::checkpoint::{self, CheckpointConfig};
 use crate::disk::former::{self, FormerStarts, Needs};
@@ -84,7 +86,12 @@ struct Node {
     has_failed: bool,
     /// The log was asked to come to rest.
     settles: bool,
+    /// Rings when the mark of this start is durable.
+    may_serve: Bell,
 }
+
+/// From the first shard to all: its mark is durable.
+struct MayServe;
 
 /// How large a batch may become while the one before it is on its way to the disk, in bytes. Clients are
 /// held long before.
@@ -93,8 +100,8 @@ const BATCH_BYTES_MAX: usize = 64 << 20;
 impl Node {
     fn new(local: &Local, config: NodeConfig) -> Self {
         // A store that keeps nothing has one epoch, and a process after it another: what clients remember of
-        // versions and sessions fits nothing there.
-        let epoch = (local.random() as u32).max(1);
+        // versions and sessions fits nothing there. In the lower half: a backup's epochs go on from it.
+        let epoch = (local.random() as u32 >> 1).max(1);
         let store = Rc::new(RefCell::new(empty(local, &config, 0, epoch, None)));
         let clock = config.clock.clone();
         let server = config.server.clone();
@@ -110,6 +117,7 @@ impl Node {
             former: None,
             has_failed: false,
             settles: false,
+            may_serve: Bell::default(),
         }
     }
 
@@ -122,11 +130,28 @@ impl Node {
     /// A shard says what it needs of former starts: what nobody needs is removed.
     fn note(&mut self, from: ShardIndex, needs: Needs) {
         let former = self.former.as_mut().expect("it is the first shard that is told");
+        let had_all = former.have_all_recovered();
         let needless = former.note(from, needs);
+        let have_all = !had_all && former.have_all_recovered();
+        let data = have_all.then(|| former.data().clone());
         if !needless.is_empty() {
             let removing = former::remove(self.local.clone(), former.path().into(), needless);
             self.local.spawn(removing).detach();
         }
+        if let Some(data) = data {
+            self.mark_served(data);
+        }
+    }
+
+    /// All have recovered, so all may serve as soon as it is durable that they do.
+    fn mark_served(&self, data: DataDirectory) {
+        let (local, on_failure) = (self.local.clone(), self.config.on_failure.clone());
+        self.local.spawn_vital(async move {
+            match open::mark_served(&local, &data).await {
+                Ok(()) => send_to_all(&local, || Box::new(MayServe)),
+                Err(error) => on_failure(local.shard(), error.to_string()),
+            }
+        });
     }
 
     /// The first shard opens the directory for all.
@@ -135,21 +160,18 @@ impl Node {
         let on_failure = self.config.on_failure.clone();
         let opening = async move {
             match open::open(&local, &directory, partitions).await {
-                Ok(data) => {
-                    for shard in (0..local.shard_count()).map(ShardIndex) {
-                        local.send(shard, Box::new(data.clone()));
-                    }
-                }
+                Ok(data) => send_to_all(&local, || Box::new(data.clone())),
                 Err(error) => on_failure(local.shard(), error.to_string()),
             }
         };
-        self.local.spawn(opening).detach();
+        self.local.spawn_vital(opening);
     }
 
     /// Takes in what is there, then serves.
     fn recover(&self, data: DataDirectory) {
         let (local, config) = (self.local.clone(), self.config.clone());
         let (store, serving) = (self.store.clone(), self.redis.serving());
+        let may_serve = self.may_serve.clone();
         let recovering = async move {
             let partitions = Partitions::new(data.identity.partitions);
             let mut recovered_store =
@@ -158,6 +180,11 @@ impl Node {
                 Ok(recovered) => recovered,
                 Err(error) => return (config.on_failure)(local.shard(), error.to_string()),
             };
+            let Manifest { directory, incarnation, shard, .. } = manifest;
+            let oldest = manifest.older.iter().map(|older| older.incarnation).min();
+            let needs = move |oldest| Box::new(Needs { oldest }) as Message;
+            local.send(ShardIndex(0), needs(oldest.unwrap_or(incarnation)));
+            may_serve.rung().await;
             let bell = Bell::default();
             let writer = LogWriter::new(
                 WriterConfig {
@@ -175,22 +202,20 @@ impl Node {
                 Durability::Sync | Durability::Memory => Duration::ZERO,
                 Durability::Batch => config.batch_interval,
             };
-            let Manifest { directory, incarnation, shard, .. } = manifest;
             let log = LogIdentity { directory, incarnation, shard };
             let directory = data.of_shard(incarnation, shard);
-            let oldest = manifest.older.iter().map(|older| older.incarnation).min();
-            let needs = move |oldest| Box::new(Needs { oldest }) as Message;
-            local.send(ShardIndex(0), needs(oldest.unwrap_or(incarnation)));
             let teller = local.clone();
             let published = move || teller.send(ShardIndex(0), needs(incarnation));
             let manifest = Rc::new(ManifestFile::new(directory, manifest));
             journal::begin(&local, log, manifest.clone(), store.clone(), bell, gathers_for);
-            checkpoint::begin(&local, manifest, store.clone(), config.checkpoints, published);
+            let (when, older_bytes) = (config.checkpoints, recovered.log_bytes);
+            let clock = config.clock.clone();
+            checkpoint::begin(&local, manifest, store.clone(), when, older_bytes, clock, published);
             keep_up(&local, store, config.clock.clone());
             serving.set(true);
             (config.on_ready)(local.shard(), recovered);
         };
-        self.local.spawn(recovering).detach();
+        self.local.spawn_vital(recovering);
     }
 }
 
@@ -235,8 +260,12 @@ impl Application for Node {
             }
             Err(message) => message,
         };
-        match message.downcast::<Needs>() {
-            Ok(needs) => self.note(from, *needs),
+        let message = match message.downcast::<Needs>() {
+            Ok(needs) => return self.note(from, *needs),
+            Err(message) => message,
+        };
+        match message.downcast::<MayServe>() {
+            Ok(_) => self.may_serve.ring(),
             Err(message) => self.redis.message(from, message, streams),
         }
     }
@@ -255,6 +284,12 @@ impl Application for Node {
             self.store.borrow_mut().settle();
         }
         self.store.borrow().is_settled()
+    }
+}
+
+fn send_to_all(local: &Local, message: impl Fn() -> Message) {
+    for shard in (0..local.shard_count()).map(ShardIndex) {
+        local.send(shard, message());
     }
 }
 
@@ -287,7 +322,7 @@ fn keep_up(local: &Local, store: Rc<RefCell<Store>>, clock: Arc<dyn Fn() -> u64 
     let keeping = async move {
         let mut upkeep = Upkeep::default();
         loop {
-            let step = upkeep.step(&mut store.borrow_mut(), clock());
+            let step = upkeep.step(&mut store.borrow_mut(), clock(), || on.random());
             match step {
                 Step::More => next_turn().await,
                 Step::Later => on.sleep(UNHURRIED).await,
@@ -295,7 +330,7 @@ fn keep_up(local: &Local, store: Rc<RefCell<Store>>, clock: Arc<dyn Fn() -> u64 
             }
         }
     };
-    local.spawn(keeping).detach();
+    local.spawn_vital(keeping);
 }
 
 impl fmt::Debug for NodeConfig {

@@ -19,6 +19,7 @@ use crate::memory::Memory;
 use crate::session::{NoSessions, Sessions};
 use crate::slot::Partition as PartitionId;
 use crate::table::{Arena, KeyHash, NewEntry, NewValue, Table};
+use std::fmt;
 
 /// See the module page.
 #[derive(Debug)]
@@ -47,6 +48,13 @@ pub struct Version {
     pub epoch: u32,
     /// Its index in the partition.
     pub index: u64,
+}
+
+/// `epoch-index`, as `GETV` tells it.
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.index)
+    }
 }
 
 /// What a key holds.
@@ -364,16 +372,11 @@ impl Version {
     /// That of a key that is not there.
     pub const NONE: Version = Version { epoch: 0, index: 0 };
 
-    /// `epoch-index`, as clients see it.
-    pub fn text(self) -> String {
-        format!("{}-{}", self.epoch, self.index)
-    }
-
-    /// Reads what [`Version::text`] writes, and nothing else.
+    /// Reads what [`Version`] writes, and nothing else.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (epoch, index) = std::str::from_utf8(text).ok()?.split_once('-')?;
         let version = Version { epoch: epoch.parse().ok()?, index: index.parse().ok()? };
-        (version.text().as_bytes() == text).then_some(version)
+        (version.to_string().as_bytes() == text).then_some(version)
     }
 }
 
@@ -420,6 +423,14 @@ fn splice(value: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     value[offset..end].copy_from_slice(bytes);
 }
 
+/// The same of a value that is kept: in as much memory as it has bytes, for that is what is counted.
+fn spliced(value: &[u8], offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut longer = Vec::with_capacity(value.len().max(offset + bytes.len()));
+    longer.extend_from_slice(value);
+    splice(&mut longer, offset, bytes);
+    longer
+}
+
 /// Does in the table what an effect says.
 #[inline]
 fn apply(
@@ -446,8 +457,8 @@ fn apply(
         EffectRef::Splice { key, offset, bytes } => {
             let hash = memory.hash(key);
             let Some(entry) = table.get(&memory.arena, hash, key) else { return };
-            let (mut value, expires_at) = (entry.value().bytes().to_vec(), entry.expires_at());
-            splice(&mut value, offset as usize, bytes);
+            let expires_at = entry.expires_at();
+            let value = spliced(entry.value().bytes(), offset as usize, bytes);
             let value = NewValue::Shared(value.into());
             let touched = memory.stamp;
             memory.put(table, hash, NewEntry { key, value, index, expires_at, touched });
@@ -459,6 +470,24 @@ fn apply(
         EffectRef::NoOp => {}
         EffectRef::OpenSession { .. } | EffectRef::CloseSession { .. } | EffectRef::Request(_) => {
             memory.change_sessions(sessions, |sessions| sessions.commit(effect));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spliced;
+
+    #[test]
+    fn what_is_kept_of_a_splice_takes_the_memory_of_its_bytes() {
+        for (value, offset, bytes, expected) in [
+            (&b"0123456789"[..], 10, &b"x"[..], &b"0123456789x"[..]),
+            (b"0123456789", 3, b"abc", b"012abc6789"),
+            (b"01", 4, b"ab", b"01\0\0ab"),
+            (b"", 0, b"", b""),
+        ] {
+            let whole = spliced(value, offset, bytes);
+            assert_eq!((whole.as_slice(), whole.capacity()), (expected, expected.len()));
         }
     }
 }

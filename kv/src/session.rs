@@ -83,7 +83,7 @@ enum Saved {
 pub struct Numbered {
     /// Whose.
     pub session: SessionId,
-    /// Its number, at least `first_unanswered`.
+    /// Its number; one below `first_unanswered` is forgotten.
     pub number: u64,
     /// The first number whose answer the client has not seen.
     pub first_unanswered: u64,

@@ -1,5 +1,7 @@
 //! All that one core owns of the store: its partitions, their memory, and the log that they share.
 
+pub mod figures;
+
 use crate::command::error::Error;
 use crate::disk::journal::Bell;
 use crate::disk::recover::WrongEntry;
@@ -18,6 +20,7 @@ use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX, Table};
 use catena_engine::driver::FileBuffer;
 use catena_engine::rng::Rng;
 use catena_engine::shard_index::ShardIndex;
+use figures::LogFigures;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -54,6 +57,8 @@ pub struct Store {
     bytes_elsewhere: u64,
     /// Keys given up for memory that are on their way out.
     leaving: Leaving,
+    /// The bound of memory is passed by more than a little, and keys are being given up.
+    is_far_over: bool,
     /// The partition of a checkpoint that is being taken in is taken in.
     restoring: bool,
 }
@@ -90,7 +95,7 @@ struct Log {
     hindrance: Option<String>,
     wants_checkpoint: bool,
     appended: u64,
-    appended_bytes: u64,
+    figures: LogFigures,
 }
 
 /// When a write is acknowledged.
@@ -181,6 +186,7 @@ impl Store {
             config,
             bytes_elsewhere: 0,
             leaving: Leaving::default(),
+            is_far_over: false,
             restoring: false,
         }
     }
@@ -195,7 +201,7 @@ impl Store {
             hindrance: None,
             wants_checkpoint: false,
             appended: 0,
-            appended_bytes: 0,
+            figures: LogFigures::default(),
         });
     }
 
@@ -299,13 +305,12 @@ impl Store {
         }
     }
 
-    /// True if more gathers than one write should be long: whoever writes should wait for the disk. Not if
-    /// that waits for room: then it is refused what does not fit.
+    /// True if whoever writes should wait: more gathers than one write to the disk should be long, or more
+    /// was written than keys could be given up for. Not if the disk waits for room: then it is refused what
+    /// does not fit.
     #[inline]
-    pub fn is_log_behind(&self) -> bool {
-        self.common.log.as_ref().is_some_and(|log| {
-            log.writer.gathered_bytes() > GATHERED_BYTES_HELD && log.hindrance.is_none()
-        })
+    pub fn is_behind(&self) -> bool {
+        self.is_far_over || self.common.log.as_ref().is_some_and(Log::is_behind)
     }
 
     /// Entries that were appended to the log, and of these, which are durable.
@@ -325,9 +330,14 @@ impl Store {
         })
     }
 
-    /// Bytes of all entries that were appended to the log.
+    /// Whether the log has no segment to go on in.
+    pub fn is_log_hindered(&self) -> bool {
+        self.common.log.as_ref().is_some_and(|log| log.hindrance.is_some())
+    }
+
+    /// Bytes of log that were written: whole blocks.
     pub fn logged_bytes(&self) -> u64 {
-        self.common.log.as_ref().map_or(0, |log| log.appended_bytes)
+        self.common.log.as_ref().map_or(0, |log| log.writer.written_bytes())
     }
 
     /// Bytes that keys take.
@@ -395,6 +405,7 @@ impl Store {
     pub fn set_log_hindrance(&mut self, hindrance: Option<String>) {
         if let Some(log) = &mut self.common.log {
             log.writer.confine(hindrance.is_some());
+            log.figures.is_refusing &= hindrance.is_some();
             log.hindrance = hindrance;
         }
     }
@@ -481,6 +492,13 @@ impl Store {
         (&mut self.partitions, &mut self.common.memory)
     }
 
+    /// Gives back what a large value in flight has left in the memory for answers.
+    pub(crate) fn free_scratch(&mut self) {
+        if self.common.scratch.capacity() > SCRATCH_KEPT_BYTES {
+            self.common.scratch = Vec::new();
+        }
+    }
+
     /// Which partitions these are, by their numbers.
     pub fn own_partitions(&self) -> Range<u16> {
         self.partitions.numbers.clone()
@@ -554,6 +572,16 @@ impl Store {
     pub fn has_memory(&self) -> bool {
         let used = self.common.memory.bytes_used().saturating_sub(self.leaving.bytes());
         self.has_pages() && used + self.bytes_elsewhere <= self.config.memory_bytes_max
+    }
+
+    /// Bytes above what there may be.
+    pub(crate) fn excess_bytes(&self) -> u64 {
+        let used = self.common.memory.bytes_used().saturating_sub(self.leaving.bytes());
+        (used + self.bytes_elsewhere).saturating_sub(self.config.memory_bytes_max)
+    }
+
+    pub(crate) fn set_far_over(&mut self, is_far_over: bool) {
+        self.is_far_over = is_far_over;
     }
 
     /// True if the memory of entries has pages for more than may be in flight.
@@ -641,6 +669,11 @@ impl Common {
 }
 
 impl Log {
+    /// True if more gathers than one write should be long, and the disk does not wait for room.
+    fn is_behind(&self) -> bool {
+        self.writer.gathered_bytes() > GATHERED_BYTES_HELD && self.hindrance.is_none()
+    }
+
     fn append(&mut self, partition: &Partition, effects: &[EffectRef<'_>]) -> Result<(), Error> {
         self.entry.clear();
         self.entry.shrink_to(ENTRY_KEPT_BYTES);
@@ -652,13 +685,13 @@ impl Log {
         match appended {
             Ok(()) => {
                 self.appended += 1;
-                self.appended_bytes += self.entry.len() as u64;
                 self.bell.ring();
                 Ok(())
             }
             Err(AppendError::Stopped) => Err(Error::STOPPED),
             Err(AppendError::Full) => Err(Error::LOG_FULL),
             Err(AppendError::NoSegment) => {
+                self.figures.is_refusing = true;
                 let why = self.hindrance.as_deref().unwrap_or("its disk is full");
                 Err(Error::of(format!("MISCONF the log cannot go on: {why}")))
             }
@@ -680,6 +713,9 @@ const RANDOM_KEY_TRIES: usize = 100;
 /// Bytes that gather for one write above which clients that write are not read from: what a disk takes
 /// in some tens of milliseconds.
 const GATHERED_BYTES_HELD: usize = 8 << 20;
+
+/// Memory that is kept for reading values in flight.
+const SCRATCH_KEPT_BYTES: usize = 64 * 1_024;
 
 /// Memory that is kept for the next entry.
 const ENTRY_KEPT_BYTES: usize = 64 * 1_024;

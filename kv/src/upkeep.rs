@@ -1,5 +1,5 @@
-//! What a shard does beside requests, a little at a time: it ends what has expired, frees what was cleared,
-//! and empties sparse pages.
+//! What a shard does beside requests, a little at a time: it ends what has expired, gives up keys for which
+//! there is no memory, frees what was cleared, and empties sparse pages.
 //!
 //! Each step is bounded by what it looks at, so that it takes some tens of microseconds; between two of
 //! them requests are served.
@@ -45,9 +45,10 @@ pub enum Step {
 }
 
 impl Upkeep {
-    /// One step.
-    pub fn step(&mut self, store: &mut Store, now_ms: u64) -> Step {
-        let frees = self.free(store);
+    /// One step. `random` gives random bits.
+    pub fn step(&mut self, store: &mut Store, now_ms: u64, random: impl FnMut() -> u64) -> Step {
+        store.free_scratch();
+        let frees = self.free(store) | store.keep_bound(now_ms, random);
         let sweep = self.sweep(store, now_ms);
         if frees { Step::More } else { sweep }
     }

@@ -6,6 +6,7 @@ use catena_kv::client::{Client, Config, Error};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A process that ends with its test.
 struct Store {
@@ -50,6 +51,13 @@ fn a_client_writes_and_reads_on_all_shards() {
             let found = store.get(&key).await?.expect("it is there");
             assert_eq!(&found.bytes[..], (17 + number).to_string().as_bytes());
         }
+        store.put_for(b"key-1", b"short", Duration::from_nanos(3_600_000_000_000 - 1)).await?;
+        let expires_at = store.get(b"key-1").await?.expect("it is there").expires_at;
+        let left = expires_at.expect("it has an expiry").checked_sub(unix_ms());
+        // The store's clock is this machine's, and may have been read in the millisecond before.
+        assert!(left.is_some_and(|left| (3_000_000..=3_600_001).contains(&left)), "{left:?}");
+        store.put(b"key-1", b"long").await?;
+        assert_eq!(store.get(b"key-1").await?.expect("it is there").expires_at, None);
         assert!(store.delete(b"key-0").await?);
         assert!(!store.delete(b"key-0").await?);
         assert_eq!(store.get(b"key-0").await?, None);
@@ -57,4 +65,9 @@ fn a_client_writes_and_reads_on_all_shards() {
     });
     futures_executor::block_on(work).expect("the shard lives").expect("the store serves");
     engine.stop().expect("no shard failed");
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
+    u64::try_from(since.as_millis()).expect("it is not that late")
 }

@@ -148,6 +148,10 @@ fn a_repetition_gets_the_first_answer_also_after_a_loss_of_power() {
             assert_eq!(status, status::FORGOTTEN, "below the first unanswered number");
             let (status, _) = asker.add(numbered(session, 1 + WINDOW, 1), false).await;
             assert_eq!(status, status::WINDOW_FULL);
+            let (status, _) = asker.add(numbered(session, 3, 4), false).await;
+            assert_eq!(status, status::FORGOTTEN, "below its own first unanswered number");
+            let (status, _) = asker.add(numbered(session, 1, 1), true).await;
+            assert_eq!(status, Status::OK, "what was refused has not moved the window");
             assert_eq!(asker.session(wire::SESSION_CLOSE, session).await, Status::OK);
             let (status, _) = asker.add(numbered(session, 1, 1), true).await;
             assert_eq!(status, status::NO_SESSION);

@@ -9,7 +9,7 @@ use catena_engine::driver::{
 };
 use catena_engine::sim::{Crash, Fault, HostId, SimDriver, World, WorldConfig, each_seed};
 use catena_engine::time::Duration;
-use catena_kv::backup::{self, Backup, Frames, Restored, ShardFile};
+use catena_kv::backup::{self, Backup, Frames, Made, Restored, ShardFile};
 use catena_kv::log::manifest::Identity;
 use catena_kv::log::{DirectoryId, segment};
 use catena_kv::resp::Value;
@@ -28,7 +28,7 @@ fn run(world: &mut World) -> u64 {
     scene.histories.iter_mut().for_each(|history| history.settle(Promise::Acknowledged));
     let directory = unique_directory(world.seed());
     let (at, data) = (directory.join("backup"), directory.join("data"));
-    backup::make_directory(&at).expect("it is new");
+    backup::make_directory(&at).expect("it is new").keep();
     take(world, &mut scene, &at);
     scene.finish(world);
     let id = DirectoryId(u128::from(world.seed()).to_le_bytes());
@@ -62,7 +62,7 @@ fn take(world: &mut World, scene: &mut Scene, to: &Path) {
     let hash_seed = format!("{hash_seed:016x}");
     let (version, partitions) = (backup::VERSION, PARTITIONS);
     let document = Backup { version, taken_ms: 0, partitions, hash_seed, shard: files };
-    backup::complete(to, &document).expect("there is room");
+    backup::complete(to, &document, Made::default()).expect("there is room");
 }
 
 fn take_shard(world: &mut World, scene: &mut Scene, shard: usize) -> (Value, ShardFile, Vec<u8>) {

@@ -81,7 +81,9 @@ fn refuse_to_start(world: &mut World, scene: &mut Scene) {
     world.inject(Fault::FailDisk { host: scene.machine.host(), op, times: 1 });
     scene.machine.run_for(world, Duration::from_millis(50));
     let failures = scene.machine.failures();
-    let names_path = |failure: &String| failure.contains("/data") || failure.contains("log-");
+    // The directory above it has its name, which has to be durable.
+    let paths = ["/data", "log-", "the directory /:"];
+    let names_path = |failure: &String| paths.iter().any(|path| failure.contains(path));
     assert!(failures.iter().all(names_path), "{failures:?}");
     ends_and_starts(world, scene);
 }
@@ -152,13 +154,20 @@ fn refuse_when_full(world: &mut World) {
     world.inject(Fault::FillDisk { host: scene.machine.host(), lasts });
     let ends_at = world.now() + lasts;
     let mut writer = Client::<()>::new(world);
+    // All that the other one may have under way may have been taken in before the lack was noticed.
+    let mut late = Client::<()>::new(world);
+    let is_late_from = world.now() + Duration::from_millis(1_500);
     let value = vec![b'x'; 8_000];
     let mut refused: u64 = 0;
     while world.now() < ends_at {
         while writer.is_open() && writer.in_flight() < 400 {
             writer.ask((), &[&b"SET"[..], b"large", &value]);
         }
-        for ((), answer) in writer.step(world, &scene.machine) {
+        if late.is_open() && late.in_flight() == 0 && world.now() > is_late_from {
+            late.ask((), &[&b"SET"[..], b"large", &value]);
+        }
+        let answers = writer.step(world, &scene.machine);
+        for ((), answer) in answers.into_iter().chain(late.step(world, &scene.machine)) {
             match answer {
                 Value::Error(text) if text.starts_with("MISCONF") && text.contains("/data/") => {
                     refused += 1;

@@ -39,7 +39,7 @@ struct Said {
 impl Machine {
     pub fn start(world: &mut World, shards: u16, durability: Durability) -> Self {
         let said = Arc::<Said>::default();
-        let engine = start(world, shards, config(durability, &said));
+        let engine = start(world, shards, config(durability, &said, world.seed()));
         Machine { engine, durability, shards, said }
     }
 
@@ -94,7 +94,7 @@ impl Machine {
             return world.inject(Fault::Restart { host: self.host() });
         }
         let before = self.host();
-        self.engine = start(world, shards, config(self.durability, &self.said));
+        self.engine = start(world, shards, config(self.durability, &self.said, world.seed()));
         self.shards = shards;
         world.move_disk(before, self.host());
     }
@@ -121,14 +121,16 @@ pub fn now_ms(world: &World) -> u64 {
 }
 
 /// A store that writes small segments and many checkpoints, so that a few seconds see all of it.
-fn config(durability: Durability, said: &Arc<Said>) -> NodeConfig {
+fn config(durability: Durability, said: &Arc<Said>, seed: u64) -> NodeConfig {
+    // Mostly a start that finds a log takes a checkpoint at once; else it lives with former ones for a while.
+    let log_bytes_min = if seed % 4 == 3 { 512 << 10 } else { 8 << 10 };
     let (clock, failed, ready) = (said.clone(), said.clone(), said.clone());
     NodeConfig {
         directory: Some("/data".into()),
         durability,
         batch_interval: Duration::from_millis(5),
         segment_bytes: 64 << 10,
-        checkpoints: CheckpointConfig { log_bytes_min: 8 << 10, older_logs_max: 2 },
+        checkpoints: CheckpointConfig { log_bytes_min, older_logs_max: 2 },
         partitions: Partitions::new(PARTITIONS),
         value_bytes_max: 1 << 20,
         memory_bytes_max: 1 << 30,

@@ -227,7 +227,7 @@ impl Scene {
         const KEY: usize = 1;
         let history = self.rng.below(self.histories.len() as u64) as usize;
         let (seen, versions) = self.read_one(world, history)?;
-        let version = versions[KEY].unwrap_or(Version::NONE).text();
+        let version = versions[KEY].unwrap_or(Version::NONE).to_string();
         let is_there = seen.values[KEY].is_some();
         assert_eq!(is_there, versions[KEY].is_some(), "a value has a version");
         let words = ["CAS".to_owned(), self.histories[history].key(KEY), version, "cas".to_owned()];

@@ -159,7 +159,7 @@ impl Subject {
         self.flush_all();
         (0..100).for_each(|_| self.step_log());
         self.note_commits();
-        while self.upkeep.step(&mut self.store, self.now as u64) != UpkeepStep::Idle {
+        while self.upkeep.step(&mut self.store, self.now as u64, || 0) != UpkeepStep::Idle {
             self.now += 1;
         }
         assert_eq!(self.store.arena().bytes_used(), 0, "nothing is there that takes memory");
@@ -271,7 +271,7 @@ impl Subject {
 
     /// It ends keys that have expired, and nobody is told which.
     fn step_upkeep(&mut self) {
-        self.upkeep.step(&mut self.store, self.now as u64);
+        self.upkeep.step(&mut self.store, self.now as u64, || 0);
         for (key, _) in self.newest.items.iter().filter(|(_, item)| !item.is_alive(self.now)) {
             let (received, _) = self.indexes(partition_of(key));
             self.swept.insert(key.clone(), received);

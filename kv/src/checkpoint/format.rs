@@ -70,6 +70,8 @@ pub enum FrameError {
     Order,
     /// The file ends before its finish.
     Short,
+    /// Something follows behind its finish.
+    Long,
     /// A version that this one does not know.
     Version(u32),
     /// It is another directory's, start's or shard's, or has another number.
@@ -174,23 +176,26 @@ pub fn decode(bytes: &[u8], prev_crc: u32) -> Result<Decoded<'_>, FrameError> {
     Ok(Decoded::Frame(Frame { kind, partition, payload: &frame[HEADER_BYTES..], crc }))
 }
 
+/// A sentence, as it follows a colon.
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FrameError::Checksum => f.write_str("the checksum is not that of the bytes"),
-            FrameError::Length(length) => write!(f, "a frame of {length} bytes, which none has"),
-            FrameError::Kind(kind) => write!(f, "a frame of kind {kind}, which is unknown"),
-            FrameError::Payload => f.write_str("a frame whose content is not what its kind has"),
-            FrameError::Order => f.write_str("a frame that cannot come here"),
-            FrameError::Short => f.write_str("the file ends before the checkpoint does"),
-            FrameError::Version(version) => {
-                write!(f, "version {version}, which is unknown; start the version that wrote it")
+            FrameError::Checksum => f.write_str("the checksum of a frame is not that of its bytes"),
+            FrameError::Length(length) => {
+                write!(f, "a frame says that it has {length} bytes, which none has")
             }
-            FrameError::Foreign => f.write_str("another store's, or another shard's"),
-            FrameError::Counts => f.write_str("other counts than what came"),
-            FrameError::NotThisOne => {
-                f.write_str("complete, but not the one that the manifest means")
-            }
+            FrameError::Kind(kind) => write!(f, "a frame is of kind {kind}, which is unknown"),
+            FrameError::Payload => f.write_str("the content of a frame is not what its kind has"),
+            FrameError::Order => f.write_str("a frame stands where it cannot come"),
+            FrameError::Short => f.write_str("the file ends before its last frame"),
+            FrameError::Long => f.write_str("bytes follow behind its last frame"),
+            FrameError::Version(version) => write!(
+                f,
+                "it is of version {version}, which is unknown; use the version that wrote it"
+            ),
+            FrameError::Foreign => f.write_str("it is another store's, or another shard's"),
+            FrameError::Counts => f.write_str("the counts in it are not those of what came"),
+            FrameError::NotThisOne => f.write_str("it is whole, and not the one that belongs here"),
         }
     }
 }

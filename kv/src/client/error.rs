@@ -71,7 +71,7 @@ impl fmt::Display for Error {
                 f.write_str("the condition does not hold: there is no such key")
             }
             Error::ConditionFailed { version, .. } => {
-                write!(f, "the condition does not hold: the key has version {}", version.text())
+                write!(f, "the condition does not hold: the key has version {version}")
             }
             Error::NotInteger { .. } => f.write_str("the value is no 64-bit integer"),
             Error::Overflow { .. } => f.write_str("the sum would not fit into 64 bits"),

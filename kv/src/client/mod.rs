@@ -181,12 +181,30 @@ impl Client {
         }
     }
 
-    /// Sets a key. Returns its version.
+    /// Sets a key, which then lives until it is deleted: an expiry that it had is gone. [`Client::put_for`]
+    /// gives one, and [`Client::write`] can keep the one there is. Returns its version.
     ///
     /// # Errors
     /// [`Error`]
     pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<Version, Error> {
         let action = Action::Put { value, expiry: Expiry::Never };
+        self.one(key, Condition::None, action).await.map(|(version, _)| version)
+    }
+
+    /// Sets a key that ends after `lifetime`, in milliseconds of the store's clock; what is no whole one
+    /// counts as one more. Returns its version.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn put_for(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        lifetime: Duration,
+    ) -> Result<Version, Error> {
+        let millis = lifetime.as_nanos().div_ceil(1_000_000);
+        let expiry = Expiry::In(u64::try_from(millis).unwrap_or(u64::MAX));
+        let action = Action::Put { value, expiry };
         self.one(key, Condition::None, action).await.map(|(version, _)| version)
     }
 

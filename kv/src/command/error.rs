@@ -25,6 +25,9 @@ impl Error {
     /// The value would be longer than any may be.
     pub const TOO_LONG: Error =
         Error::fixed("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
+    /// An answer would be longer than any may be.
+    pub const ANSWER_TOO_LONG: Error =
+        Error::fixed("ERR the answer would be too long; ask for fewer keys at a time");
     /// A cursor that no scan has given.
     pub const CURSOR: Error = Error::fixed("ERR invalid cursor");
     /// The keys of one command are in several slots.

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`spec`] | the table of commands, and how one is found in it |
-//! | [`strings`], [`keys`], [`usage`] | commands on keys: they run where the keys are |
+//! | [`strings`], [`keys`], [`object`], [`usage`] | commands on keys: they run where the keys are |
 //! | [`number`], [`time`], [`glob`] | what their arguments mean |
 //! | [`error`] | refusals, in Redis' words |
 
@@ -11,6 +11,7 @@ pub mod error;
 pub mod glob;
 pub mod keys;
 pub mod number;
+pub mod object;
 pub mod spec;
 pub mod strings;
 pub mod time;

@@ -70,6 +70,9 @@ impl Digits {
 /// # Errors
 /// [`Error::NOT_FLOAT`]
 pub fn float(text: &[u8]) -> Result<f64, Error> {
+    if let Some(number) = Hexadecimal::parse(text) {
+        return Ok(number.value());
+    }
     let text = std::str::from_utf8(text).map_err(|_| Error::NOT_FLOAT)?;
     let value: f64 = text.parse().map_err(|_| Error::NOT_FLOAT)?;
     if value.is_nan() { Err(Error::NOT_FLOAT) } else { Ok(value) }
@@ -99,6 +102,52 @@ pub fn add_floats(a: &[u8], b: &[u8]) -> Result<String, Error> {
     Ok(if text == "-0" { "0" } else { text }.to_owned())
 }
 
+/// `digits` · 2^`exponent`, as C writes such numbers: `0x10`, `0x1.8p3`.
+#[derive(Clone, Copy, Debug)]
+struct Hexadecimal {
+    digits: i128,
+    exponent: i32,
+}
+
+impl Hexadecimal {
+    /// Digits that a 64-bit number has.
+    const DIGITS_MAX: usize = 16;
+
+    /// `None`: it is none, or too long a one.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?.to_ascii_lowercase();
+        let (is_negative, text) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(&text)),
+        };
+        let text = text.strip_prefix("0x")?;
+        let (mantissa, exponent) = match text.split_once('p') {
+            None => (text, 0),
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = || whole.chars().chain(fraction.chars());
+        if !(1..=Self::DIGITS_MAX).contains(&all().count()) {
+            return None;
+        }
+        let add = |value, digit: char| Some(value * 16 + i128::from(digit.to_digit(16)?));
+        let digits = all().try_fold(0, add)?;
+        let digits = if is_negative { -digits } else { digits };
+        Some(Hexadecimal { digits, exponent: exponent.checked_sub(4 * fraction.len() as i32)? })
+    }
+
+    fn value(self) -> f64 {
+        self.digits as f64 * 2f64.powi(self.exponent)
+    }
+
+    /// Exactly the same: a half is five tenths.
+    fn to_decimal(self) -> Option<Decimal> {
+        let factor: i128 = if self.exponent < 0 { 5 } else { 2 };
+        let digits = self.digits.checked_mul(factor.checked_pow(self.exponent.unsigned_abs())?)?;
+        Some(Decimal { digits, exponent: self.exponent.min(0) })
+    }
+}
+
 /// `digits` · 10^`exponent`.
 #[derive(Clone, Copy, Debug)]
 struct Decimal {
@@ -112,8 +161,11 @@ impl Decimal {
     /// Behind the point, as many as Redis shows.
     const PLACES_MAX: u32 = 17;
 
-    /// `None`: not a plain decimal number, or too long a one.
+    /// `None`: not a plain number, or too long a one.
     fn parse(text: &[u8]) -> Option<Self> {
+        if let Some(number) = Hexadecimal::parse(text) {
+            return number.to_decimal();
+        }
         let text = std::str::from_utf8(text).ok()?.to_ascii_lowercase();
         let (mantissa, exponent) = match text.split_once('e') {
             None => (text.as_str(), 0),
@@ -228,11 +280,21 @@ mod tests {
             ("1e-40", "-1e-30", "0"),
             ("-1e-60", "0", "0"),
             ("0.000001", "0", "0.000001"),
+            ("1", "0x10", "17"),
+            ("0x10", "-0X1F", "-15"),
+            ("1", "0x1p3", "9"),
+            ("1", "0X1.8", "2.5"),
+            ("1", "+0x.8", "1.5"),
+            ("0", "0x1p-4", "0.0625"),
+            ("0", "0x1p80", "1208925819614629174706176"),
         ] {
             assert_eq!(add_floats(a.as_bytes(), b.as_bytes()).as_deref(), Ok(sum), "{a} + {b}");
         }
         assert_eq!(add_floats(b"1e308", b"9e308"), Err(Error::NOT_FINITE));
-        assert_eq!(add_floats(b"x", b"1"), Err(Error::NOT_FLOAT));
+        assert_eq!(add_floats(b"1", b"0x1p5000"), Err(Error::NOT_FINITE));
+        for wrong in ["x", "0x", "0x.", "0xg", "0x1p", "0x1e+", "--0x1", "0x-1", "0x1pp1"] {
+            assert_eq!(add_floats(wrong.as_bytes(), b"1"), Err(Error::NOT_FLOAT), "{wrong}");
+        }
         assert_eq!(add_floats(b"1", b" 1"), Err(Error::NOT_FLOAT));
     }
 }

@@ -1,7 +1,7 @@
 //! The table of commands.
 
 use super::error::Error;
-use super::{Done, keys, strings, usage};
+use super::{Done, keys, object, strings, usage};
 use crate::keyspace::Keyspace;
 use crate::resp::{Args, Reply};
 use std::sync::LazyLock;
@@ -26,7 +26,8 @@ impl Run {
     /// Whether it has to wait until the keys are there.
     #[inline]
     pub fn needs_keys(&self) -> bool {
-        !matches!(self, Run::Here(_) | Run::Everywhere(Everywhere::ClientList))
+        use Everywhere::{ClientKill, ClientKillOne, ClientList};
+        !matches!(self, Run::Here(_) | Run::Everywhere(ClientKill | ClientKillOne | ClientList))
     }
 }
 
@@ -42,13 +43,16 @@ pub enum Here {
     Echo,
     Hello,
     Info,
+    LastSave,
     Memory,
+    Object,
     Ping,
     Quit,
     ReadOnly,
     ReadWrite,
     Reset,
     Select,
+    Shutdown,
     Slowlog,
     Time,
     Wait,
@@ -59,6 +63,9 @@ pub enum Here {
 #[allow(missing_docs, reason = "each is the command of its name")]
 pub enum Everywhere {
     BgSave,
+    ClientKill,
+    /// By its address alone: an answer of its own.
+    ClientKillOne,
     ClientList,
     DbSize,
     FlushAll,
@@ -147,7 +154,8 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
 }
 
 /// The command that these arguments ask for. `MEMORY USAGE` is one of its own: it is about a key, and runs
-/// where that is. So is `CLIENT LIST`: each shard knows its own connections.
+/// where that is. So are most of `OBJECT`. And `CLIENT LIST` and `KILL`: each shard knows its own
+/// connections.
 #[inline]
 pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
     static MEMORY_USAGE: Spec = Spec {
@@ -158,14 +166,28 @@ pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
         run: Run::Keyed(usage::memory_usage),
         summary: "Tells what a key takes.",
     };
+    static OBJECT: Spec = Spec {
+        name: "object",
+        arity: 3,
+        run: Run::Keyed(object::object),
+        summary: "Tells how the value of a key is kept.",
+        ..MEMORY_USAGE
+    };
     static CLIENT_LIST: Spec =
         everywhere("client|list", -2, ADMIN, Everywhere::ClientList, "Tells the connections.");
+    static CLIENT_KILL: Spec =
+        everywhere("client|kill", -3, ADMIN, Everywhere::ClientKill, "Ends connections.");
+    static CLIENT_KILL_ONE: Spec =
+        everywhere("client|kill", 3, ADMIN, Everywhere::ClientKillOne, "Ends a connection.");
     let spec = find(args.name())?;
     let Run::Here(command) = spec.run else { return Some(spec) };
     let is_about = |word: &[u8]| args.get(1).is_some_and(|arg| arg.eq_ignore_ascii_case(word));
     match command {
         Here::Memory if args.len() > 2 && is_about(b"usage") => Some(&MEMORY_USAGE),
+        Here::Object if object::asks_of_a_key(args) => Some(&OBJECT),
         Here::Client if is_about(b"list") => Some(&CLIENT_LIST),
+        Here::Client if is_about(b"kill") && args.len() == 3 => Some(&CLIENT_KILL_ONE),
+        Here::Client if is_about(b"kill") => Some(&CLIENT_KILL),
         _ => Some(spec),
     }
 }
@@ -272,7 +294,7 @@ const TWO: KeyPlaces = KeyPlaces::TWO;
 const MANY: KeyPlaces = KeyPlaces::ALL;
 const PAIRS: KeyPlaces = KeyPlaces::PAIRS;
 
-static ALL: [Spec; 65] = [
+static ALL: [Spec; 69] = [
     keyed("append", 3, GROW, ONE, strings::append, "Appends to the value of a key."),
     keyed("cas", 4, GROW, ONE, strings::cas, "Sets a key if its version is the one given."),
     keyed("copy", -3, GROW, TWO, keys::copy, "Copies the value of a key to another one."),
@@ -329,19 +351,23 @@ static ALL: [Spec; 65] = [
     here("echo", 2, READ, Here::Echo, "Answers its argument."),
     here("hello", -1, OPEN, Here::Hello, "Chooses the protocol, and authenticates."),
     here("info", -1, READ, Here::Info, "Tells about the server."),
+    here("lastsave", 1, ADMIN, Here::LastSave, "Tells when the last checkpoint was taken."),
     here("memory", -2, READ, Here::Memory, "Tells about memory."),
+    here("object", -2, READ, Here::Object, "Tells how the value of a key is kept."),
     here("ping", -1, READ, Here::Ping, "Answers."),
     here("quit", -1, OPEN, Here::Quit, "Ends the connection."),
     here("readonly", 1, READ, Here::ReadOnly, "Allows reads at replicas."),
     here("readwrite", 1, READ, Here::ReadWrite, "Takes READONLY back."),
     here("reset", 1, OPEN, Here::Reset, "Makes the connection as it was at first."),
     here("select", 2, READ, Here::Select, "Chooses the database, of which there is one."),
+    here("shutdown", -1, ADMIN, Here::Shutdown, "Ends the server, in order."),
     here("slowlog", -2, ADMIN, Here::Slowlog, "Tells which commands took long."),
     here("time", 1, READ, Here::Time, "Tells the server's time."),
     here("wait", 3, READ, Here::Wait, "Waits until writes are at replicas."),
     everywhere("bgsave", -1, ADMIN, Everywhere::BgSave, "Takes a checkpoint soon."),
     everywhere("dbsize", 1, READ, Everywhere::DbSize, "Counts the keys."),
     everywhere("flushall", -1, WRITE_MANY, Everywhere::FlushAll, "Deletes all keys."),
+    everywhere("flushdb", -1, WRITE_MANY, Everywhere::FlushAll, "Deletes all keys."),
     everywhere("keys", 2, READ_MANY, Everywhere::Keys, "Tells the keys that match a pattern."),
     everywhere("randomkey", 1, READ, Everywhere::RandomKey, "Tells a key, by chance."),
     everywhere("scan", -2, READ_MANY, Everywhere::Scan, "Tells the keys, a part at a time."),

@@ -27,7 +27,7 @@ pub fn getv(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> 
         Some(found) => {
             reply.array(2);
             reply.bulk(found.value);
-            reply.bulk(found.version.text().as_bytes());
+            reply.bulk(found.version.to_string().as_bytes());
         }
         None => reply.null(),
     }
@@ -46,7 +46,7 @@ pub fn cas(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> D
         return Ok(());
     }
     let version = keys.put(&key, args.at(3), expires_at)?;
-    reply.bulk(version.text().as_bytes());
+    reply.bulk(version.to_string().as_bytes());
     Ok(())
 }
 
@@ -231,9 +231,13 @@ pub fn getex(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) ->
 /// `MGET key …`
 pub fn mget(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
     reply.array(args.len() - 1);
+    let mut bytes = 0;
     for name in args.iter().skip(1) {
         let key = keys.key(name)?;
-        reply.bulk_or_null(keys.get(&key).map(|found| found.value));
+        let value = keys.get(&key).map(|found| found.value);
+        bytes += value.map_or(0, <[u8]>::len);
+        reply.bulk_or_null(value);
+        keys.check_answer(bytes)?;
     }
     Ok(())
 }

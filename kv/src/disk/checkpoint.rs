@@ -12,6 +12,7 @@ use crate::checkpoint::write::{What, Writer};
 use crate::log::manifest::{Checkpoint, Manifest};
 use crate::log::{BLOCK_BYTES, LogIdentity, segment, whole_blocks};
 use crate::store::Store;
+use crate::store::figures::CheckpointEvent;
 use catena_engine::Local;
 use catena_engine::driver::{FileBuffer, FileId, OpenFile};
 use catena_engine::time::Duration;
@@ -19,11 +20,12 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// When a checkpoint is due.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointConfig {
-    /// Bytes of entries logged since the last one, at least. Half of what the keys take if that is more: so
+    /// Bytes of log written since the last one, at least. Half of what the keys take if that is more: so
     /// that all checkpoints together write no more than twice what the log does.
     pub log_bytes_min: u64,
     /// Logs of former starts that are needed still, above which one is due at once.
@@ -31,7 +33,7 @@ pub struct CheckpointConfig {
 }
 
 impl Default for CheckpointConfig {
-    /// 256 MiB, and 8 former starts.
+    /// 256 MiB, and 8 logs of former starts.
     fn default() -> Self {
         CheckpointConfig { log_bytes_min: 256 << 20, older_logs_max: 8 }
     }
@@ -49,28 +51,36 @@ const STEP_ENTRIES: usize = 64;
 /// Bytes that are written at once: to copy them and to hand them to the kernel takes some 20 µs of a turn.
 const WRITE_BYTES: usize = 128 << 10;
 
-/// Takes checkpoints of a store, each when it is due. `published` is told after each.
+/// Takes checkpoints of a store, each when it is due. `older_bytes`: what the logs of former starts take that
+/// are needed still. Each start makes its first segments ready before anybody writes, so without that count
+/// many starts would fill a disk. `clock` tells Unix time in milliseconds; `published` is told after each
+/// checkpoint.
 pub fn begin(
     local: &Local,
     manifest: Rc<ManifestFile>,
     store: Rc<RefCell<Store>>,
     config: CheckpointConfig,
+    older_bytes: u64,
+    clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     published: impl Fn() + 'static,
 ) {
-    let task = Checkpoints { local: local.clone(), manifest, store, last_tried: Cell::default() };
-    local.spawn(async move { task.run(config, published).await }).detach();
+    let last_tried = Cell::default();
+    let task = Checkpoints { local: local.clone(), manifest, store, clock, last_tried };
+    local.spawn_vital(async move { task.run(config, older_bytes, published).await });
 }
 
 struct Checkpoints {
     local: Local,
     manifest: Rc<ManifestFile>,
     store: Rc<RefCell<Store>>,
+    clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The number of the last one that was begun in this process, or 0.
     last_tried: Cell<u64>,
 }
 
 impl Checkpoints {
-    async fn run(&self, config: CheckpointConfig, published: impl Fn()) {
+    async fn run(&self, config: CheckpointConfig, mut older_bytes: u64, published: impl Fn()) {
+        self.note(CheckpointEvent::LogBegins((self.clock)()));
         let mut logged_before = 0;
         let older = self.manifest.read().await.older.len();
         let mut is_due = older > config.older_logs_max;
@@ -80,22 +90,32 @@ impl Checkpoints {
                 (store.logged_bytes(), store.bytes_used())
             };
             is_due |= self.store.borrow_mut().takes_wanted_checkpoint();
-            is_due |= logged - logged_before > config.log_bytes_min.max(used / 2);
+            let to_be_read = older_bytes + logged - logged_before;
+            is_due |= to_be_read > config.log_bytes_min.max(used / 2);
+            // What it makes superfluous may be the room that the log waits for.
+            is_due |= logged > logged_before && self.store.borrow().is_log_hindered();
             if !is_due {
                 self.local.sleep(LOOK_INTERVAL).await;
                 continue;
             }
+            self.note(CheckpointEvent::Begins);
             match self.take().await {
                 Ok(()) => {
-                    (logged_before, is_due) = (logged, false);
+                    self.note(CheckpointEvent::Taken((self.clock)()));
+                    (logged_before, older_bytes, is_due) = (logged, 0, false);
                     published();
                 }
                 Err(error) => {
+                    self.note(CheckpointEvent::Failed);
                     tracing::error!("a checkpoint failed, the log goes on growing: {error}");
                     self.local.sleep(RETRY_AFTER).await;
                 }
             }
         }
+    }
+
+    fn note(&self, event: CheckpointEvent) {
+        self.store.borrow_mut().note_checkpoint(event);
     }
 
     /// Takes one.

@@ -36,6 +36,16 @@ impl FormerStarts {
         self.data.former.drain(..needless).collect()
     }
 
+    /// True when every shard has said what it needs: each has recovered.
+    pub fn have_all_recovered(&self) -> bool {
+        self.oldest.iter().all(Option::is_some)
+    }
+
+    /// What they run on.
+    pub fn data(&self) -> &DataDirectory {
+        &self.data
+    }
+
     /// Where their directories are.
     pub fn path(&self) -> &Path {
         &self.data.path

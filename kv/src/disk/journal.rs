@@ -30,7 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// crash comes before it.
 const IDLE_AFTER: Duration = Duration::from_millis(100);
 
-/// Wakes the journal: there is something to write.
+/// Wakes one task that waits for it; the journal's says that there is something to write.
 #[derive(Clone, Debug, Default)]
 pub struct Bell(Rc<BellState>);
 
@@ -52,7 +52,7 @@ impl Bell {
     }
 
     /// Waits until it has rung since this was asked last.
-    async fn rung(&self) {
+    pub async fn rung(&self) {
         poll_fn(|context| {
             if self.0.has_rung.take() {
                 return Poll::Ready(());
@@ -107,7 +107,7 @@ pub fn begin(
     };
     // The first segment is made ready before anybody writes.
     journal.bell.ring();
-    local.spawn(journal.run()).detach();
+    local.spawn_vital(journal.run());
 }
 
 impl Journal {
@@ -117,7 +117,7 @@ impl Journal {
             let action = self.store.borrow_mut().log_action();
             match action {
                 Some(Action::Prepare { number, bytes }) => {
-                    self.local.spawn(self.clone().prepare(number, bytes)).detach();
+                    self.local.spawn_vital(self.clone().prepare(number, bytes));
                 }
                 Some(Action::Write { segment, offset, buffer }) => {
                     let file = self.files.borrow()[&segment];
@@ -126,7 +126,9 @@ impl Journal {
                 }
                 Some(Action::Sync { segment }) => {
                     let file = self.files.borrow()[&segment];
+                    let began_at = self.local.now();
                     let result = self.local.sync_file(file).await;
+                    self.store.borrow_mut().note_sync(self.local.now().since(began_at));
                     self.store.borrow_mut().log_synced(result);
                     self.close_before(segment);
                 }

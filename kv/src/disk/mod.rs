@@ -26,6 +26,7 @@ pub mod open;
 pub mod recover;
 pub mod sources;
 
+use catena_engine::driver::FileTaskError;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -54,8 +55,14 @@ impl DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DiskError { doing, path, error } = self;
-        write!(f, "cannot {doing} {}: {error}", path.display())?;
+        // What the driver tried itself it tells itself.
+        let is_told = FileTaskError::is_within(error);
+        match is_told {
+            true => write!(f, "{error}")?,
+            false => write!(f, "cannot {doing} {}: {error}", path.display())?,
+        }
         f.write_str(match error.kind() {
+            io::ErrorKind::StorageFull if is_told => "",
             io::ErrorKind::StorageFull => "; make room on that file system",
             io::ErrorKind::PermissionDenied => "; the process needs to write there",
             io::ErrorKind::ReadOnlyFilesystem => "; the store cannot keep anything there",
@@ -81,4 +88,24 @@ pub(crate) async fn next_turn() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use catena_engine::driver::FileTask;
+
+    #[test]
+    fn a_failure_is_told_once_with_its_file_and_what_to_do() {
+        let path = Path::new("/data/log-7.new");
+        let task = FileTask::CreateZeroed { path: path.into(), length: 4_096 };
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        for error in [task.explain(&full()), full()] {
+            let text = DiskError::of("create", path)(error).to_string();
+            assert!(text.starts_with("cannot create /data/log-7.new"), "{text}");
+            for once in ["cannot", "log-7.new", "make room"] {
+                assert_eq!(text.matches(once).count(), 1, "{once} in {text}");
+            }
+        }
+    }
 }

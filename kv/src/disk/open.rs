@@ -3,7 +3,8 @@
 //! The first shard does this for all; the others wait for what it found.
 
 use super::{DiskError, document};
-use crate::log::manifest::{Identity, ManifestError};
+use crate::backup::RESTORING;
+use crate::log::manifest::{Identity, ManifestError, Served};
 use crate::log::{DirectoryId, segment};
 use crate::slot::Partitions;
 use catena_engine::Local;
@@ -36,6 +37,8 @@ pub enum OpenError {
     Identity(ManifestError),
     /// It has data of former starts, and no identity.
     NoIdentity(PathBuf),
+    /// It was being made from a backup, which was cut off.
+    CutOff(PathBuf),
     /// It has something else in it.
     Foreign {
         /// The directory.
@@ -102,6 +105,7 @@ pub async fn open(
                 partitions: partitions.unwrap_or_default().count(),
                 hash_seed: local.random(),
                 incarnation: 1,
+                served: None,
             }
         }
     };
@@ -113,6 +117,17 @@ pub async fn open(
         .await
         .map_err(OpenError::Disk)?;
     Ok(DataDirectory { path: path.to_path_buf(), identity, former, lock })
+}
+
+/// Says for all later starts that this one is about to serve: what it has left has to be there then.
+///
+/// # Errors
+/// If that could not be made durable; nothing may be acknowledged then.
+pub async fn mark_served(local: &Local, data: &DataDirectory) -> Result<(), DiskError> {
+    let incarnation = data.identity.incarnation;
+    let served = Some(Served { incarnation, shards: local.shard_count().into() });
+    let identity = Identity { served, ..data.identity.clone() };
+    document::replace(local, &data.path.join(IDENTITY), identity.encode().as_bytes()).await
 }
 
 /// Makes the name of a new data directory durable, and those of the directories that were made for it:
@@ -144,6 +159,9 @@ fn incarnations(entries: &[DirectoryEntry]) -> Vec<u64> {
 /// and what a file system begins with.
 fn refuse_foreign(path: &Path, entries: &[DirectoryEntry]) -> Result<(), OpenError> {
     const HARMLESS: [&str; 3] = [LOCK, IDENTITY_UNREADY, "lost+found"];
+    if entries.iter().any(|entry| entry.name == RESTORING) {
+        return Err(OpenError::CutOff(path.into()));
+    }
     let is_a_stores = entries.iter().any(|entry| entry.name == IDENTITY);
     let foreign = entries.iter().find(|entry| !HARMLESS.iter().any(|name| entry.name == *name));
     match foreign {
@@ -184,6 +202,12 @@ impl fmt::Display for OpenError {
             OpenError::NoIdentity(path) => write!(
                 f,
                 "{} is missing, but there is data beside it: put the file back, or move the data away",
+                path.display()
+            ),
+            OpenError::CutOff(path) => write!(
+                f,
+                "{0} has what a restore left that was cut off, and not all keys; remove {0}, and restore the \
+                 backup again",
                 path.display()
             ),
             OpenError::Foreign { directory, name } => write!(

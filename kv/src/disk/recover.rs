@@ -82,6 +82,8 @@ pub struct Recovered {
     pub entries: u64,
     /// Bytes read.
     pub bytes: u64,
+    /// Bytes that the logs' files take.
+    pub log_bytes: u64,
     /// Logs that ended within a write.
     pub torn: usize,
 }
@@ -92,6 +94,7 @@ impl Recovered {
         self.logs += other.logs;
         self.entries += other.entries;
         self.bytes += other.bytes;
+        self.log_bytes += other.log_bytes;
         self.torn += other.torn;
     }
 }
@@ -161,6 +164,11 @@ async fn take_in(
         // It had begun no segment.
         let offset = segment::BATCHES_OFFSET;
         return Ok(LogEnd { segment: start.segment, offset, crc: start.prev_crc });
+    }
+    for number in start.segment..=last_segment {
+        let path = source.directory.join(segment::segment_name(number));
+        // One that is not needed, as it lies behind the end, may be gone.
+        recovered.log_bytes += local.file_length(&path).await.unwrap_or(0);
     }
     let config = ScanConfig { log, start, last_segment, end: source.end, read_bytes: READ_BYTES };
     let mut scan = Scan::new(config);
@@ -367,7 +375,7 @@ impl fmt::Display for RecoverError {
             RecoverError::Scan { directory, error } => write!(f, "{}/{error}", directory.display()),
             RecoverError::Checkpoint { path, offset, error } => write!(
                 f,
-                "{}, offset {offset}: the checkpoint is damaged: here stands {error}. Nothing was changed. \
+                "{}, offset {offset}: the checkpoint is damaged: {error}. Nothing was changed. \
                  Keep the file, look after the disk, and restore a backup",
                 path.display()
             ),

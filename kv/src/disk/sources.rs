@@ -1,8 +1,9 @@
 //! Which logs a shard recovers from: those that have entries of its partitions.
 //!
 //! A partition's entries are in the log of the shard that had it, in each start since its last checkpoint.
-//! The newest start in which that shard came to serve says which older logs are needed and where they
-//! end. A start with another number of shards just gives the partitions to others.
+//! The newest start in which that shard had recovered says which older logs are needed and where they
+//! end. A start with another number of shards just gives the partitions to others. The last start that came
+//! to serve is known ([`open::mark_served`](super::open::mark_served)), so that a loss of its files is, too.
 
 use super::open::DataDirectory;
 use super::{DiskError, document};
@@ -35,7 +36,7 @@ pub enum SourceError {
     Disk(DiskError),
     /// A manifest is damaged, or another version's.
     Manifest(ManifestError),
-    /// There is a log, and nothing that says what of it counts.
+    /// There is, or was, a log in this directory, and nothing that says what of it counts.
     NoManifest(PathBuf),
     /// A manifest is another directory's, another start's or another shard's.
     Foreign(PathBuf),
@@ -56,6 +57,13 @@ pub async fn find(
     let mut starts = BTreeMap::new();
     for incarnation in &data.former {
         starts.insert(*incarnation, manifests(local, data, *incarnation).await?);
+    }
+    if let Some(served) = data.identity.served {
+        let last = starts.get(&served.incarnation);
+        let is_gone = |shard: &u32| !last.is_some_and(|last| last.contains_key(shard));
+        if let Some(gone) = (0..served.shards).find(is_gone) {
+            return Err(SourceError::NoManifest(data.of_shard(served.incarnation, gone)));
+        }
     }
     let mut needed: BTreeMap<(u64, u32), Option<LogEnd>> = BTreeMap::new();
     for partition in own.map(Partition) {
@@ -79,7 +87,7 @@ pub async fn find(
     needed.into_iter().map(source).collect()
 }
 
-/// The manifests of one start, by shard: of those that came to serve.
+/// The manifests of one start, by shard: of those that had recovered.
 async fn manifests(
     local: &Local,
     data: &DataDirectory,
@@ -105,7 +113,7 @@ async fn manifests(
             if names.iter().filter_map(|entry| entry.name.to_str()).any(is_of_use) {
                 return Err(SourceError::NoManifest(directory));
             }
-            // It had not come to serve.
+            // It had not recovered.
             continue;
         };
         let manifest = Manifest::decode(&content, &path.display().to_string());
@@ -119,7 +127,7 @@ async fn manifests(
     Ok(manifests)
 }
 
-/// What the shard says that had a partition last, and came to serve.
+/// What the shard says that had a partition last, and had recovered.
 fn newest_manifest(
     starts: &BTreeMap<u64, BTreeMap<u32, Manifest>>,
     partition: Partition,

@@ -109,6 +109,7 @@ pub struct LogWriter {
     /// Of the batch that became durable last.
     durable: Vec<(u16, u64)>,
     durable_entries: u64,
+    written_bytes: u64,
     settle: bool,
     /// There will be no further segment for now.
     is_confined: bool,
@@ -176,6 +177,7 @@ impl LogWriter {
             positions: vec![0; config.partitions.into()],
             durable: Vec::new(),
             durable_entries: 0,
+            written_bytes: 0,
             settle: false,
             is_confined: false,
             stopped: None,
@@ -308,6 +310,11 @@ impl LogWriter {
         self.durable_entries
     }
 
+    /// Bytes of all batches since the writer began, as they lie in segments.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// Bytes that gather, not counting what is in flight.
     pub fn gathered_bytes(&self) -> usize {
         self.gathering.filled
@@ -372,6 +379,7 @@ impl LogWriter {
         let segment = self.current.expect("there is room in it").number;
         let offset = self.offset;
         self.offset += bytes as u64;
+        self.written_bytes += bytes as u64;
         self.settle = false;
         let entries = self.gathering.entries;
         let buffer = self.gathering.end(bytes, std::mem::take(&mut self.spare));

@@ -27,6 +27,18 @@ pub struct Identity {
     pub hash_seed: u64,
     /// How often a process was started on it.
     pub incarnation: u64,
+    /// The last start that came to serve: whatever it has left has to be there.
+    pub served: Option<Served>,
+}
+
+/// A start all of whose shards had recovered, and might acknowledge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Served {
+    /// Which.
+    pub incarnation: u64,
+    /// How many shards it had.
+    pub shards: u32,
 }
 
 /// What of a shard's files counts.
@@ -113,6 +125,7 @@ impl Identity {
             partitions: self.partitions,
             hash_seed: hex(self.hash_seed),
             incarnation: self.incarnation,
+            served: self.served,
         })
     }
 
@@ -131,12 +144,18 @@ impl Identity {
         let sound = partitions.is_power_of_two() && partitions <= PARTITIONS_MAX;
         require(sound, "partitions", "a power of two from 1 to 1024")?;
         require(document.incarnation > 0, "incarnation", "1 or more")?;
+        if let Some(served) = document.served {
+            let known = (1..=document.incarnation).contains(&served.incarnation);
+            require(known, "served.incarnation", "from 1 to incarnation")?;
+            require(served.shards > 0, "served.shards", "1 or more")?;
+        }
         Ok(Identity {
             directory: directory_id(&document.directory)?,
             partitions,
             hash_seed: from_hex(&document.hash_seed, 16, "hash_seed", "16 hexadecimal digits")?
                 as u64,
             incarnation: document.incarnation,
+            served: document.served,
         })
     }
 }
@@ -220,6 +239,8 @@ struct IdentityDocument {
     partitions: u16,
     hash_seed: String,
     incarnation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served: Option<Served>,
 }
 
 #[derive(Serialize, Deserialize)]

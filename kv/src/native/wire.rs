@@ -127,9 +127,6 @@ impl<'a> Write<'a> {
         if numbered.is_none() && (session.index, number, first_unanswered) != (0, 0, 0) {
             return Err(Malformed("a number without a session"));
         }
-        if number < first_unanswered {
-            return Err(Malformed("a number below the first unanswered one"));
-        }
         let count = usize::from(u16::from_le_bytes(take(&mut rest)?));
         if count == 0 || count > CHANGES_MAX {
             return Err(Malformed("a write has 1 to 128 changes"));

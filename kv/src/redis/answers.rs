@@ -31,6 +31,13 @@ const WAITING_MAX: usize = 16 * 1_024;
 /// will give are taken for as long as the longest that came.
 const BYTES_MAX: usize = 1 << 20;
 
+/// Answers of other shards that are awaited at a time, at most: what hides the way there and back, and no
+/// more, for nobody knows how long they will be.
+const EXPECTED_MAX: usize = 256;
+
+/// The same before the first of them has come.
+const EXPECTED_AT_FIRST: usize = 16;
+
 /// Memory that is kept while nothing waits.
 const KEPT_BYTES: usize = 64 * 1_024;
 
@@ -44,7 +51,7 @@ pub struct Answers {
     tickets: u32,
     /// How many are awaited from other shards.
     expected: usize,
-    /// Bytes of those that have come from there, and of the longest of them since nothing waited.
+    /// Bytes of those that have come from there, and of the longest of them lately.
     come_bytes: usize,
     come_bytes_max: usize,
 }
@@ -76,12 +83,18 @@ impl Answers {
     /// True if nothing more should be read before some of them are out.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.len() >= WAITING_MAX || self.bytes() >= BYTES_MAX
+        self.len() >= WAITING_MAX || self.bytes() >= BYTES_MAX || self.expected >= self.window()
     }
 
     /// True if so many are out that more may be read.
     pub fn has_room(&self) -> bool {
-        self.len() < WAITING_MAX / 2 && self.bytes() < BYTES_MAX / 2
+        self.len() < WAITING_MAX / 2
+            && self.bytes() < BYTES_MAX / 2
+            && self.expected <= self.window() / 2
+    }
+
+    fn window(&self) -> usize {
+        if self.come_bytes_max == 0 { EXPECTED_AT_FIRST } else { EXPECTED_MAX }
     }
 
     fn bytes(&self) -> usize {
@@ -156,7 +169,9 @@ impl Answers {
         if self.waiting.is_empty() {
             self.text.clear();
             self.text.shrink_to(KEPT_BYTES);
-            (self.told, self.come_bytes_max) = (0, 0);
+            self.told = 0;
+            // The next ones will be alike; the longest is forgotten bit by bit.
+            self.come_bytes_max -= self.come_bytes_max / 4;
         } else if self.told > self.text.len() / 2 {
             self.text.drain(..self.told);
             self.told = 0;
@@ -209,13 +224,18 @@ mod tests {
         assert!(answers.has_room() && answers.memory_bytes() < 2 * KEPT_BYTES);
 
         let tickets: Vec<Ticket> = (0..100).map(|_| answers.expect()).collect();
-        assert!(!answers.is_full(), "nobody knows how long they will be");
+        assert!(answers.is_full(), "nobody knows how long they will be");
         assert!(answers.come(tickets[0], value.clone()));
         assert!(answers.is_full(), "the others may be as long");
         tickets[1..].iter().for_each(|ticket| assert!(answers.come(*ticket, value.clone())));
         let mut output = Vec::new();
         answers.release(&mut output, |_| 5);
         assert!(answers.is_empty() && answers.has_room() && output.len() == 100 * value.len());
+        (0..6).for_each(|_| _ = answers.expect());
+        assert!(!answers.is_full());
+        (0..9).for_each(|_| _ = answers.expect());
+        assert!(answers.is_full(), "they will be as long as those before");
+        answers = Answers { expected: 0, ..Answers::default() };
         assert_eq!((answers.expected, answers.come_bytes), (0, 0));
     }
 }

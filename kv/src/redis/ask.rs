@@ -6,11 +6,13 @@ use super::bundle::{AskKey, Asked, Bundle, Commands, Whole};
 use super::client::ClientState;
 use super::everywhere::{self, Cursor, Gathering, KeysWalk, Part};
 use super::hand_over::{Asker, Waiting};
-use super::here::client_list;
 use super::here::cluster::host_of;
+use super::here::{client_kill, client_list};
 use super::place_of_keys;
+use super::split::{Parts, Split};
 use crate::command::error::Error;
 use crate::command::spec::{self, Everywhere, Run, Spec};
+use crate::limits::ANSWER_BYTES_MAX;
 use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
 use crate::slot::{Slot, shard_of};
 use crate::store::Store;
@@ -87,6 +89,32 @@ impl Redis {
         Ok(())
     }
 
+    /// Has each shard do what it can of a command whose keys are in several slots.
+    pub(super) fn ask_split(
+        &mut self,
+        client: &mut ClientState,
+        store: &Store,
+        spec: &Spec,
+        args: &Args<'_>,
+    ) -> Result<(), Error> {
+        let here = self.local.shard();
+        let shard_of = |key: &[u8]| store.place_of(Slot::of(key)).err().unwrap_or(here);
+        let mut parts = Parts::of(spec, args, self.local.shard_count(), shard_of)?;
+        let ticket = client.answers.expect();
+        let waiting = Waiting::Client(client.stream, ticket, client.protocol);
+        let waiting = self.hand_over.wait(waiting);
+        let split = Split::new(spec, &mut parts, waiting);
+        let whole = self.hand_over.wait(Waiting::Split(split));
+        for (shard, text) in (0..).map(ShardIndex).zip(&parts.texts) {
+            if !text.is_empty() {
+                let part = self.hand_over.wait(Waiting::SplitPart(whole, shard));
+                self.hand_over.ask_each(shard, part, client.protocol, text);
+            }
+        }
+        self.wait(client);
+        Ok(())
+    }
+
     /// Where a cluster's client finds a slot.
     pub(super) fn moved(&self, slot: Slot, shard: ShardIndex) -> Error {
         let address = self.addresses.shards.get(shard.index());
@@ -122,11 +150,15 @@ impl Redis {
                 let client = self.clients.get_mut(stream.slot()).and_then(Option::as_deref_mut);
                 let client = client.filter(|client| client.state.stream == stream);
                 if let Some(client) = client {
+                    self.totals.count_if_error(text);
                     client.state.answers.come(ticket, text.to_vec());
                 }
             }
             Some(Waiting::Part(whole)) => self.told_part(whole, text),
-            Some(Waiting::Whole(_)) => unreachable!("a whole is asked of nobody"),
+            Some(Waiting::SplitPart(whole, shard)) => self.told_split(whole, shard, text),
+            Some(Waiting::Whole(_) | Waiting::Split(_)) => {
+                unreachable!("a whole is asked of nobody")
+            }
         }
     }
 
@@ -143,12 +175,27 @@ impl Redis {
             return;
         }
         let Some(Waiting::Whole(gathering)) = self.hand_over.waiting(whole) else { return };
+        self.told_whole(waiting, |reply| gathering.finish(reply));
+    }
+
+    /// A shard has done its part of a command whose keys are in several slots.
+    fn told_split(&mut self, whole: AskKey, shard: ShardIndex, text: &[u8]) {
+        let Some(split) = self.hand_over.split(whole) else { return };
+        if split.add(shard, text)
+            && let Some(Waiting::Split(split)) = self.hand_over.waiting(whole)
+        {
+            self.told_whole(split.waiting, |reply| split.finish(reply));
+        }
+    }
+
+    /// All parts have come.
+    fn told_whole(&mut self, waiting: AskKey, finish: impl FnOnce(&mut Reply<'_>)) {
         let Some(Waiting::Client(stream, ticket, protocol)) = self.hand_over.waiting(waiting)
         else {
             return;
         };
         let mut answer = Vec::new();
-        gathering.finish(&mut Reply::new(&mut answer, protocol));
+        finish(&mut Reply::new(&mut answer, protocol));
         let again = self.hand_over.wait(Waiting::Client(stream, ticket, protocol));
         self.told(again, &answer);
     }
@@ -156,6 +203,15 @@ impl Redis {
 
 /// As the shard that is asked.
 impl Redis {
+    /// Sees to another turn, if there is more to tell than was good for this one. What waits for commits has
+    /// one when they come.
+    pub(super) fn go_on_telling(&mut self) {
+        if self.has_more_to_tell && !self.hand_over.holds_much() {
+            self.has_more_to_tell = false;
+            self.local.send(self.local.shard(), Box::<Bundle>::default());
+        }
+    }
+
     /// Goes on with what had to wait for the log.
     pub(super) fn carry_out_postponed(&mut self) {
         while let Some(mut postponed) = self.postponed.pop_front() {
@@ -167,14 +223,18 @@ impl Redis {
         }
     }
 
-    /// Carries commands out from a place on, up to the first that writes while the log is behind. Where that
-    /// is.
+    /// Carries commands out from a place on, up to the first that writes while the log is behind, or until
+    /// the answers are many bytes. Where that is.
     fn carry_out(&mut self, from: ShardIndex, commands: &Commands, place: usize) -> usize {
         let store = self.store.clone();
         let mut store = store.borrow_mut();
         let now_ms = (self.clock)();
         let mut parser = std::mem::take(&mut self.asked_parser);
         let done = (place..commands.len()).find(|place| {
+            if self.hand_over.has_told_much(from) || self.hand_over.holds_much() {
+                self.has_more_to_tell = true;
+                return true;
+            }
             let asked = commands.asked(*place);
             let asker = Asker { shard: from, ask: asked.ask };
             !self.carry_out_one(&mut store, &mut parser, asker, &asked, now_ms)
@@ -196,8 +256,12 @@ impl Redis {
             unreachable!("what a shard asks, it has written itself")
         };
         let spec = spec::of(&args).expect("the shard that asks has found it");
-        if spec.flags.writes && store.is_log_behind() {
+        if spec.flags.writes && store.is_behind() {
             return false;
+        }
+        if asked.whole == Whole::Each {
+            self.carry_out_each(store, parser, asker, asked, now_ms);
+            return true;
         }
         let mut text = std::mem::take(&mut self.scratch);
         let done = match spec.run {
@@ -214,6 +278,14 @@ impl Redis {
                 list.map(|(count, lines)| {
                     everywhere::begin_part(&mut text, count);
                     text.extend_from_slice(lines.as_bytes());
+                    Some(Vec::new())
+                })
+            }
+            Run::Everywhere(Everywhere::ClientKill | Everywhere::ClientKillOne) => {
+                let own = self.hand_over.client_of_part(asker, self.local.shard());
+                client_kill::meant(&self.place(store, now_ms), &args, own).map(|meant| {
+                    everywhere::begin_part(&mut text, meant.len() as u64);
+                    self.ending.extend(meant.into_iter().map(|stream| (stream, own)));
                     Some(Vec::new())
                 })
             }
@@ -242,6 +314,47 @@ impl Redis {
 
 /// The parts of carrying out.
 impl Redis {
+    /// Commands of one name on keys of this shard, each as if it had come alone.
+    fn carry_out_each(
+        &mut self,
+        store: &mut Store,
+        parser: &mut Parser,
+        asker: Asker,
+        asked: &Asked<'_>,
+        now_ms: u64,
+    ) {
+        let bytes_max = store.config().value_bytes_max.max(ANSWER_BYTES_MAX);
+        let mut text = std::mem::take(&mut self.scratch);
+        let (mut gates, mut rest): (Vec<Gate>, _) = (Vec::new(), asked.text);
+        while let Ok(Parsed::Command { args, read }) = parser.next(rest) {
+            rest = &rest[read..];
+            let spec = spec::of(&args).expect("the shard that asks has found it");
+            let before = text.len();
+            let done = match self.serving.get() {
+                true => self.keyed_for_other(store, spec, &args, asked, now_ms, &mut text),
+                false => Err(Error::LOADING),
+            };
+            let is_too_long = text.len() > bytes_max;
+            let done = if is_too_long { Err(Error::ANSWER_TOO_LONG) } else { done };
+            match done {
+                Ok(behind) => gates.extend(behind.into_iter().flatten()),
+                Err(error) => {
+                    text.truncate(before);
+                    Reply::new(&mut text, asked.protocol).error(&*error.0);
+                }
+            }
+            if is_too_long {
+                break;
+            }
+        }
+        match gates.is_empty() {
+            true => self.hand_over.tell(asker, &text),
+            false => self.hand_over.tell_after(asker, gates, &text),
+        }
+        text.clear();
+        self.scratch = text;
+    }
+
     /// A command on keys of this shard. The gates that its answer waits for.
     fn keyed_for_other(
         &self,
@@ -260,9 +373,10 @@ impl Redis {
             return Err(Error::OUT_OF_MEMORY);
         }
         let mut keyspace = store.keyspace(place, now_ms);
+        let before = text.len();
         if let Err(error) = run(&mut keyspace, args, &mut Reply::new(text, asked.protocol)) {
             // It tells of what it has seen, and waits for that as any answer does.
-            text.clear();
+            text.truncate(before);
             Reply::new(text, asked.protocol).error(&*error.0);
         }
         let gate = keyspace.gate().filter(|index| store.committed(place) < *index);

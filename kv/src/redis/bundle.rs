@@ -44,6 +44,8 @@ pub enum Whole {
     Answer,
     /// Of a shard's part of it: the one that asks puts the parts together.
     Part,
+    /// Of each of several commands of one name, one behind the other, as of a part.
+    Each,
 }
 
 /// One asked command.
@@ -89,6 +91,14 @@ impl Commands {
         self.items.push(Item { ask, protocol, whole, text: start..self.asked.len() });
     }
 
+    /// Adds commands of one name that stand in `text` already.
+    pub fn ask_each(&mut self, ask: AskKey, protocol: Protocol, text: &[u8]) {
+        let start = self.asked.len();
+        self.asked.extend_from_slice(text);
+        let text = start..self.asked.len();
+        self.items.push(Item { ask, protocol, whole: Whole::Each, text });
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.items.len()
@@ -112,6 +122,11 @@ impl Commands {
         let text = start..self.told.len();
         let (protocol, whole) = (Protocol::Resp2, Whole::Answer);
         self.items.push(Item { ask, protocol, whole, text });
+    }
+
+    /// Bytes of the answers.
+    pub fn told_bytes(&self) -> usize {
+        self.told.len()
     }
 
     /// Empties it, and keeps its memory up to a bound.

@@ -3,6 +3,7 @@
 //! On a shard's own port, where a client takes the shard for a node of a cluster, its part is all there is.
 
 use super::bundle::AskKey;
+use super::here::client_kill::Meant;
 use super::here::client_list::Wanted;
 use crate::command::error::Error;
 use crate::command::spec::Everywhere;
@@ -65,7 +66,9 @@ pub fn part(
                 text.extend_from_slice(key);
             }
         }
-        Everywhere::ClientList => unreachable!("the store knows no connections"),
+        Everywhere::ClientKill | Everywhere::ClientKillOne | Everywhere::ClientList => {
+            unreachable!("the store knows no connections")
+        }
         Everywhere::Scan => unreachable!("a page is of one shard"),
     }
     Ok(Part::Known(Vec::new()))
@@ -94,6 +97,9 @@ pub fn check(command: Everywhere, args: &Args<'_>) -> Result<(), Error> {
         }
         Everywhere::BgSave => {
             args.len() == 1 || args.len() == 2 && args.at(1).eq_ignore_ascii_case(b"schedule")
+        }
+        Everywhere::ClientKill | Everywhere::ClientKillOne => {
+            return Meant::parse(args).map(drop);
         }
         Everywhere::ClientList => return Wanted::parse(args).map(drop),
         _ => true,
@@ -128,7 +134,9 @@ impl Gathering {
     /// Appends the whole answer.
     pub fn finish(&self, reply: &mut Reply<'_>) {
         match self.command {
-            Everywhere::DbSize => reply.integer(self.sum),
+            Everywhere::ClientKill | Everywhere::DbSize => reply.integer(self.sum),
+            Everywhere::ClientKillOne if self.sum == 0 => reply.error("ERR No such client"),
+            Everywhere::ClientKillOne => reply.ok(),
             Everywhere::BgSave => reply.simple("Background saving started"),
             Everywhere::ClientList => reply.verbatim(b"txt", &self.text),
             Everywhere::FlushAll => reply.ok(),
@@ -196,14 +204,25 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Reads what a client gives back.
+    /// Reads what a client gives back, and what `strtoul` takes besides, as Redis does: no digits at all are
+    /// 0, and a sign may stand before some. Where no partition is, the scan is at its end.
     ///
     /// # Errors
     /// If that is no cursor.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        let text = std::str::from_utf8(text).map_err(|_| Error::CURSOR)?;
-        let number: u64 = text.parse().map_err(|_| Error::CURSOR)?;
-        let partition = u16::try_from(number >> 32).map_err(|_| Error::CURSOR)?;
+        let (is_negative, digits) = match text {
+            [] => (false, &b"0"[..]),
+            [b'-', digits @ ..] => (true, digits),
+            [b'+', digits @ ..] | digits => (false, digits),
+        };
+        let mut bytes = digits.iter();
+        if digits.is_empty() || !bytes.all(u8::is_ascii_digit) {
+            return Err(Error::CURSOR);
+        }
+        let digits = std::str::from_utf8(digits).map_err(|_| Error::CURSOR)?;
+        let number: u64 = digits.parse().map_err(|_| Error::CURSOR)?;
+        let number = if is_negative { number.wrapping_neg() } else { number };
+        let partition = u16::try_from(number >> 32).unwrap_or(u16::MAX);
         Ok(Cursor { partition: Partition(partition), from: number as u32 })
     }
 

@@ -11,6 +11,7 @@
 use super::answers::{Gate, Ticket};
 use super::bundle::{AskKey, Bundle, Commands, Whole};
 use super::everywhere::Gathering;
+use super::split::Split;
 use crate::resp::{Args, Protocol};
 use catena_engine::Local;
 use catena_engine::shard_index::ShardIndex;
@@ -26,6 +27,8 @@ pub struct HandOver {
     /// Shards that have something outbound.
     has_outbound: bool,
     held: Vec<Held>,
+    /// Bytes of these.
+    held_bytes: usize,
     #[expect(clippy::vec_box, reason = "they are kept as they are sent")]
     spare: Vec<Box<Bundle>>,
 }
@@ -39,6 +42,10 @@ pub enum Waiting {
     Whole(Gathering),
     /// The whole that this is a part of.
     Part(AskKey),
+    /// A client, for what several shards do of a command.
+    Split(Split),
+    /// The split command of which this shard does a part.
+    SplitPart(AskKey, ShardIndex),
 }
 
 /// Whose answer it is, on the shard that gives it.
@@ -64,6 +71,11 @@ const TOLD: usize = 1;
 /// Bundles that are kept for the next turns: two for each of a few shards.
 const SPARE_MAX: usize = 16;
 
+/// Bytes of answers that a shard is told in a turn before the rest waits for the next one. Nobody knows how
+/// long an answer will be before it is there, and the one that asks ends a client that does not read; so it
+/// has to see the first ones before the last ones are made.
+const TOLD_BYTES_MAX: usize = 8 << 20;
+
 impl HandOver {
     /// Between so many shards.
     pub fn new(shards: u16) -> Self {
@@ -72,6 +84,7 @@ impl HandOver {
             outbound: (0..shards).map(|_| Default::default()).collect(),
             has_outbound: false,
             held: Vec::new(),
+            held_bytes: 0,
             spare: Vec::new(),
         }
     }
@@ -91,12 +104,40 @@ impl HandOver {
         self.asks.remove(ask)
     }
 
+    /// The client of this shard that waits for the whole of which this is a part, if it is one of this
+    /// shard's.
+    pub fn client_of_part(&self, asker: Asker, here: ShardIndex) -> Option<StreamId> {
+        let Some(Waiting::Part(whole)) = self.asks.get(asker.ask).filter(|_| asker.shard == here)
+        else {
+            return None;
+        };
+        let Some(Waiting::Whole(gathering)) = self.asks.get(*whole) else { return None };
+        match self.asks.get(gathering.waiting)? {
+            Waiting::Client(stream, ..) => Some(*stream),
+            _ => None,
+        }
+    }
+
     /// The parts that have come, for who waits for the whole.
     pub fn gathering(&mut self, ask: AskKey) -> Option<&mut Gathering> {
         match self.asks.get_mut(ask)? {
             Waiting::Whole(gathering) => Some(gathering),
             _ => None,
         }
+    }
+
+    /// The parts of a split command that have come.
+    pub fn split(&mut self, ask: AskKey) -> Option<&mut Split> {
+        match self.asks.get_mut(ask)? {
+            Waiting::Split(split) => Some(split),
+            _ => None,
+        }
+    }
+
+    /// Has several commands of one name carried out by a shard.
+    pub fn ask_each(&mut self, shard: ShardIndex, ask: AskKey, protocol: Protocol, text: &[u8]) {
+        self.has_outbound = true;
+        self.outbound[shard.index()][ASKED].ask_each(ask, protocol, text);
     }
 
     /// Has a command carried out by another shard.
@@ -120,6 +161,7 @@ impl HandOver {
 
     /// As [`HandOver::tell`], once all of `gates` have opened.
     pub fn tell_after(&mut self, asker: Asker, gates: Vec<Gate>, text: &[u8]) {
+        self.held_bytes += text.len();
         self.held.push(Held { asker, gates, text: text.to_vec() });
     }
 
@@ -128,8 +170,19 @@ impl HandOver {
         let is_open = |gate: &Gate| committed(gate.partition) >= gate.index;
         for held in self.held.extract_if(.., |held| held.gates.iter().all(is_open)) {
             self.has_outbound = true;
+            self.held_bytes -= held.text.len();
             self.outbound[held.asker.shard.index()][TOLD].tell(held.asker.ask, &held.text);
         }
+    }
+
+    /// True if no more should be answered to a shard in this turn.
+    pub fn has_told_much(&self, shard: ShardIndex) -> bool {
+        self.outbound[shard.index()][TOLD].told_bytes() >= TOLD_BYTES_MAX
+    }
+
+    /// True if what waits for commits is so much that no more should be answered before they come.
+    pub fn holds_much(&self) -> bool {
+        self.held_bytes >= TOLD_BYTES_MAX
     }
 
     /// Sends everything that is outbound.

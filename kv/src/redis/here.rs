@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`connection`] | `AUTH` `HELLO` `CLIENT` `RESET` |
+//! | [`client_kill`] | `CLIENT KILL`, the connections of a shard that it means |
 //! | [`client_list`] | `CLIENT LIST`, a shard's part of it |
 //! | [`info`] | `INFO` |
 //! | [`config`] | `CONFIG` |
@@ -11,6 +12,7 @@
 //! | [`slowlog`] | `SLOWLOG` |
 //! | `subcommand` | commands that are many |
 
+pub mod client_kill;
 pub mod client_list;
 pub mod cluster;
 pub mod config;
@@ -72,7 +74,12 @@ pub fn run(
         text.clear();
         Reply::new(text, client.protocol).error(&*error.0);
     }
-    if command == Here::Quit { Ended::Closes } else { Ended::Stays }
+    match command {
+        Here::Quit => Ended::Closes,
+        // It has no answer but that the connection ends.
+        Here::Shutdown if text.is_empty() => Ended::Closes,
+        _ => Ended::Stays,
+    }
 }
 
 fn carry_out(
@@ -98,10 +105,13 @@ fn carry_out(
         Here::Config => config::run(client, place, args, reply)?,
         Here::Echo => reply.bulk(args.at(1)),
         Here::Info => info::run(client, place, args, reply),
+        Here::LastSave => reply.integer((place.server.last_save_ms() / 1_000).cast_signed()),
         Here::Memory => memory(args, reply)?,
+        Here::Object => object(args, reply)?,
         Here::Ping => ping(args, reply)?,
         Here::Quit | Here::ReadOnly | Here::ReadWrite => reply.ok(),
         Here::Select => select(args, reply)?,
+        Here::Shutdown => shutdown(place.server, args)?,
         Here::Slowlog => slowlog::run(place, args, reply)?,
         Here::Time => time(place.now_ms, reply),
         Here::Wait => wait(args, reply)?,
@@ -149,6 +159,40 @@ fn wait(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
         Ok(_) => reply.integer(0),
     }
     Ok(())
+}
+
+/// Asks for the end, in order, as the signal does: the log comes to rest, whether `SAVE` is said or not.
+fn shutdown(server: &Server, args: &Args<'_>) -> Done {
+    let words: Vec<Vec<u8>> = args.iter().skip(1).map(<[u8]>::to_ascii_lowercase).collect();
+    let has = |word: &[u8]| words.iter().any(|it| it == word);
+    let are_known = words
+        .iter()
+        .all(|word| matches!(word.as_slice(), b"nosave" | b"save" | b"now" | b"force" | b"abort"));
+    if !are_known || has(b"save") && has(b"nosave") || has(b"abort") && words.len() > 1 {
+        return Err(Error::SYNTAX);
+    }
+    if has(b"abort") {
+        return Err(Error::fixed("ERR No shutdown in progress."));
+    }
+    server.end();
+    Ok(())
+}
+
+/// What is about a key is not among them: it runs where the key is.
+fn object(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
+    const SUBS: &[Sub<()>] = &[
+        sub("encoding", 3, (), "ENCODING <key>", "Tells how Redis would keep the value."),
+        sub("freq", 3, (), "FREQ <key>", "Refused: how often a key is used is not counted."),
+        sub(
+            "idletime",
+            3,
+            (),
+            "IDLETIME <key>",
+            "Tells for how many seconds a key was not used, within four; from zero again after three days.",
+        ),
+        sub("refcount", 3, (), "REFCOUNT <key>", "Tells that the value is this key's alone: 1."),
+    ];
+    choose("object", SUBS, args, reply).map(drop)
 }
 
 /// `MEMORY USAGE` is not among them: it is about a key, so that it runs where the key is.

@@ -25,18 +25,21 @@ pub mod everywhere;
 pub mod hand_over;
 pub mod here;
 pub mod server;
+mod split;
 
 use crate::command::error::Error;
 use crate::command::spec::{self, Here, Run, RunKeyed, Spec};
 use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
 use crate::slot::Slot;
 use crate::store::Store;
+use crate::store::figures::LogFigures;
 use answers::Gate;
 use ask::{Postponed, Walked};
 use bundle::{Bundle, Whole};
 use catena_engine::application::{Addresses, Message};
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::{Stream, StreamId, Streams};
+use catena_engine::time::Instant;
 use catena_engine::{Application, Local};
 use client::{Client, ClientState};
 use hand_over::HandOver;
@@ -55,6 +58,9 @@ const PREFETCH_COMMANDS_MAX: usize = 16;
 /// How often a shard looks at the memory that the others take: rarely enough that their cache lines cost
 /// nothing, often enough that the bound is passed by little.
 const TURNS_BETWEEN_LOOKS: u32 = 16;
+
+/// Memory that is kept for the next turn's answers on their way to where they wait.
+const SCRATCH_KEPT_BYTES: usize = 64 * 1_024;
 
 /// The application that speaks the Redis protocol on one shard.
 pub struct Redis {
@@ -81,12 +87,23 @@ pub struct Redis {
     totals: Totals,
     is_unpublished: bool,
     published_bytes: u64,
-    is_published_behind: bool,
-    /// Commands of other shards that wait for this one's log.
+    published_log: LogFigures,
+    /// The end of the last turn.
+    turn_ended_at: Instant,
+    /// Commands of other shards that wait for this one's log, or for the answers before theirs to be gone.
     postponed: VecDeque<Postponed>,
+    /// Some of these wait for no log.
+    has_more_to_tell: bool,
+    /// Connections that `CLIENT KILL` ends, each with the one that has asked for it if that is here.
+    ending: Vec<(StreamId, Option<StreamId>)>,
     /// Clients that are slowed.
     slowed: usize,
     turns: u32,
+}
+
+/// The longest argument: what is no value may be as long as a file of settings, also where values are short.
+fn bulk_bytes_max(value_bytes_max: u64) -> u32 {
+    u32::try_from(value_bytes_max).unwrap_or(u32::MAX).max(1 << 20)
 }
 
 impl Redis {
@@ -104,6 +121,7 @@ impl Redis {
             clock: Box::new(clock),
             limits: Limits {
                 unauthenticated: server.config.password.is_some(),
+                bulk_bytes_max: bulk_bytes_max(server.config.value_bytes_max),
                 ..Limits::default()
             },
             clients: Vec::new(),
@@ -120,8 +138,11 @@ impl Redis {
             totals: Totals::default(),
             is_unpublished: true,
             published_bytes: 0,
-            is_published_behind: false,
+            published_log: LogFigures::default(),
+            turn_ended_at: local.now(),
             postponed: VecDeque::new(),
+            has_more_to_tell: false,
+            ending: Vec::new(),
             slowed: 0,
             turns: 0,
         }
@@ -206,17 +227,20 @@ impl Application for Redis {
 
     fn turn_ended(&mut self, streams: &mut Streams) {
         self.carry_out_postponed();
+        self.end_streams(streams);
         self.tell_walked();
         self.tell_committed();
         self.release_answers(streams);
         self.hand_over.send(&self.local);
+        self.go_on_telling();
+        self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
         self.publish();
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
             let elsewhere = self.server.bytes_elsewhere(self.local.shard());
             let mut store = self.store.borrow_mut();
             store.note_bytes_elsewhere(elsewhere);
-            store.make_room_for_others((self.clock)(), || self.local.random());
+            store.keep_bound((self.clock)(), || self.local.random());
         }
     }
 }
@@ -226,28 +250,44 @@ impl Redis {
     fn publish(&mut self) {
         let store = self.store.borrow();
         let (counters, memory) = (store.counters(), store.memory());
-        // Upkeep changes what there is without any command.
-        let bytes_used = memory.bytes_used();
-        let is_behind = store.is_log_behind();
+        // Upkeep changes what there is without any command, and the disk how the log is.
+        let (bytes_used, log) = (memory.bytes_used(), store.log_figures());
+        let before = std::mem::replace(&mut self.published_log, log);
+        let since = std::mem::replace(&mut self.turn_ended_at, self.local.now());
+        if before.is_behind {
+            self.totals.log_lag += self.local.now().since(since).as_nanos() as u64;
+        }
+        let is_behind = u64::from(store.is_behind());
+        let was_behind = std::mem::replace(&mut self.totals.shards_behind, is_behind);
         let is_as_published =
-            bytes_used == self.published_bytes && is_behind == self.is_published_behind;
-        if !std::mem::take(&mut self.is_unpublished) && is_as_published {
+            bytes_used == self.published_bytes && log == before && is_behind == was_behind;
+        if !std::mem::take(&mut self.is_unpublished) && is_as_published && !log.is_behind {
             return;
         }
-        (self.published_bytes, self.is_published_behind) = (bytes_used, is_behind);
+        self.published_bytes = bytes_used;
+        if log.is_hindered != before.is_hindered {
+            self.server.set_hindrance(self.local.shard(), store.log_hindrance());
+        }
         let totals = Totals {
             keys: memory.keys(),
             expiring: memory.expiring(),
             bytes_used,
             bytes_held: memory.bytes_held(),
-            logs_behind: u64::from(is_behind),
             hits: counters.hits,
             misses: counters.misses,
             expired: counters.expired,
             evicted: counters.evicted,
-            ..self.totals
+            ..self.totals.with(&log)
         };
         self.server.figures(self.local.shard()).publish(&totals);
+    }
+
+    /// Ends what is to be ended: at once, but for the one that has asked for it, who is answered before.
+    fn end_streams(&mut self, streams: &mut Streams) {
+        for (stream, asker) in self.ending.drain(..) {
+            let Some(mut output) = streams.get(stream) else { continue };
+            if asker == Some(stream) { output.close() } else { output.abort() }
+        }
     }
 
     /// Sends the answers that are due.
@@ -257,7 +297,7 @@ impl Redis {
         }
         self.is_unpublished = true;
         let store = self.store.borrow();
-        let is_behind = self.slowed > 0 && self.server.is_some_log_behind();
+        let is_behind = self.slowed > 0 && self.server.is_some_shard_behind();
         self.slowed = 0;
         let clients = &mut self.clients;
         self.waiting.retain(|stream| {
@@ -317,6 +357,7 @@ impl Redis {
                 Err(error) => {
                     let mut text = Vec::new();
                     error.write(&mut text);
+                    self.totals.count_error(&text);
                     self.answer(state, stream, |reply| reply.error(&text));
                     stream.close();
                     break;
@@ -370,6 +411,16 @@ impl Redis {
             Err(error) => {
                 self.totals.commands += 1;
                 self.refuse(client, stream, &error);
+                let is_named = |word: &[u8]| args.name().eq_ignore_ascii_case(word);
+                // A browser was made to send this: what follows is not meant for a store. As in Redis.
+                if is_named(b"post") || is_named(b"host:") {
+                    tracing::warn!(from = ?client.address, "HTTP where the Redis protocol is spoken");
+                    stream.close();
+                }
+                // The commands of the transaction that there is not here follow: all or none, so none.
+                if is_named(b"multi") {
+                    stream.close();
+                }
                 return Taken::Yes;
             }
         };
@@ -377,7 +428,7 @@ impl Redis {
             return Taken::WhenAnswered;
         }
         // Who writes faster than the disk does is slowed, and not refused.
-        if spec.flags.writes && store.is_log_behind() {
+        if spec.flags.writes && store.is_behind() {
             return Taken::WhenWritten;
         }
         self.totals.commands += 1;
@@ -421,12 +472,22 @@ impl Redis {
                 }
                 Ok((slot, Err(shard))) if client.is_on_own_port => Err(self.moved(slot, shard)),
                 Ok((_, Err(shard))) => {
-                    if spec.flags.writes && self.server.figures(shard).logs_behind.value() > 0 {
+                    if spec.flags.writes && self.server.figures(shard).shards_behind.value() > 0 {
                         self.totals.commands -= 1;
                         return Taken::WhenWritten;
                     }
                     self.ask_shard(client, shard, Whole::Answer, args);
                     Ok(())
+                }
+                Err(_) if !client.is_on_own_port && split::may_be_split(spec) => {
+                    if spec.flags.writes && self.server.is_some_shard_behind() {
+                        self.totals.commands -= 1;
+                        return Taken::WhenWritten;
+                    }
+                    let asked = self.ask_split(client, store, spec, args);
+                    // What follows may be carried out here at once, and is not to overtake it.
+                    client.is_barred = asked.is_ok();
+                    asked
                 }
                 Err(error) => Err(error),
             },
@@ -452,7 +513,7 @@ impl Redis {
     }
 
     fn refuse(&mut self, client: &mut ClientState, stream: &mut Stream<'_>, error: &Error) {
-        self.totals.errors += 1;
+        self.totals.count_error(error.0.as_bytes());
         self.answer(client, stream, |reply| reply.error(&*error.0));
     }
 
@@ -488,7 +549,7 @@ impl Redis {
         if let Err(error) = run(&mut keyspace, args, &mut Reply::new(output, client.protocol)) {
             output.truncate(before);
             Reply::new(output, client.protocol).error(&*error.0);
-            self.totals.errors += 1;
+            self.totals.count_error(error.0.as_bytes());
         }
         let gate = keyspace.gate().map(|index| Gate { partition: place, index });
         if is_direct && gate.is_none() {
@@ -509,7 +570,7 @@ impl Redis {
     ) {
         let mut text = Vec::new();
         let ended = here::run(command, client, &self.place(store, now_ms), args, &mut text);
-        self.totals.errors += u64::from(text.starts_with(b"-"));
+        self.totals.count_if_error(&text);
         // In the protocol that it speaks now: HELLO answers in the one that it has chosen.
         self.answer(client, stream, |reply| reply.raw(&text));
         if ended == here::Ended::Closes {

@@ -10,11 +10,14 @@
 
 use super::here::slowlog::SlowLog;
 use crate::evict::Eviction;
+use crate::limits::VALUE_BYTES_DEFAULT;
 use crate::store::Durability;
+use crate::store::figures::LogFigures;
 use catena_engine::metrics::Gauge;
 use catena_engine::shard_index::ShardIndex;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The version of Redis whose commands and words these are.
@@ -41,6 +44,8 @@ pub struct ServerConfig {
     pub durability: Option<Durability>,
     /// What the system says of this process, for whoever asks; it may cost some system calls.
     pub process: fn() -> ProcessFacts,
+    /// Asks this process to end in order.
+    pub end: fn(),
 }
 
 /// One server process, as all of its shards see it.
@@ -52,6 +57,7 @@ pub struct Server {
     pub slow_log: SlowLog,
     complaints: Complaints,
     running: OnceLock<Running>,
+    is_ending: AtomicBool,
 }
 
 /// What the system says of a process.
@@ -74,6 +80,8 @@ struct Running {
     shards: Box<[ShardFigures]>,
     /// What the totals were when `CONFIG RESETSTAT` was asked last.
     forgotten: Mutex<Totals>,
+    /// Why logs have no next segment, by their shards.
+    hindrances: Mutex<BTreeMap<ShardIndex, String>>,
 }
 
 impl Default for ServerConfig {
@@ -85,10 +93,11 @@ impl Default for ServerConfig {
             announce: None,
             memory_bytes_max: 0,
             eviction: Eviction::None,
-            value_bytes_max: 512 << 20,
+            value_bytes_max: VALUE_BYTES_DEFAULT.into(),
             clients_max: u64::from(u16::MAX),
             durability: None,
             process: ProcessFacts::default,
+            end: || {},
         }
     }
 }
@@ -119,6 +128,7 @@ impl Server {
             slow_log: SlowLog::default(),
             complaints: Complaints::default(),
             running: OnceLock::new(),
+            is_ending: AtomicBool::new(false),
         }
     }
 
@@ -128,6 +138,7 @@ impl Server {
             began_ms: now_ms,
             shards: (0..shards).map(|_| ShardFigures::default()).collect(),
             forgotten: Mutex::default(),
+            hindrances: Mutex::default(),
         });
     }
 
@@ -147,14 +158,28 @@ impl Server {
         others.map(|(_, figures)| figures.bytes_used.value()).sum()
     }
 
-    /// Whether more gathers for the log of some shard than one write should be long.
-    pub fn is_some_log_behind(&self) -> bool {
-        self.running().shards.iter().any(|figures| figures.logs_behind.value() > 0)
+    /// What the keys of all shards take, in bytes.
+    pub fn bytes_used(&self) -> u64 {
+        self.running().shards.iter().map(|figures| figures.bytes_used.value()).sum()
+    }
+
+    /// Whether who writes should wait for some shard.
+    pub fn is_some_shard_behind(&self) -> bool {
+        self.running().shards.iter().any(|figures| figures.shards_behind.value() > 0)
     }
 
     /// Since when it runs, in Unix milliseconds.
     pub fn began_ms(&self) -> u64 {
         self.running().began_ms
+    }
+
+    /// Since when there is a checkpoint of every shard, in Unix milliseconds; before the first one, and where
+    /// nothing is kept, since when it runs. As in Redis.
+    pub fn last_save_ms(&self) -> u64 {
+        match self.totals().checkpoint {
+            0 => self.began_ms(),
+            at_ms => at_ms,
+        }
     }
 
     /// The sums over all shards, since the start or the last [`Server::forget_stats`].
@@ -168,6 +193,59 @@ impl Server {
         let running = self.running();
         let totals = Totals::of(&running.shards);
         *running.forgotten.lock().unwrap_or_else(PoisonError::into_inner) = totals;
+    }
+
+    /// Writes how the server is in the Prometheus text format. Its counters are since the start, whatever was
+    /// forgotten.
+    ///
+    /// # Errors
+    /// As writing to `out` does.
+    pub fn write_prometheus(&self, out: &mut impl fmt::Write, now_ms: u64) -> fmt::Result {
+        Totals::of(&self.running().shards).write_prometheus(out, now_ms)?;
+        let resident = (self.config.process)().resident_bytes;
+        for (field, meaning, value) in [
+            (
+                "bytes_max",
+                "Memory in bytes that bytes_used may come to.",
+                self.config.memory_bytes_max,
+            ),
+            ("bytes_resident", "Memory in bytes of the whole process.", resident),
+        ] {
+            write_figure(out, (field, meaning, Kind::State), (value, now_ms))?;
+        }
+        Ok(())
+    }
+
+    /// How the server is that serves, in a line for people: `serving`, and what is wrong.
+    pub fn health(&self) -> String {
+        let running = self.running();
+        let hindrances = running.hindrances.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_refusing = |shard: &ShardIndex| self.figures(*shard).logs_refusing.value() > 0;
+        let refusing = hindrances.iter().find(|(shard, _)| is_refusing(shard));
+        match refusing.or(hindrances.iter().next()) {
+            None => "serving".to_owned(),
+            Some((shard, why)) => {
+                let are = if refusing.is_some() { "are refused" } else { "will be refused soon" };
+                format!("serving, writes {are}: shard {}: {why}", shard.0)
+            }
+        }
+    }
+
+    /// Why a shard's log has no next segment, if it has none.
+    pub fn set_hindrance(&self, shard: ShardIndex, why: Option<&str>) {
+        let hindrances = &self.running().hindrances;
+        let mut hindrances = hindrances.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => hindrances.insert(shard, why.to_owned()),
+            None => hindrances.remove(&shard),
+        };
+    }
+
+    /// Asks for the end, in order. Once: who asks again does not ask for more haste.
+    pub fn end(&self) {
+        if !self.is_ending.swap(true, Ordering::Relaxed) {
+            (self.config.end)();
+        }
     }
 
     /// The id of the node that a shard is.
@@ -212,7 +290,39 @@ impl Complaints {
     }
 }
 
-/// The table of all figures: is it reset by `CONFIG RESETSTAT`, its field, its meaning.
+/// What a figure is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// It goes up and down.
+    State,
+    /// It grows; `CONFIG RESETSTAT` begins anew.
+    Count,
+    /// The same, in nanoseconds.
+    Time,
+    /// When something happened last, in Unix milliseconds; of all shards, the one that is behind the others.
+    /// 0: never.
+    When,
+}
+
+impl Kind {
+    fn add(self, sum: u64, value: u64) -> u64 {
+        match self {
+            Kind::When if sum == 0 || value == 0 => sum.max(value),
+            Kind::When => sum.min(value),
+            _ => sum + value,
+        }
+    }
+
+    /// A figure that one shard has published since, and another has not, may be behind.
+    fn since(self, now: u64, earlier: u64) -> u64 {
+        match self {
+            Kind::Count | Kind::Time => now.saturating_sub(earlier),
+            Kind::State | Kind::When => now,
+        }
+    }
+}
+
+/// The table of all figures: its kind, its field, its meaning.
 macro_rules! figures {
     ($($kind:ident $field:ident $meaning:literal)*) => {
         /// What one shard publishes at the end of its turns, for anybody to read.
@@ -242,62 +352,112 @@ macro_rules! figures {
             fn of(shards: &[ShardFigures]) -> Self {
                 let mut sums = Totals::default();
                 for shard in shards {
-                    $( sums.$field += shard.$field.value(); )*
+                    $( sums.$field = Kind::$kind.add(sums.$field, shard.$field.value()); )*
                 }
                 sums
             }
 
             /// Writes them in the Prometheus text format.
-            ///
-            /// # Errors
-            /// As writing to `out` does.
-            pub fn write_prometheus(&self, out: &mut impl fmt::Write) -> fmt::Result {
-                $( write_figure(out, stringify!($field), $meaning, figures!(#$kind), self.$field)?; )*
+            fn write_prometheus(&self, out: &mut impl fmt::Write, now_ms: u64) -> fmt::Result {
+                $( write_figure(
+                    out,
+                    (stringify!($field), $meaning, Kind::$kind),
+                    (self.$field, now_ms),
+                )?; )*
                 Ok(())
             }
 
             fn since(self, earlier: &Totals) -> Self {
-                Totals { $( $field: figures!(@$kind self.$field, earlier.$field), )* }
+                Totals { $( $field: Kind::$kind.since(self.$field, earlier.$field), )* }
             }
         }
     };
-    // A figure that one shard has published since, and another has not, may be behind.
-    (@count $now:expr, $earlier:expr) => { $now.saturating_sub($earlier) };
-    (@state $now:expr, $earlier:expr) => { $now };
-    (#count) => { "counter" };
-    (#state) => { "gauge" };
 }
 
-/// One figure in the Prometheus text format; counters end in `_total` there.
+/// One figure in the Prometheus text format: counters end in `_total` there, times are in seconds, and of an
+/// instant it is told how long ago that was.
 fn write_figure(
     out: &mut impl fmt::Write,
-    field: &str,
-    meaning: &str,
-    kind: &str,
-    value: u64,
+    (field, meaning, kind): (&str, &str, Kind),
+    (value, now_ms): (u64, u64),
 ) -> fmt::Result {
-    let suffix = if kind == "counter" { "_total" } else { "" };
+    let seconds_since = |at: u64| now_ms.saturating_sub(at) as f64 / 1e3;
+    let (suffix, kind, value) = match kind {
+        Kind::State => ("", "gauge", value.to_string()),
+        Kind::Count => ("_total", "counter", value.to_string()),
+        Kind::Time => ("_seconds_total", "counter", format!("{:.6}", value as f64 / 1e9)),
+        Kind::When if value == 0 => return Ok(()),
+        Kind::When => ("_age_seconds", "gauge", format!("{:.3}", seconds_since(value))),
+    };
     let name = format!("catena_store_{field}{suffix}");
     writeln!(out, "# HELP {name} {meaning}\n# TYPE {name} {kind}\n{name} {value}")
 }
 
 figures! {
-    state clients "Connections that are open."
-    state keys "Keys there are, expired ones included that nobody has met."
-    state expiring "Keys with an expiry."
-    state bytes_used "Memory in bytes that entries and their index occupy."
-    state bytes_held "Memory in bytes that is held for them."
-    state logs_behind "Logs for which more gathers than one write should be long: who writes waits."
-    count accepted "Connections taken."
-    count rejected "Connections refused because there were too many."
-    count commands "Commands carried out or refused."
-    count errors "Of these, refused."
-    count hits "Reads that found their key."
-    count misses "Reads that did not."
-    count expired "Keys that ended because their time had come."
-    count evicted "Keys that were given up for memory."
-    count bytes_in "Bytes of commands."
-    count bytes_out "Bytes of answers."
+    State clients "Connections that are open."
+    State keys "Keys there are, expired ones included that nobody has met."
+    State expiring "Keys with an expiry."
+    State bytes_used "Memory in bytes that entries and their index occupy."
+    State bytes_held "Memory in bytes that is held for them."
+    State shards_behind "Shards where who writes waits: for the disk, or until keys were given up for memory."
+    State logs_hindered "Logs without a next segment: writes are refused when the last one is full."
+    State logs_refusing "Of these, the ones that have refused writes: MISCONF."
+    State checkpoints_running "Checkpoints that are being taken."
+    State checkpoints_failing "Shards whose last checkpoint failed: their logs grow."
+    When checkpoint "Time since the last checkpoint, of the shard where that is longest; or since the start."
+    Time log_lag "Time in which logs were behind, summed."
+    Time log_sync "Time in syncs of logs, summed."
+    Count log_syncs "Syncs of logs."
+    Count log_bytes "Bytes written to logs, whole blocks."
+    Count checkpoints "Checkpoints taken."
+    Count checkpoints_failed "Checkpoints that could not be taken."
+    Count accepted "Connections taken."
+    Count rejected "Connections refused because there were too many."
+    Count commands "Commands carried out or refused."
+    Count errors "Commands that were answered an error, and what was no command."
+    Count errors_misconf "Of these, writes for which the log had no room: MISCONF."
+    Count errors_oom "Of these, writes for which there was no memory: OOM."
+    Count hits "Reads that found their key."
+    Count misses "Reads that did not."
+    Count expired "Keys that ended because their time had come."
+    Count evicted "Keys that were given up for memory."
+    Count bytes_in "Bytes of commands."
+    Count bytes_out "Bytes of answers."
+}
+
+impl Totals {
+    /// An answer is an error with this text, without its `-`.
+    pub fn count_error(&mut self, text: &[u8]) {
+        self.errors += 1;
+        self.errors_misconf += u64::from(text.starts_with(b"MISCONF"));
+        self.errors_oom += u64::from(text.starts_with(b"OOM"));
+    }
+
+    /// An answer is this. No answer but an error begins with a `-`.
+    pub fn count_if_error(&mut self, answer: &[u8]) {
+        if let Some(text) = answer.strip_prefix(b"-") {
+            self.count_error(text);
+        }
+    }
+
+    /// These, and how a shard's log is.
+    #[must_use]
+    pub fn with(self, log: &LogFigures) -> Self {
+        let checkpoints = &log.checkpoints;
+        Totals {
+            logs_hindered: log.is_hindered.into(),
+            logs_refusing: log.is_refusing.into(),
+            log_sync: log.sync_ns,
+            log_syncs: log.syncs,
+            log_bytes: log.bytes,
+            checkpoints_running: checkpoints.is_running.into(),
+            checkpoints_failing: checkpoints.has_failed.into(),
+            checkpoint: checkpoints.at_ms,
+            checkpoints: checkpoints.taken,
+            checkpoints_failed: checkpoints.failed,
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +481,66 @@ mod tests {
         server.figures(ShardIndex(1)).publish(&later);
         let totals = server.totals();
         assert_eq!((totals.keys, totals.commands), (8, 2));
+    }
+
+    #[test]
+    fn of_instants_the_one_that_is_behind_counts() {
+        let server = Server::new(ServerConfig::default());
+        server.begin(3, 1_000);
+        for (shard, checkpoint) in [(0, 7_000), (1, 0), (2, 5_000)] {
+            let log_sync = 1_500_000_000;
+            let totals = Totals { checkpoint, log_sync, ..Default::default() };
+            server.figures(ShardIndex(shard)).publish(&totals);
+        }
+        assert_eq!(server.totals().checkpoint, 5_000, "one has none");
+        let mut text = String::new();
+        server.write_prometheus(&mut text, 6_250).expect("a string takes it all");
+        assert!(text.contains("\ncatena_store_checkpoint_age_seconds 1.250\n"), "{text}");
+        assert!(text.contains("\ncatena_store_log_sync_seconds_total 4.500000\n"), "{text}");
+        assert!(text.contains("\ncatena_store_bytes_max 0\n"), "{text}");
+        server.forget_stats();
+        text.clear();
+        server.write_prometheus(&mut text, 6_250).expect("a string takes it all");
+        assert!(text.contains("\ncatena_store_log_sync_seconds_total 4.500000\n"), "{text}");
+    }
+
+    #[test]
+    fn what_hinders_a_log_is_told_until_it_does_no_more() {
+        let server = Server::new(ServerConfig::default());
+        server.begin(2, 1_000);
+        assert_eq!(server.health(), "serving");
+        server.set_hindrance(ShardIndex(1), Some("no room"));
+        assert_eq!(server.health(), "serving, writes will be refused soon: shard 1: no room");
+        let totals = Totals { logs_refusing: 1, ..Default::default() };
+        server.figures(ShardIndex(1)).publish(&totals);
+        assert_eq!(server.health(), "serving, writes are refused: shard 1: no room");
+        server.set_hindrance(ShardIndex(0), Some("none either"));
+        assert_eq!(server.health(), "serving, writes are refused: shard 1: no room");
+        server.set_hindrance(ShardIndex(1), None);
+        server.set_hindrance(ShardIndex(0), None);
+        assert_eq!(server.health(), "serving");
+    }
+
+    #[test]
+    fn errors_are_counted_by_what_an_operator_has_to_do() {
+        let mut totals = Totals::default();
+        for answer in ["-MISCONF no room", "-OOM no memory", "-ERR no", "$4\r\n-ERR\r\n", "+OK"] {
+            totals.count_if_error(answer.as_bytes());
+        }
+        assert_eq!((totals.errors, totals.errors_misconf, totals.errors_oom), (3, 1, 1));
+    }
+
+    /// A second signal would end the process at once.
+    #[test]
+    fn the_end_is_asked_for_once() {
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        fn end() {
+            ASKED.fetch_add(1, Ordering::Relaxed);
+        }
+        let server = Server::new(ServerConfig { end, ..ServerConfig::default() });
+        server.end();
+        server.end();
+        assert_eq!(ASKED.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -106,6 +106,23 @@ fn no_more_is_given_up_than_is_needed_while_deletions_are_on_their_way() {
 }
 
 #[test]
+fn writes_do_not_wait_for_keys_that_cannot_be_given_up() {
+    let mut store = in_memory(1, 1 << 20);
+    for number in 0..10 {
+        put(&mut store, &format!("key-{number}"), &vec![7; 1 << 18], None);
+    }
+    begin_log(&mut store, Durability::Sync);
+    for number in 0..10 {
+        put(&mut store, &format!("key-{number}"), &[7; 100], None);
+    }
+    let mut rng = Rng::from_seed(1);
+    assert!(!store.make_room(1, || rng.next_u64()), "all of them are being changed");
+    assert!(store.excess_bytes() > 1 << 20 && !store.is_behind());
+    log_runs(&mut store);
+    assert!(store.make_room(1, || rng.next_u64()));
+}
+
+#[test]
 fn keys_of_one_partition_among_many_are_given_up() {
     let mut store = in_memory(256, 4 << 20);
     let mut rng = Rng::from_seed(1);
@@ -142,7 +159,7 @@ fn upkeep_rests_while_nothing_can_be_ended() {
     begin_log(&mut store, Durability::Sync);
     store.set_log_hindrance(Some("no space".to_owned()));
     let mut upkeep = Upkeep::default();
-    let steps = (0..2_000).map(|_| upkeep.step(&mut store, 3));
+    let steps = (0..2_000).map(|_| upkeep.step(&mut store, 3, || 0));
     let more = steps.filter(|step| matches!(step, Step::More)).count();
     assert!(more < 500, "{more} of 2,000 steps ask for another at once");
     assert_eq!(store.counters().expired, 0);

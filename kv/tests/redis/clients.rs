@@ -38,9 +38,8 @@ fn redis_cli() {
         ("-n 0 DBSIZE", "2"),
         ("CLIENT GETNAME", ""),
         (
-            "OBJECT ENCODING greeting",
-            "ERR unknown command 'OBJECT', with args beginning with: 'ENCODING' \
-          'greeting'",
+            "DEBUG OBJECT greeting",
+            "ERR unknown command 'DEBUG', with args beginning with: 'OBJECT' 'greeting'",
         ),
     ] {
         let arguments: Vec<&str> = arguments.split(' ').collect();

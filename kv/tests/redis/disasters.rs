@@ -155,6 +155,86 @@ fn a_last_write_that_was_cut_off_is_left_out_and_said() {
     fs::remove_dir_all(directory).expect("nobody uses it any more");
 }
 
+/// A copy that left something out, or a hand that slipped: what was acknowledged is not just not there.
+#[test]
+fn the_loss_of_a_directory_of_the_last_start_is_refused() {
+    let directory = temporary_directory("lost");
+    let dir = directory.to_str().expect("a plain name");
+    let args = ["--shards", "1", "--dir", dir];
+    let mut acknowledged = Acknowledged::new();
+    for _ in 0..2 {
+        let catena = Catena::try_start(&args).expect("it serves");
+        fill_keys(&mut catena.connect(), &mut acknowledged, 50).expect("there is room");
+        assert_eq!(catena.terminate().code, Some(0));
+        let of_start = newest_start(&directory);
+        let missing = of_start.join("shard-0/MANIFEST").display().to_string();
+        for lost in [of_start.join("shard-0"), of_start] {
+            let aside = directory.with_extension("aside");
+            fs::rename(&lost, &aside).expect("it is there");
+            let stderr = refused(&args);
+            assert!(stderr.contains(&missing), "{stderr}");
+            assert!(stderr.contains("restore a backup"), "it says what to do: {stderr}");
+            fs::rename(&aside, &lost).expect("nothing was put in its place");
+        }
+    }
+    let catena = Catena::try_start(&args).expect("it is whole again");
+    check(&mut catena.connect(), &acknowledged);
+    drop(catena);
+    fs::remove_dir_all(directory).expect("nobody uses it any more");
+}
+
+/// The directory of the last start that came to serve; those before it are older.
+fn newest_start(directory: &Path) -> PathBuf {
+    let entries = fs::read_dir(directory).expect("it is there").flatten();
+    let starts = entries.filter(|entry| entry.path().is_dir());
+    let number = |path: &PathBuf| -> u64 {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name");
+        name.strip_prefix("gen-").and_then(|number| number.parse().ok()).expect("gen-<n>")
+    };
+    starts.map(|entry| entry.path()).max_by_key(number).expect("something was served")
+}
+
+/// Each start makes segments ready that hardly anything is in.
+#[test]
+fn many_starts_do_not_fill_the_disk() {
+    let directory = temporary_directory("starts");
+    let dir = directory.to_str().expect("a plain name");
+    let args = ["--shards", "1", "--dir", dir, "--log-segment", "1m", "--checkpoint-log", "2m"];
+    let mut acknowledged = Acknowledged::new();
+    let mut most = 0;
+    for start in 0..12 {
+        let catena = Catena::try_start(&args).expect("it serves");
+        let mut peer = catena.connect();
+        fill_keys(&mut peer, &mut acknowledged, 1).expect("there is room");
+        if start >= 6 {
+            // The first ones come and go as fast as they can.
+            let give_up = Instant::now() + PATIENCE;
+            while fs::read_dir(&directory).expect("it is there").count() > 6 {
+                assert!(Instant::now() < give_up, "former starts are removed");
+                thread::sleep(std::time::Duration::from_millis(10));
+            }
+            most = most.max(bytes_in(&directory));
+        }
+        catena.kill();
+    }
+    // Two segments of this start, what may be kept of former ones, and the next segments of those.
+    assert!(most <= 8 << 20, "{most} bytes for {} keys", acknowledged.len());
+    let catena = Catena::try_start(&args).expect("it serves");
+    check(&mut catena.connect(), &acknowledged);
+    drop(catena);
+    fs::remove_dir_all(directory).expect("nobody uses it any more");
+}
+
+fn bytes_in(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).expect("it is there").flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(it) if it.is_dir() => bytes_in(&entry.path()),
+        // It may be removed at this moment.
+        it => it.map_or(0, |it| it.len()),
+    });
+    bytes.sum()
+}
+
 #[test]
 fn an_orderly_end_under_load_loses_nothing() {
     let directory = temporary_directory("drain");
@@ -211,8 +291,9 @@ fn outrun(durability: &str, shards: u16) {
     const WRITES: usize = 512;
     let directory = temporary_directory(&format!("outrun-{durability}-{shards}"));
     let dir = directory.to_str().expect("a plain name");
-    let shards = shards.to_string();
+    let (shards, value_max) = (shards.to_string(), ["--value-max", "512m"]);
     let args = ["--shards", &shards, "--dir", dir, "--durability", durability];
+    let args = [&args[..], &value_max].concat();
     let catena = Catena::try_start(&args).expect("it serves");
     thread::scope(|scope| {
         // Larger than all that may gather: it has its turn, too.
@@ -332,14 +413,14 @@ fn last_block(log: &File) -> u64 {
 }
 
 /// A small file system of its own, which a process of its own keeps mounted; nobody else sees it.
-struct SmallDisk {
+pub struct SmallDisk {
     keeper: Child,
     mounted_on: PathBuf,
 }
 
 impl SmallDisk {
     /// Of so many MiB. `None`, and a line about it, where that is not allowed.
-    fn mount(mebibytes: u32) -> Option<Self> {
+    pub fn mount(mebibytes: u32) -> Option<Self> {
         let (unshare, _) = (program("unshare")?, program("nsenter")?);
         let mounted_on = temporary_directory("small");
         let script = format!(
@@ -362,7 +443,7 @@ impl SmallDisk {
         Some(disk)
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.mounted_on.to_str().expect("a plain name")
     }
 
@@ -374,7 +455,7 @@ impl SmallDisk {
         command
     }
 
-    fn serve(&self, args: &[&str]) -> Result<Catena, crate::server::Ended> {
+    pub fn serve(&self, args: &[&str]) -> Result<Catena, crate::server::Ended> {
         let mut command = self.enter(env!("CARGO_BIN_EXE_catena"));
         command.args(crate::server::ARGS).args(args);
         Catena::run(command)
@@ -386,13 +467,13 @@ impl SmallDisk {
     }
 
     /// Takes all the room that is left.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = File::create(self.filler()).expect("a file takes no room");
         while file.write_all(&[7; 4_096]).is_ok() {}
     }
 
     /// Gives it back.
-    fn free(&self) {
+    pub fn free(&self) {
         fs::remove_file(self.filler()).expect("it was filled");
     }
 

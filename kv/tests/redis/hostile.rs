@@ -3,7 +3,7 @@
 
 use crate::peer::{encoded, shown};
 use crate::server::{Catena, PATIENCE};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -42,13 +42,133 @@ fn an_announced_length_reserves_nothing() {
     let announced: Vec<_> = (0..200)
         .map(|_| {
             let mut peer = catena.connect();
-            peer.send(b"*1000000\r\n$3\r\nSET\r\n$1\r\na\r\n$536870912\r\nthe first bytes");
+            peer.send(b"*1000000\r\n$3\r\nSET\r\n$1\r\na\r\n$67108864\r\nthe first bytes");
             peer
         })
         .collect();
     assert_eq!(catena.connect().ask("PING"), "+PONG");
     let grown = catena.resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes for {} lengths", announced.len());
+}
+
+/// Four clients at a time may be in the middle of the longest values there are, and hear of them again.
+#[test]
+fn the_longest_values_come_and_go() {
+    const LENGTH: usize = 64 << 20;
+    let catena = Catena::start(1);
+    let value = vec![b'x'; LENGTH];
+    let command = |words: &[&str]| encoded(words);
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (catena, value) = (&catena, &value);
+            scope.spawn(move || {
+                let key = format!("key-{client}");
+                let mut peer = catena.connect();
+                peer.send(format!("*3\r\n$3\r\nSET\r\n$5\r\n{key}\r\n${LENGTH}\r\n").as_bytes());
+                peer.send(value);
+                peer.send(b"\r\n");
+                assert_eq!(shown(&peer.reply()), "+OK");
+                peer.send(&command(&["GET", &key]));
+                assert!(peer.reply().len() > LENGTH);
+            });
+        }
+    });
+    // One more byte is refused, also if it is made here, and so is an answer of many such values.
+    let mut peer = catena.connect();
+    assert_eq!(
+        peer.ask(&format!("SETRANGE key-0 {LENGTH} x")),
+        "-ERR string exceeds maximum allowed size (proto-max-bulk-len)"
+    );
+    let many = ["MGET"].into_iter().chain(["key-0"; 400]);
+    peer.send(&command(&many.collect::<Vec<_>>()));
+    assert_eq!(
+        shown(&peer.reply()),
+        "-ERR the answer would be too long; ask for fewer keys at a time"
+    );
+    assert_eq!(peer.ask("PING"), "+PONG");
+}
+
+/// Small answers first, so that many are awaited at a time; then as many large ones, which nobody reads. Half
+/// of these clients are not on the core that has the key.
+#[test]
+fn large_answers_of_other_cores_are_not_made_all_at_once() {
+    const PIPELINE: usize = 256;
+    let catena = Catena::start_with(cores(2), &["--value-max", "8m", "--client-memory", "64m"]);
+    let large = encoded(&[b"SET", &b"large"[..], &vec![b'x'; 8 << 20]]);
+    let mut peer = catena.connect();
+    peer.send(&large);
+    assert_eq!(shown(&peer.reply()), "+OK");
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut peer = catena.connect();
+            for _ in 0..4 {
+                peer.send(&encoded(&["STRLEN", "large"]).repeat(PIPELINE));
+                (0..PIPELINE).for_each(|_| assert_eq!(shown(&peer.reply()), ":8388608"));
+            }
+            peer.send(&encoded(&["GET", "large"]).repeat(PIPELINE));
+            peer
+        })
+        .collect();
+    // Each of these comes behind what the others have asked for by then.
+    for _ in 0..100 {
+        assert_eq!(peer.ask("STRLEN large"), ":8388608");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let most = catena.most_resident_bytes() >> 20;
+    assert!(most < 600, "{most} MiB for {} clients", clients.len());
+}
+
+/// So many, where there are as many.
+fn cores(wanted: u16) -> u16 {
+    let there = std::thread::available_parallelism().map_or(1, usize::from);
+    wanted.min(u16::try_from(there).unwrap_or(wanted))
+}
+
+/// Small values go for large ones, and memory keeps its bound meanwhile. Large ones go, and leave no holes
+/// that nothing else fits into.
+#[test]
+fn memory_keeps_its_bound_and_is_given_back() {
+    const BOUND: u64 = 200 << 20;
+    let catena = Catena::start_with(1, &["--memory-max", "200m", "--eviction", "lru"]);
+    let mut peer = catena.connect();
+    let mut most = 0;
+    for (round, (length, count)) in [(100, 1_000_000), (3 << 20, 200)].into_iter().enumerate() {
+        let value = vec![b'x'; length];
+        let batch = (count / 200).min(1_000);
+        for first in (0..count).step_by(batch) {
+            let keys = (first..first + batch).map(|number| format!("key-{round}-{number}"));
+            let puts = keys.map(|key| encoded(&[&b"SET"[..], key.as_bytes(), &value]));
+            peer.send(&puts.collect::<Vec<_>>().concat());
+            (0..batch).for_each(|_| assert_eq!(shown(&peer.reply()), "+OK"));
+            most = most.max(used_bytes(&mut peer));
+        }
+    }
+    assert!(most > BOUND, "{most}");
+    // The write that passes it by so much goes on, and the next one waits.
+    assert!(most <= BOUND + BOUND / 16 + (8 << 20), "{most}");
+    // Keys of all lengths between, so that blocks of all lengths come and go.
+    for number in 0..2_000 {
+        let value = vec![b'x'; 50_000 + number * 7_919 % 1_000_000];
+        peer.send(&encoded(&[&b"SET"[..], format!("mixed-{number}").as_bytes(), &value]));
+        assert_eq!(shown(&peer.reply()), "+OK");
+    }
+    assert_eq!(peer.ask("FLUSHALL"), "+OK");
+    shrinks_to(&catena, 64);
+}
+
+fn used_bytes(peer: &mut crate::peer::Peer) -> u64 {
+    let info = peer.ask("INFO memory");
+    let line = info.split_whitespace().find_map(|line| line.strip_prefix("used_memory_dataset:"));
+    line.and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("{info}"))
+}
+
+fn shrinks_to(catena: &Catena, mib: u64) {
+    let give_up = Instant::now() + PATIENCE;
+    while catena.resident_bytes() > mib << 20 {
+        let left = catena.resident_bytes() >> 20;
+        assert!(Instant::now() < give_up, "{left} MiB, and not {mib}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -114,5 +234,23 @@ fn a_peer_that_never_reads_holds_up_nobody() {
     while !other.ask("INFO clients").contains("connected_clients:1 ") {
         assert!(Instant::now() < give_up, "it is never forgotten");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A web page can have a browser send anything, but for its first lines.
+#[test]
+fn what_comes_behind_a_request_of_http_is_not_carried_out() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    assert_eq!(peer.ask("SET key value"), "+OK");
+    for first in ["POST / HTTP/1.1", "GET / HTTP/1.1\r\nHost: here"] {
+        let mut socket = catena.socket();
+        let request = format!("{first}\r\nX: y\r\n\r\nFLUSHALL\r\n");
+        socket.write_all(request.as_bytes()).expect("it listens");
+        let mut said = String::new();
+        // It may have ended before it has read all.
+        let _ended = socket.read_to_string(&mut said);
+        assert!(!said.contains("+OK"), "{said}");
+        assert_eq!(peer.ask("DBSIZE"), ":1", "{first}");
     }
 }

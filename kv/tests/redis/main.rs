@@ -9,15 +9,23 @@
 //! | [`differential`] | random commands to Catena and Redis: the replies are equal |
 //! | [`kills`] | killed under load, again and again: what was acknowledged is there |
 //! | [`disasters`] | full, foreign, damaged and read-only directories, and the orderly end |
+//! | [`operators`] | commands that end connections and the server, and what is asked of keys |
+//! | [`watch`] | what operators see: pages, `INFO` |
+//! | [`backups`] | `catena backup` and `catena restore`, and what they leave behind when they fail |
+//! | [`flags`] | flags that cannot be meant, and what a start says |
 //! | [`clients`] | redis-cli, redis-benchmark, redis-py |
 //!
 //! What needs a program that is not there says so and passes. No verdict hangs on how fast this machine is.
 
+mod backups;
 mod clients;
 mod differential;
 mod disasters;
+mod flags;
 mod hostile;
 mod kills;
+mod operators;
 mod peer;
 mod replies;
 mod server;
+mod watch;

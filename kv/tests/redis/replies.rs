@@ -2,6 +2,7 @@
 
 use crate::peer::{Peer, encoded, shown};
 use crate::server::{ARGS, Catena, PATIENCE};
+use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
@@ -48,6 +49,9 @@ const REPLIES: &[(&str, &str, &str)] = &[
     ("COMMAND INFO nothing", "*1 $-1", "*1 _"),
     ("COMMAND DOCS echo", ECHO_2, ECHO_3),
     ("COMMAND INFO get", GET_2, GET_3),
+    ("COMMAND DOCS flushdb", FLUSHDB_2, FLUSHDB_3),
+    ("COMMAND INFO lastsave", LASTSAVE_2, LASTSAVE_3),
+    ("COMMAND LIST FILTERBY PATTERN shut*", "*1 $8 shutdown", ""),
     ("COMMAND LIST FILTERBY PATTERN mse*", "*2 $4 mset $6 msetnx", ""),
     ("CLUSTER KEYSLOT {user1000}.following", ":3443", ""),
     ("CLUSTER COUNTKEYSINSLOT 16384", "-ERR Invalid slot", ""),
@@ -64,6 +68,12 @@ const REPLIES: &[(&str, &str, &str)] = &[
 
 const ECHO_2: &str = "*2 $4 echo *4 $7 summary $21 Answers its argument. $5 group $10 connection";
 const ECHO_3: &str = "%1 $4 echo %2 $7 summary $21 Answers its argument. $5 group $10 connection";
+const FLUSHDB_2: &str = "*2 $7 flushdb *4 $7 summary $17 Deletes all keys. $5 group $6 server";
+const FLUSHDB_3: &str = "%1 $7 flushdb %2 $7 summary $17 Deletes all keys. $5 group $6 server";
+const LASTSAVE_2: &str =
+    "*1 *10 $8 lastsave :1 *1 +admin :0 :0 :0 *3 +@admin +@dangerous +@slow *0 *0 *0";
+const LASTSAVE_3: &str =
+    "*1 *10 $8 lastsave :1 ~1 +admin :0 :0 :0 ~3 +@admin +@dangerous +@slow *0 *0 *0";
 const GET_2: &str = "*1 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 *3 +@read +@string +@fast *0 *1 *6 $5 \
     flags *2 +RO +access $12 begin_search *4 $4 type $5 index $4 spec *2 $5 index :1 $9 find_keys *4 $4 \
     type $5 range $4 spec *6 $7 lastkey :0 $7 keystep :1 $5 limit :0 *0";
@@ -272,6 +282,7 @@ fn clients_of_all_shards_are_listed_with_their_names() {
     }
     assert_eq!(peers[0].ask("CLIENT LIST TYPE wrong"), "-ERR Unknown client type 'wrong'");
     assert_eq!(peers[0].ask("CLIENT LIST TYPE replica"), "$0");
+    assert_eq!(peers[0].ask("CLIENT LIST ID -1 0"), "$0");
     let id = peers[1].ask("CLIENT ID");
     let one = peers[0].ask(&format!("CLIENT LIST ID {}", &id[1..]));
     assert!(one.contains(" name=worker-1 ") && !one.contains(" name=worker-2 "), "{one}");
@@ -329,4 +340,82 @@ fn a_service_manager_hears_when_it_serves_and_when_it_ends() {
     assert_eq!(heard.len(), 2, "{heard:?}");
     assert_eq!(catena.terminate().code, Some(0));
     assert_eq!(hear(), "STOPPING=1\nSTATUS=draining");
+}
+
+/// Plain clients know one server, and nothing of slots.
+#[test]
+fn keys_of_several_slots_are_for_the_port_that_all_share() {
+    for shards in [1, 2] {
+        let catena = Catena::start(shards);
+        // Each connection may be on either shard.
+        for _ in 0..4 {
+            let mut peer = catena.connect();
+            assert_eq!(peer.ask("FLUSHALL"), "+OK");
+            assert_eq!(peer.ask("MSET a 1 b 22 c 333 d  a 5"), "+OK");
+            assert_eq!(peer.ask("MGET d a no b c a"), "*6 $0  $1 5 $-1 $2 22 $3 333 $1 5");
+            assert_eq!(peer.ask("EXISTS a a b no"), ":3");
+            assert_eq!(peer.ask("TOUCH c no d"), ":2");
+            assert_eq!(peer.ask("UNLINK b no"), ":1");
+            assert_eq!(peer.ask("DEL a a c"), ":2");
+            assert_eq!(peer.ask("DBSIZE"), ":1");
+            assert_eq!(peer.ask("MSET a 1 b"), "-ERR wrong number of arguments for 'mset' command");
+            assert_eq!(
+                peer.ask("MSETNX a 1 b 2"),
+                "-CROSSSLOT Keys in request don't hash to the same slot"
+            );
+            assert_eq!(
+                peer.ask(&format!("DEL a {} b", "k".repeat(70_000))),
+                "-ERR key is longer than 65535 bytes"
+            );
+            // In their order, whoever carries them out.
+            let lines = [
+                "MSET a 1 b 1 c 1",
+                "SET a 2",
+                "SET b 2",
+                "MGET a b c",
+                "DEL a b c",
+                "SET c 3",
+                "MGET c b",
+            ];
+            let asked = lines.map(|line| encoded(&line.split(' ').collect::<Vec<_>>()));
+            peer.send(&asked.concat());
+            let replies = lines.map(|_| shown(&peer.reply()));
+            let values = "*3 $1 2 $1 2 $1 1";
+            assert_eq!(replies, ["+OK", "+OK", "+OK", values, ":3", "+OK", "*2 $1 3 $-1"]);
+            peer.ask("HELLO 3");
+            assert_eq!(peer.ask("MGET c b"), "*2 $1 3 _");
+        }
+    }
+}
+
+/// For cluster clients each shard is a node.
+#[test]
+fn keys_of_several_slots_are_refused_on_a_port_of_a_shard() {
+    let catena = Catena::start(1);
+    let slots = catena.connect().ask("CLUSTER SLOTS");
+    let port = slots
+        .split(' ')
+        .find_map(|word| word.strip_prefix(':')?.parse().ok().filter(|port: &u16| *port > 16_383));
+    let own = port.expect("ports that the system picks are above all slots");
+    let mut peer = Peer::new(std::net::TcpStream::connect(("127.0.0.1", own)).expect("it listens"));
+    for command in ["MGET a b", "DEL a b", "MSET a 1 b 2"] {
+        assert!(peer.ask(command).starts_with("-CROSSSLOT"), "{command}");
+    }
+}
+
+#[test]
+fn nothing_of_a_transaction_is_carried_out() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    let asked = ["MULTI", "SET key 1", "INCR key", "EXEC"].map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        encoded(&words)
+    });
+    let mut socket = catena.socket();
+    socket.write_all(&asked.concat()).expect("it listens");
+    let mut said = String::new();
+    // It may have ended before it has read all.
+    let _ended = socket.read_to_string(&mut said);
+    assert!(!said.contains("+OK"), "{said}");
+    assert_eq!(peer.ask("EXISTS key"), ":0");
 }

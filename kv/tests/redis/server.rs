@@ -3,7 +3,7 @@
 use crate::peer::Peer;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Catena {
     process: Process,
     pub address: SocketAddr,
+    /// Where its pages are, if it was told to show them.
+    admin: Option<SocketAddr>,
     /// What it says to who started it, in a file of its own.
     stderr: Said,
 }
@@ -55,11 +57,18 @@ impl Catena {
         let stderr = Said::new();
         let mut process = Process::start(&mut command, Stdio::piped(), stderr.file());
         let out = process.0.stdout.take().expect("it is piped");
-        let said = |line: String| Some(line.split_once("listening on ")?.1.to_owned());
-        let address = BufReader::new(out).lines().map_while(Result::ok).find_map(said);
-        let address = address.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut catena = Catena { process, address: address.unwrap_or(unknown), stderr };
+        let mut catena = Catena { process, address: unknown, admin: None, stderr };
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            let behind = |words| line.split_once(words)?.1.split([' ', '/']).next();
+            catena.admin = behind("metrics on http://")
+                .and_then(|address| address.parse().ok())
+                .or(catena.admin);
+            if let Some(address) = behind("listening on ") {
+                catena.address = address.parse().unwrap_or(unknown);
+                break;
+            }
+        }
         match catena.wait_until_it_serves() {
             Some(code) => Err(Ended { code, stderr: catena.stderr() }),
             None => Ok(catena),
@@ -73,9 +82,14 @@ impl Catena {
     }
 
     /// Asks it to end in order, and waits until it has.
-    pub fn terminate(mut self) -> Ended {
+    pub fn terminate(self) -> Ended {
         let id = Pid::from_raw(self.process.0.id().cast_signed()).expect("no process has number 0");
         kill_process(id, Signal::TERM).expect("it runs");
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(mut self) -> Ended {
         let status = self.process.0.wait().expect("it is a child of this process");
         Ended { code: status.code(), stderr: self.stderr() }
     }
@@ -113,6 +127,27 @@ impl Catena {
         let socket = TcpStream::connect(self.address).expect("it listens");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket
+    }
+
+    /// One of its pages: the line of its status, and its text. It was told `--admin`.
+    pub fn page(&self, path: &str) -> (String, String) {
+        let mut socket =
+            TcpStream::connect(self.admin.expect("it shows pages")).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        write!(socket, "GET {path} HTTP/1.0\r\n\r\n").expect("it listens");
+        let mut all = String::new();
+        socket.read_to_string(&mut all).expect("it answers");
+        let (head, text) = all.split_once("\r\n\r\n").expect("a head and a text");
+        (head.lines().next().unwrap_or_default().to_owned(), text.to_owned())
+    }
+
+    /// The most memory that it ever had, in bytes.
+    pub fn most_resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.0.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_ascii_whitespace().next()).expect("a number");
+        kib.parse::<u64>().expect("a number") * 1_024
     }
 
     /// Memory in bytes that is there and not just reserved.

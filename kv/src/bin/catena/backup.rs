@@ -3,10 +3,9 @@
 use crate::Failure;
 use crate::cli::{BackupArgs, RestoreArgs};
 use crate::facts::password_in;
-use catena_kv::backup::{self, Backup, Frames, Restored, ShardFile};
+use catena_kv::backup::{self, Backup, Frames, Made, Restored, ShardFile};
 use catena_kv::log::{DirectoryId, segment};
 use catena_kv::resp::{Protocol, Reply, Value};
-use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -22,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// If the server cannot be reached, gives something else than a backup, or the directory cannot be written.
 pub fn take(args: &BackupArgs) -> Result<(), Failure> {
     let password = args.password_file.as_deref().map(password_in).transpose()?;
-    backup::make_directory(&args.directory)?;
+    // What is made in vain goes again.
+    let mut made = backup::make_directory(&args.directory)?;
     let taken_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let first = Connection::to(&args.from, password.as_deref())?;
     let shards = shards_of(first, &args.from)?;
@@ -30,7 +30,7 @@ pub fn take(args: &BackupArgs) -> Result<(), Failure> {
     let mut facts = None;
     for (shard, address) in shards.iter().enumerate() {
         let connection = Connection::to(address, password.as_deref())?;
-        let (begun, file) = take_shard(connection, &args.directory, shard)?;
+        let (begun, file) = take_shard(connection, (&args.directory, &mut made), shard)?;
         say(&format!("shard {shard}: {} keys, {} bytes", file.keys, file.bytes));
         if facts.get_or_insert(begun) != &begun {
             return Err(format!("{address} is not of the server at {}", args.from).into());
@@ -50,7 +50,7 @@ pub fn take(args: &BackupArgs) -> Result<(), Failure> {
         hash_seed: format!("{:016x}", facts.hash_seed),
         shard: files,
     };
-    backup::complete(&args.directory, &document)?;
+    backup::complete(&args.directory, &document, made)?;
     say(&format!("{keys} keys are in {}", args.directory.display()));
     Ok(())
 }
@@ -120,7 +120,7 @@ fn shards_of(mut connection: Connection, address: &str) -> Result<Vec<String>, F
 
 fn take_shard(
     mut connection: Connection,
-    directory: &Path,
+    (directory, made): (&Path, &mut Made),
     shard: usize,
 ) -> Result<(Facts, ShardFile), Failure> {
     let Value::Array(facts) = connection.ask(&[b"CATENA.BACKUP", b"BEGIN"])? else {
@@ -141,7 +141,7 @@ fn take_shard(
         hash_seed: fact("hash_seed")?,
     };
     let path = directory.join(segment::shard_name(u32::try_from(shard)?));
-    let mut output = File::create_new(&path).map_err(backup::failed("create", &path))?;
+    let mut output = made.file(&path)?;
     let mut frames = Frames::default();
     while !frames.is_finished() {
         let piece = connection.ask(&[b"CATENA.BACKUP", b"NEXT"])?;

@@ -69,15 +69,10 @@ pub struct RestoreArgs {
 /// The shards of whatever serves.
 #[derive(Args, Debug)]
 pub struct ShardArgs {
-    /// CPUs to run on, one shard each: all, or a list like 0,2-3.
-    #[arg(
-        long,
-        visible_alias = "cores",
-        value_name = "LIST",
-        default_value = "all",
-        conflicts_with = "shards"
-    )]
-    pub cpus: Cores,
+    /// CPUs to run on, one shard each: all, or a list like 0,2-3 [default: all but the last, which is for
+    /// the kernel, and whatever else runs].
+    #[arg(long, visible_alias = "cores", value_name = "LIST", conflicts_with = "shards")]
+    pub cpus: Option<Cores>,
     /// So many shards, each on a CPU of its own, the first that may be used.
     #[arg(long, value_name = "N", value_parser = count_up_to(1_024))]
     pub shards: Option<u32>,
@@ -97,9 +92,12 @@ pub struct ShardArgs {
 impl ShardArgs {
     /// Where they run.
     pub fn cores(&self) -> Cores {
-        match self.shards {
-            Some(count) => Cores::Count(u16::try_from(count).expect("the command line bounds it")),
-            None => self.cpus.clone(),
+        match (self.shards, &self.cpus) {
+            (Some(count), _) => {
+                Cores::Count(u16::try_from(count).expect("the command line bounds it"))
+            }
+            (None, Some(cpus)) => cpus.clone(),
+            (None, None) => all_but_one(),
         }
     }
 
@@ -109,9 +107,17 @@ impl ShardArgs {
     }
 }
 
+/// A shard that shares its CPU with its clients, or with the kernel's workers, makes all others wait for it.
+fn all_but_one() -> Cores {
+    match Cores::All.shard_count() {
+        Ok(count @ 2..) => Cores::Count(count - 1),
+        _ => Cores::All,
+    }
+}
+
 /// `serve`. A flag may come twice, from the file and from the line: the last one counts.
 #[derive(Args, Debug)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, after_help = UNITS)]
 pub struct ServeArgs {
     /// Address for the Redis protocol: a port of 127.0.0.1, or ADDRESS:PORT. Port 0 lets the system pick.
     #[arg(long, short, value_name = "ADDR", default_value = "7379", value_parser = parse_address)]
@@ -125,14 +131,16 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// When a write is acknowledged: sync (when it is safely on the disk), batch (at once; on the disk
-    /// within --batch-interval), memory (at once; no log).
+    /// within --batch-interval), memory (at once; on the disk when
+    /// that has time).
     #[arg(long, value_name = "MODE", default_value = "sync")]
     pub durability: Durability,
     /// How long writes gather before they go to the disk, with --durability batch.
-    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "20ms",
+        value_parser = duration_up_to(BATCH_INTERVAL_MAX))]
     pub batch_interval: Duration,
     /// The length of a segment of the log.
-    #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = bytes_up_to(1 << 30))]
+    #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = parse_segment)]
     pub log_segment: u32,
     /// A checkpoint is taken when so much was logged since the last one, or half of what the keys take if
     /// that is more.
@@ -141,24 +149,30 @@ pub struct ServeArgs {
     /// A TOML file with these settings, under the names of these flags; the flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The first of the ports that each shard has of its own, the others' behind it; 0: the system picks.
-    #[arg(long, value_name = "PORT", default_value = "0", value_parser = parse_ports)]
-    pub shard_ports: u16,
-    /// Memory for keys and values; beyond it writes are refused [default: three quarters of the host's].
+    /// The first of the ports that each shard has of its own, the others' behind it; 0: the system picks
+    /// others at each start [default: 10,000 above --listen].
+    #[arg(long, value_name = "PORT", value_parser = parse_ports)]
+    pub shard_ports: Option<u16>,
+    /// Memory for keys and values; beyond it writes are refused [default: three quarters of the host's, or of
+    /// what a container has].
     #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
     pub memory_max: Option<u64>,
     /// When that is used up: none (writes are refused), or lru (keys that were not used for long are given
     /// up for them).
     #[arg(long, value_name = "POLICY", default_value = "none")]
     pub eviction: Eviction,
-    /// The longest value.
-    #[arg(long, value_name = "BYTES", default_value = "512m",
-        value_parser = bytes_up_to(VALUE_BYTES_MAX as u32))]
+    /// The longest value, up to 512m.
+    #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = parse_value_max)]
     pub value_max: u32,
+    /// Memory of each shard for commands that have not come whole and answers that are not read; beyond it
+    /// the client that holds most is cut off [default: eight times --value-max, 256m at
+    /// least].
+    #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
+    pub client_memory: Option<u64>,
     /// How many partitions a new data directory has, a power of two: their number is fixed then.
     #[arg(long, value_name = "N", value_parser = parse_partitions)]
     pub partitions: Option<Partitions>,
-    /// Connections of each shard, at most.
+    /// Connections of each shard, at most, as far as the limit on open files allows.
     #[arg(long, value_name = "N", default_value = "65536", value_parser = count_up_to(SOCKETS_MAX))]
     pub max_connections: u32,
     /// How long what is owed may take to be answered after SIGTERM.
@@ -175,11 +189,30 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// The host that cluster clients are told to connect to, if it is not the one of --listen.
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
     pub announce: Option<String>,
     /// Log lines.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// How far the shards' own ports are above that of `--listen`, unless told.
+const SHARD_PORTS_ABOVE: u16 = 10_000;
+
+impl ServeArgs {
+    /// The first of the shards' own ports where none was asked for: the same at each start, for cluster
+    /// clients remember them. `None`: there is no room above the one of `--listen`, or that is picked, too.
+    pub fn default_shard_port(&self, shards: u16) -> Option<u16> {
+        let first = self.listen.port().checked_add(SHARD_PORTS_ABOVE)?;
+        let has_room = first.checked_add(shards - 1).is_some() && self.listen.port() > 0;
+        has_room.then_some(first)
+    }
+
+    /// What the clients of a shard may make it keep, in bytes: four in the middle of the longest values, and
+    /// as many more that read them.
+    pub fn client_memory(&self) -> u64 {
+        self.client_memory.unwrap_or_else(|| (8 * u64::from(self.value_max)).max(256 << 20))
+    }
 }
 
 /// `proxy`
@@ -260,6 +293,43 @@ pub struct ProxyArgs {
     /// Log lines.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What all flags have in common.
+const UNITS: &str = "\
+TIME is a number with its unit: 50us, 20ms, 10s, 2m, 1h; or 0. BYTES is a number of bytes, or of
+units of 1,024: 64k, 64mb, 64MiB, 8g. ADDR is a port of 127.0.0.1, or ADDRESS:PORT.
+Exit codes: 0 ended in order, 1 failed, 2 wrong usage.";
+
+/// The longest `--batch-interval`: an orderly end waits for it.
+const BATCH_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// The least `--log-segment`, in bytes: its headers take 8 KiB.
+const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+
+fn parse_segment(text: &str) -> Result<u32, String> {
+    match bytes_up_to(1 << 30)(text)? {
+        bytes if bytes < SEGMENT_BYTES_MIN => Err(format!("{text} is too short; 64k at least")),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Up to what any configuration may allow.
+fn parse_value_max(text: &str) -> Result<u32, String> {
+    match bytes_up_to(VALUE_BYTES_MAX as u32)(text)? {
+        0 => Err("no value would fit; say 1 at least, like 64m".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// A name or an address that clients can connect to.
+fn parse_host(text: &str) -> Result<String, String> {
+    match text.contains(|c: char| c.is_whitespace() || c.is_control()) || text.is_empty() {
+        true => Err(format!(
+            "{text:?} is no host; say a name or an address, or leave it out for the address of --listen"
+        )),
+        false => Ok(text.to_owned()),
+    }
 }
 
 fn parse_ports(text: &str) -> Result<u16, String> {
@@ -356,6 +426,30 @@ mod tests {
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_no_store_can_be_started_with_is_refused_with_what_would_be_right() {
+        for (flag, value, hint) in [
+            ("--value-max", "0", "say 1 at least"),
+            ("--value-max", "4g", "4g is too much; 512 MiB at most"),
+            ("--memory-max", "lots", "64k, 64mb, 64MiB or 8g"),
+            ("--batch-interval", "20", "say 20ms or 20s"),
+            ("--batch-interval", "1h", "1s at most"),
+            ("--drain-timeout", "10", "say 10ms or 10s"),
+            ("--announce", "", "is no host"),
+            ("--announce", "a b", "is no host"),
+            ("--announce", "a\u{7}", "is no host"),
+        ] {
+            let words = ["catena", "serve", flag, value];
+            let error = Cli::try_parse_from(words).expect_err(value).to_string();
+            assert!(error.contains(flag) && error.contains(hint), "{value}: {error}");
+        }
+        for (flag, value) in
+            [("--announce", "db.example"), ("--announce", "::1"), ("--value-max", "1")]
+        {
+            Cli::try_parse_from(["catena", "serve", flag, value]).expect(value);
         }
     }
 }

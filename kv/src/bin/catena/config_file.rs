@@ -4,7 +4,7 @@
 //! and a value that the flag does not take, are refused with the file's name.
 
 use crate::Failure;
-use clap::Command;
+use clap::{Arg, Command};
 use std::ffi::OsString;
 use std::path::Path;
 use toml::{Table, Value};
@@ -47,19 +47,22 @@ fn flags_of(known: &Command, content: &str, own: &[OsString]) -> Result<Vec<OsSt
     let table: Table = content.parse().map_err(|error: toml::de::Error| error.to_string())?;
     let mut flags = Vec::new();
     for (name, value) in table {
-        let mut all = known.get_arguments();
-        let flag = all.find(|flag| flag.get_long() == Some(&name));
+        let flag = known.get_arguments().find(|flag| names_of(flag).any(|known| known == name));
         let flag = flag.filter(|_| name != "config").ok_or_else(|| {
             format!("{name}: there is no such setting; they are named like the flags of --help")
         })?;
         // What excludes it on the command line wins over it.
-        let excluding = known.get_arg_conflicts_with(flag);
+        let excludes = |one: &Arg, other: &Arg| {
+            known.get_arg_conflicts_with(one).iter().any(|it| it.get_id() == other.get_id())
+        };
+        let mut excluding =
+            known.get_arguments().filter(|other| excludes(flag, other) || excludes(other, flag));
         let is_given = |other: &str| {
             own.iter().filter_map(|arg| arg.to_str()).any(|arg| {
                 arg.strip_prefix("--").is_some_and(|arg| arg.split('=').next() == Some(other))
             })
         };
-        if excluding.iter().filter_map(|other| other.get_long()).any(is_given) {
+        if excluding.any(|other| names_of(other).any(is_given)) {
             continue;
         }
         let text = match value {
@@ -79,6 +82,11 @@ fn flags_of(known: &Command, content: &str, own: &[OsString]) -> Result<Vec<OsSt
         flags.push(format!("--{name}={text}").into());
     }
     Ok(flags)
+}
+
+/// The names of a flag, without the dashes.
+fn names_of(flag: &Arg) -> impl Iterator<Item = &str> {
+    flag.get_long().into_iter().chain(flag.get_visible_aliases().into_iter().flatten())
 }
 
 /// Sees whether the flag takes this value, so that the file is named if it does not.
@@ -124,6 +132,12 @@ mod tests {
         assert_eq!((args.listen.port(), args.shards.shards), (7002, Some(2)));
         let args = parse("cpus = \"0\"\n", "--shards 1").expect("the line wins");
         assert_eq!(args.shards.shards, Some(1));
+        let args = parse("cores = \"0\"\n", "").expect("it is an alias of --cpus");
+        assert_eq!(args.shards.cpus, Some(catena_engine::server::Cores::List(vec![0])));
+        let args = parse("shards = 2\n", "--cores 0").expect("the line wins");
+        assert_eq!(args.shards.shards, None);
+        let args = parse("cores = \"0\"\n", "--shards 1").expect("the line wins");
+        assert_eq!(args.shards.shards, Some(1));
     }
 
     #[test]
@@ -133,6 +147,8 @@ mod tests {
             ("shards = 0\n", "shards: invalid value"),
             ("durability = \"never\"\n", "durability: invalid value"),
             ("shards = 1.5\n", "shards: a float"),
+            ("batch-interval = 20\n", "say 20ms or 20s"),
+            ("value-max = 0\n", "say 1 at least"),
             ("shards =\n", "expected"),
             ("config = \"x\"\n", "config: there is no such setting"),
         ] {

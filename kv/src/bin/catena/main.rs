@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`cli`] | what can be asked for |
+//! | [`check`] | what cannot be meant together |
 //! | [`facts`] | what clients may ask about the server |
 //! | [`proxy`] | `catena proxy`: balances requests over servers |
 //! | [`config_file`] | the same in a file |
@@ -16,15 +17,19 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod check;
 mod cli;
 mod config_file;
 mod ends;
 mod facts;
+mod free_memory;
+mod memory_limit;
 mod proxy;
 mod serve;
 mod upstream;
 
-use clap::{CommandFactory, Parser};
+use check::Given;
+use clap::{CommandFactory, FromArgMatches};
 use cli::{Cli, Verb};
 use std::process::ExitCode;
 
@@ -34,15 +39,22 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> ExitCode {
     let args = match config_file::expand(&Cli::command(), std::env::args_os().collect()) {
         Ok(args) => args,
-        Err(failure) => {
-            eprintln!("catena: {failure}");
-            return ExitCode::from(2);
-        }
+        Err(failure) => return misused(&*failure),
     };
-    let cli = Cli::parse_from(args);
+    let matches = Cli::command().get_matches_from(args);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let given = Given::of(&matches);
+    let checked = match &cli.verb {
+        Verb::Proxy(args) => check::proxy(args),
+        Verb::Serve(args) => check::serve(args, &given),
+        Verb::Backup(_) | Verb::Restore(_) => Ok(()),
+    };
+    if let Err(problem) = checked {
+        return misused(&problem);
+    }
     let ended = match &cli.verb {
-        Verb::Proxy(args) => proxy::run(args),
-        Verb::Serve(args) => serve::run(args),
+        Verb::Proxy(args) => proxy::run(args, &given),
+        Verb::Serve(args) => serve::run(args, &given),
         Verb::Backup(args) => backup::take(args),
         Verb::Restore(args) => backup::restore(args),
     };
@@ -53,4 +65,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The end of who is asked for what cannot be.
+fn misused(problem: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("catena: {problem}");
+    ExitCode::from(2)
 }

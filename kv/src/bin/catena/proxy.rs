@@ -1,6 +1,7 @@
 //! `catena proxy`: starts it, says so, ends it.
 
 use crate::Failure;
+use crate::check::Given;
 use crate::cli::ProxyArgs;
 use crate::ends::{end_on_signal, end_with_a_shard};
 use crate::upstream;
@@ -14,7 +15,7 @@ use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
 use catena_engine::relay::RelayConfig;
 use catena_engine::rpc::admission::AdmissionConfig;
-use catena_engine::server::{Cores, Server};
+use catena_engine::server::{Cores, Server, StartError};
 use catena_engine::time::Duration;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 /// Passes requests on until it is told to end.
-pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
+pub fn run(args: &ProxyArgs, given: &Given<'_>) -> Result<(), Failure> {
     let (end, ended) = channel();
     end_on_signal(end.clone())?;
     let endpoints = upstream::find(&args.upstream)?;
@@ -32,7 +33,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     let shards =
         cores.shard_count().map_err(|error| format!("{}: {error}", args.shards.flag_of_cores()))?;
     let shared = Shared::new(endpoints.clone(), shards.into());
-    let server = start(args, cores, shared.clone())?;
+    let server = start(args, given, cores, shared.clone())?;
     args.log.install();
     for note in server.notes() {
         eprintln!("note: {note}");
@@ -56,7 +57,12 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     Ok(server.drain()?)
 }
 
-fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failure> {
+fn start(
+    args: &ProxyArgs,
+    given: &Given<'_>,
+    cores: Cores,
+    shared: Shared,
+) -> Result<Server, Failure> {
     let connection = ConnectionConfig {
         frame_bytes_max: args.frame_max,
         in_flight_max: args.max_in_flight,
@@ -81,15 +87,17 @@ fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failu
     let admission =
         AdmissionConfig { in_flight_max: args.max_requests, ..AdmissionConfig::default() };
     let policy = args.policy.clone();
-    let server = Server::builder()
-        .listen(args.listen)
+    let mut builder = Server::builder().listen(args.listen);
+    if given.has("--max-connections") {
+        builder = builder.connections_max(args.max_connections);
+    }
+    let server = builder
         // A caller cannot know which shard is for what, and need not: all of them reach all servers.
         .shard_ports(false)
         .cores(cores)
         .driver(args.shards.driver)
         .poll(args.shards.poll)
         .gather(args.shards.gather)
-        .connections_max(args.max_connections)
         .connection(connection)
         .admission(admission)
         .service(move |shard| {
@@ -97,7 +105,10 @@ fn start(args: &ProxyArgs, cores: Cores, shared: Shared) -> Result<Server, Failu
             router(shard, config.clone(), policy, shared.clone())
         })
         .start();
-    server.map_err(|error| format!("--listen {}: {error}", args.listen).into())
+    server.map_err(|error| match error {
+        StartError::Listen { .. } => format!("--listen: {error}").into(),
+        other => other.into(),
+    })
 }
 
 /// A proxy that passes requests on to itself passes each around until it has made too many hops.

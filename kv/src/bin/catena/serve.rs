@@ -1,14 +1,17 @@
 //! `catena serve`: starts the store, says so, ends it.
 
 use crate::Failure;
+use crate::check::Given;
 use crate::cli::ServeArgs;
 use crate::ends::{end_on_signal, end_with_a_shard};
 use crate::facts::facts;
+use crate::free_memory;
 use catena_cli::admin::{self, Admin, Pages};
 use catena_cli::notify;
 use catena_engine::config::ConnectionConfig;
 use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
-use catena_engine::server::Server;
+use catena_engine::rpc::admission::AdmissionConfig;
+use catena_engine::server::{Server, StartError};
 use catena_engine::shard_index::ShardIndex;
 use catena_kv::disk::checkpoint::CheckpointConfig;
 use catena_kv::disk::recover::Recovered;
@@ -34,7 +37,7 @@ enum Event {
 ///
 /// # Errors
 /// If it cannot start, or a shard fails.
-pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+pub fn run(args: &ServeArgs, given: &Given<'_>) -> Result<(), Failure> {
     let began_at = Instant::now();
     let (told, events) = channel();
     end_on_signal(ends(&told))?;
@@ -43,28 +46,38 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let cores = args.shards.cores();
     let shards =
         cores.shard_count().map_err(|error| format!("{}: {error}", args.shards.flag_of_cores()))?;
-    let redis = Arc::new(facts(args)?);
+    let asked = given.has("--max-connections").then_some(args.max_connections);
+    let connections = Server::connections_of_each(asked, shards)?;
+    let redis = Arc::new(facts(args, u64::from(connections) * u64::from(shards))?);
     let ready = Arc::<AtomicUsize>::default();
     let config = node_config(args, &redis, &told);
+    let shard_ports = shard_ports(args, shards);
     let mut builder = Server::builder();
     if let Some(address) = args.rpc_listen {
         builder = builder.listen(address);
     }
+    if let Some(asked) = asked {
+        builder = builder.connections_max(asked);
+    }
     let server = builder
-        .listen_streams(args.listen, (args.shard_ports > 0).then_some(args.shard_ports))
+        .listen_streams(args.listen, shard_ports)
         .cores(cores)
         .driver(args.shards.driver)
         .poll(args.shards.poll)
         .gather(args.shards.gather)
-        .connections_max(args.max_connections)
+        .admission(AdmissionConfig {
+            connection_bytes_max: usize::try_from(args.client_memory())?,
+            ..AdmissionConfig::default()
+        })
         .connection(ConnectionConfig {
             drain_timeout: args.drain_timeout,
             ..ConnectionConfig::default()
         })
         .service(move |local| node::router(local, &config))
         .start()
-        .map_err(|error| format!("{}: {error}", listens(args)))?;
+        .map_err(|error| cannot_start(args, error))?;
     say(&server, args, admin.as_ref())?;
+    free_memory::begin(&redis)?;
     if let Some(admin) = admin {
         admin.serve(pages(server.shard_metrics(), redis, ready.clone(), shards.into()))?;
     }
@@ -83,10 +96,36 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
 }
 
-/// The flags that say where it listens, for an error that may be about either.
-fn listens(args: &ServeArgs) -> String {
-    let rpc = args.rpc_listen.map(|address| format!(" --rpc-listen {address}"));
-    format!("--listen {}{}", args.listen, rpc.unwrap_or_default())
+/// The first of the shards' own ports; `None`: the system picks them. Only those that were asked for have to
+/// be free.
+fn shard_ports(args: &ServeArgs, shards: u16) -> Option<u16> {
+    if args.shard_ports.is_some() {
+        return args.shard_ports.filter(|port| *port > 0);
+    }
+    let first = args.default_shard_port(shards)?;
+    let is_taken = |port: &u16| !admin::is_free((args.listen.ip(), *port).into());
+    match (first..=first + (shards - 1)).find(is_taken) {
+        None => Some(first),
+        Some(taken) => {
+            eprintln!(
+                "note: port {taken} is taken, so the system picks the shards' own ports, others at each \
+                 start; --shard-ports gives them places that cluster clients may remember"
+            );
+            None
+        }
+    }
+}
+
+/// With the flag by which it listens there, if that is what cannot be.
+fn cannot_start(args: &ServeArgs, error: StartError) -> Failure {
+    let StartError::Listen { address, .. } = &error else { return error.into() };
+    let flag = match *address {
+        address if address == args.listen => "--listen",
+        address if Some(address) == args.rpc_listen => "--rpc-listen",
+        _ if args.shard_ports.is_some_and(|port| port > 0) => "--shard-ports",
+        _ => "--listen",
+    };
+    format!("{flag}: {error}").into()
 }
 
 fn node_config(args: &ServeArgs, redis: &Arc<RedisServer>, told: &Sender<Event>) -> NodeConfig {
@@ -117,15 +156,23 @@ fn node_config(args: &ServeArgs, redis: &Arc<RedisServer>, told: &Sender<Event>)
 
 /// Says where it listens.
 fn say(server: &Server, args: &ServeArgs, admin: Option<&Admin>) -> Result<(), Failure> {
-    for note in server.notes() {
-        eprintln!("note: {note}");
+    // They are in the log, which stands in the same place.
+    if !tracing::enabled!(tracing::Level::WARN) {
+        server.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
-    let mut lines = server.description().to_vec();
+    server.description().iter().for_each(|line| tracing::info!("{line}"));
+    let mut lines: Vec<String> = server.description().iter().map(|line| brief(line)).collect();
     match &args.dir {
         Some(dir) => {
             lines.push(format!("data in {}, durability {}", dir.display(), args.durability))
         }
         None => lines.push("no --dir: nothing outlives this process".to_owned()),
+    }
+    if args.password_file.is_none() && !args.listen.ip().is_loopback() {
+        eprintln!(
+            "note: whoever reaches {} may read and delete all keys; --password-file asks for a password",
+            args.listen
+        );
     }
     if let Some(admin) = admin {
         lines.push(format!("metrics on http://{}{}", admin.address(), admin::METRICS));
@@ -141,6 +188,11 @@ fn say(server: &Server, args: &ServeArgs, admin: Option<&Admin>) -> Result<(), F
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{}\n", lines.join("\n")).as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// The core of a shard and its driver: what the kernel offers to that is for the log.
+fn brief(description: &str) -> String {
+    description.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ")
 }
 
 /// Waits for the end. An error is a reason not to drain.
@@ -181,16 +233,18 @@ fn pages(
     ready: Arc<AtomicUsize>,
     count: usize,
 ) -> Pages {
+    let counted = redis.clone();
     let metrics = move || {
         let mut text = String::new();
         MetricsSnapshot::of(&shards)
             .write_prometheus(&mut text)
-            .and_then(|()| redis.totals().write_prometheus(&mut text))
+            .and_then(|()| counted.write_prometheus(&mut text, unix_ms()))
             .expect("writing to a string cannot fail");
         Ok(text)
     };
     let health = move || match ready.load(Ordering::Relaxed) {
-        all if all == count => Ok("serving\n".to_owned()),
+        // Well enough to be sent to, for reads go on: what is wrong stands in the text.
+        all if all == count => Ok(format!("{}\n", redis.health())),
         some => Err(format!("loading: {some} of {count} shards serve\n")),
     };
     Pages::default().and(admin::METRICS, metrics).and("/healthz", health)
@@ -211,4 +265,16 @@ fn ends(told: &Sender<Event>) -> Sender<()> {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_offers_is_not_for_everybody() {
+        let line = "shard 0 on core 0: io_uring on Linux 6.18: no-sqarray; 8 submissions, notes: x";
+        assert_eq!(brief(line), "shard 0 on core 0: io_uring on Linux 6.18");
+        assert_eq!(brief("shard 1 on core 1: epoll (edge)"), "shard 1 on core 1: epoll (edge)");
+    }
 }

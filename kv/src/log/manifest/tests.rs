@@ -7,6 +7,7 @@ fn identity() -> Identity {
         partitions: 256,
         hash_seed: u64::MAX,
         incarnation: 7,
+        served: Some(Served { incarnation: 6, shards: 2 }),
     }
 }
 
@@ -39,6 +40,8 @@ fn changed(content: &str, line: &str, other: &str) -> String {
 fn documents_are_read_as_they_were_written() {
     assert_eq!(Identity::decode(identity().encode().as_bytes(), "IDENTITY"), Ok(identity()));
     assert_eq!(Manifest::decode(manifest().encode().as_bytes(), "MANIFEST"), Ok(manifest()));
+    let unserved = Identity { served: None, ..identity() };
+    assert_eq!(Identity::decode(unserved.encode().as_bytes(), "IDENTITY"), Ok(unserved));
     let bare = Manifest { checkpoint: None, older: vec![], last_segment: 2, ..manifest() };
     assert_eq!(Manifest::decode(bare.encode().as_bytes(), "MANIFEST"), Ok(bare));
 }

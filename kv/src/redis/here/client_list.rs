@@ -40,20 +40,11 @@ impl Wanted {
     pub fn parse(args: &Args<'_>) -> Result<Self, Error> {
         let Some(option) = args.get(2) else { return Ok(Wanted::All) };
         if option.eq_ignore_ascii_case(b"type") && args.len() == 4 {
-            return match args.at(3).to_ascii_lowercase().as_slice() {
-                b"normal" => Ok(Wanted::All),
-                b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Wanted::None),
-                _ => {
-                    let kind = String::from_utf8_lossy(args.at(3));
-                    Err(Error::of(format!("ERR Unknown client type '{kind}'")))
-                }
-            };
+            let is_known = is_of_a_kind_here(args.at(3))?;
+            return Ok(if is_known { Wanted::All } else { Wanted::None });
         }
         if option.eq_ignore_ascii_case(b"id") && args.len() > 3 {
-            let id = |text| match integer(text) {
-                Ok(id) if id > 0 => Ok(id),
-                _ => Err(Error::fixed("ERR Invalid client ID")),
-            };
+            let id = |text| integer(text).map_err(|_| Error::fixed("ERR Invalid client ID"));
             return args.iter().skip(3).map(id).collect::<Result<_, _>>().map(Wanted::Ids);
         }
         Err(Error::SYNTAX)
@@ -64,6 +55,21 @@ impl Wanted {
             Wanted::All => true,
             Wanted::None => false,
             Wanted::Ids(ids) => ids.contains(&client.id.cast_signed()),
+        }
+    }
+}
+
+/// Whether a type of connections, as Redis knows them, is the one that there is here.
+///
+/// # Errors
+/// If there is no such type.
+pub(super) fn is_of_a_kind_here(name: &[u8]) -> Result<bool, Error> {
+    match name.to_ascii_lowercase().as_slice() {
+        b"normal" => Ok(true),
+        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
+        _ => {
+            let name = String::from_utf8_lossy(name);
+            Err(Error::of(format!("ERR Unknown client type '{name}'")))
         }
     }
 }
@@ -96,7 +102,7 @@ pub(super) fn describe(client: &ClientState, place: &Place<'_>, text: &mut Strin
 
 impl Place<'_> {
     /// The address that a connection came in by.
-    fn address_of(&self, client: &ClientState) -> Option<std::net::SocketAddr> {
+    pub(super) fn address_of(&self, client: &ClientState) -> Option<std::net::SocketAddr> {
         if client.is_on_own_port {
             return self.addresses.shards.get(self.store.config().shard.index()).copied();
         }

@@ -149,6 +149,7 @@ enum Verb {
     GetName,
     Id,
     Info,
+    Kill,
     List,
     NoEvict,
     NoTouch,
@@ -161,6 +162,13 @@ const SUBS: &[Sub<Verb>] = &[
     sub("getname", 2, Verb::GetName, "GETNAME", "Tells the name of this connection."),
     sub("id", 2, Verb::Id, "ID", "Tells the number of this connection."),
     sub("info", 2, Verb::Info, "INFO", "Tells about this connection."),
+    sub(
+        "kill",
+        -3,
+        Verb::Kill,
+        "KILL <ip:port>|([ID <id>] [TYPE <type>] [ADDR|LADDR <ip:port>] [USER <name>] [SKIPME YES|NO])",
+        "Ends connections of all shards; on a shard's own port, of that shard.",
+    ),
     sub(
         "list",
         -2,
@@ -197,7 +205,7 @@ pub(super) fn client(
             describe(client, place, &mut text);
             reply.verbatim(b"txt", text.as_bytes());
         }
-        Verb::List => unreachable!("a command of its own, see `spec::of`"),
+        Verb::Kill | Verb::List => unreachable!("commands of their own, see `spec::of`"),
         Verb::NoEvict | Verb::NoTouch => on_or_off(args.at(2), reply)?,
         Verb::ReplyOn => match args.at(2).to_ascii_lowercase().as_slice() {
             b"on" => reply.ok(),

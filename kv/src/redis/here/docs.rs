@@ -194,9 +194,9 @@ fn group(spec: &Spec) -> &'static str {
             Here::Auth | Here::Client | Here::Echo | Here::Hello | Here::Ping => "connection",
             Here::Quit | Here::Reset | Here::Select => "connection",
             Here::Cluster | Here::ReadOnly | Here::ReadWrite => "cluster",
-            Here::Wait => "generic",
-            Here::Command | Here::Config | Here::Info | Here::Memory => "server",
-            Here::Slowlog | Here::Time => "server",
+            Here::Object | Here::Wait => "generic",
+            Here::Command | Here::Config | Here::Info | Here::LastSave | Here::Memory => "server",
+            Here::Shutdown | Here::Slowlog | Here::Time => "server",
         },
         Run::Everywhere(Everywhere::BgSave | Everywhere::DbSize | Everywhere::FlushAll)
         | Run::Backup => "server",

@@ -109,8 +109,13 @@ fn memory(lines: &mut Lines<'_>) {
 
 fn persistence(lines: &mut Lines<'_>) {
     lines.add("loading", u8::from(!lines.place.is_serving));
-    lines.add("rdb_bgsave_in_progress", 0);
+    let Totals { checkpoints_running, checkpoints_failing, logs_hindered, .. } = lines.totals;
+    let status = |is_bad| if is_bad { "err" } else { "ok" };
+    lines.add("rdb_bgsave_in_progress", u8::from(checkpoints_running > 0));
+    lines.add("rdb_last_save_time", lines.place.server.last_save_ms() / 1_000);
+    lines.add("rdb_last_bgsave_status", status(checkpoints_failing > 0));
     lines.add("aof_enabled", u8::from(lines.place.server.config.is_durable()));
+    lines.add("aof_last_write_status", status(logs_hindered > 0));
 }
 
 fn stats(lines: &mut Lines<'_>) {

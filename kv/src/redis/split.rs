@@ -1,0 +1,143 @@
+//! Commands on keys of several slots, on the port that all shards share: each key's part is carried out by
+//! the shard that has it, and the answers are put together. Each part is atomic, and the whole is not.
+//!
+//! On a shard's own port, where a client takes the shard for a node of a cluster, they are refused.
+
+use super::bundle::AskKey;
+use crate::command::error::Error;
+use crate::command::spec::Spec;
+use crate::resp::{Args, Reply};
+use catena_engine::shard_index::ShardIndex;
+
+/// How the whole answer comes from those for each key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Joined {
+    /// An array of the values, in the order of the keys.
+    Values,
+    /// Their sum.
+    Sum,
+    /// `OK`.
+    Ok,
+}
+
+/// A command in parts, until the last answer has come.
+#[derive(Debug)]
+pub struct Split {
+    /// What to do with the whole.
+    pub waiting: AskKey,
+    joined: Joined,
+    /// Who has each key, in the order of the keys.
+    shards: Vec<ShardIndex>,
+    /// By shard: the answers for its keys, one behind the other.
+    answers: Vec<Vec<u8>>,
+    missing: usize,
+}
+
+fn joined(spec: &Spec) -> Option<Joined> {
+    match spec.name {
+        "mget" => Some(Joined::Values),
+        "del" | "exists" | "touch" | "unlink" => Some(Joined::Sum),
+        "mset" => Some(Joined::Ok),
+        _ => None,
+    }
+}
+
+/// True if a command on keys of several slots may be carried out key by key.
+pub fn may_be_split(spec: &Spec) -> bool {
+    joined(spec).is_some()
+}
+
+/// A command, key by key.
+#[derive(Debug)]
+pub struct Parts {
+    /// By shard: a command for each of its keys, one behind the other.
+    pub texts: Vec<Vec<u8>>,
+    shards: Vec<ShardIndex>,
+}
+
+impl Parts {
+    /// Of a command that [may be split](may_be_split).
+    ///
+    /// # Errors
+    /// If a key lacks its value.
+    pub fn of(
+        spec: &Spec,
+        args: &Args<'_>,
+        shard_count: u16,
+        shard_of: impl Fn(&[u8]) -> ShardIndex,
+    ) -> Result<Self, Error> {
+        let mut texts = vec![Vec::new(); shard_count.into()];
+        let mut shards = Vec::new();
+        for at in spec.keys.among(args.len()) {
+            let shard = shard_of(args.at(at));
+            let behind = at + usize::from(spec.keys.step.unsigned_abs());
+            if behind > args.len() {
+                return Err(Error::arity(spec.name));
+            }
+            let mut text = Reply::new(&mut texts[shard.index()], Default::default());
+            text.array(1 + behind - at);
+            text.bulk(args.name());
+            (at..behind).for_each(|at| text.bulk(args.at(at)));
+            shards.push(shard);
+        }
+        Ok(Parts { texts, shards })
+    }
+}
+
+impl Split {
+    /// Nothing has come yet.
+    pub fn new(spec: &Spec, parts: &mut Parts, waiting: AskKey) -> Self {
+        let joined = joined(spec).expect("it was asked whether it may be split");
+        let missing = parts.texts.iter().filter(|text| !text.is_empty()).count();
+        let answers = vec![Vec::new(); parts.texts.len()];
+        Split { waiting, joined, shards: std::mem::take(&mut parts.shards), answers, missing }
+    }
+
+    /// Adds a shard's part of the answer; true with the last one.
+    pub fn add(&mut self, shard: ShardIndex, text: &[u8]) -> bool {
+        self.answers[shard.index()] = text.to_vec();
+        self.missing -= 1;
+        self.missing == 0
+    }
+
+    /// Appends the whole answer.
+    pub fn finish(&self, reply: &mut Reply<'_>) {
+        let mut left: Vec<&[u8]> = self.answers.iter().map(Vec::as_slice).collect();
+        let each: Vec<&[u8]> =
+            self.shards.iter().map(|shard| take_reply(&mut left[shard.index()])).collect();
+        if let Some(error) = each.iter().find(|answer| answer.starts_with(b"-")) {
+            return reply.raw(error);
+        }
+        match self.joined {
+            Joined::Values => {
+                reply.array(each.len());
+                each.iter().for_each(|value| reply.raw(&value[ARRAY_OF_ONE.len()..]));
+            }
+            Joined::Sum => reply.integer(each.iter().map(|answer| integer(answer)).sum()),
+            Joined::Ok => reply.ok(),
+        }
+    }
+}
+
+const ARRAY_OF_ONE: &[u8] = b"*1\r\n";
+
+/// Takes one reply off the front: a line, a bulk string, or an array of one of these. Nothing, if nothing
+/// is left: behind an error there may be less than was asked for.
+fn take_reply<'a>(text: &mut &'a [u8]) -> &'a [u8] {
+    let header = if text.starts_with(ARRAY_OF_ONE) { ARRAY_OF_ONE.len() } else { 0 };
+    let Some(line) = text[header..].iter().position(|byte| *byte == b'\n') else { return &[] };
+    let first_line = &text[header..=header + line];
+    let bulk = match first_line {
+        [b'$', b'0'..=b'9', ..] => integer(first_line) as usize + 2,
+        _ => 0,
+    };
+    let (reply, rest) = text.split_at(header + first_line.len() + bulk);
+    *text = rest;
+    reply
+}
+
+/// The number in a line behind its first byte; shards write nothing else there.
+fn integer(line: &[u8]) -> i64 {
+    let digits = line[1..].iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + i64::from(digit - b'0'))
+}
