@@ -37,6 +37,8 @@ pub struct Streams {
     /// Memory of all streams in bytes, and the most that it may be.
     pub(crate) memory: usize,
     pub(crate) memory_max: usize,
+    /// Some of them has come to hold more in this turn.
+    pub(crate) has_grown: bool,
     /// Bytes that wait to be sent on one stream above which nothing more is read from it.
     pub(crate) output_bytes_max: usize,
     pub(crate) turn: u64,
@@ -291,6 +293,11 @@ impl State {
             self.part = Part::of(turn);
         }
         self.part.was_refused = false;
+    }
+
+    /// It is to be read in another turn.
+    pub(crate) fn put_off(&mut self) {
+        self.part.was_refused = true;
     }
 
     /// True if it stopped reading because its part was over.

@@ -580,6 +580,17 @@ impl Store {
         (used + self.bytes_elsewhere).saturating_sub(self.config.memory_bytes_max)
     }
 
+    /// False while what says that a key is gone would have to wait for room on the disk.
+    pub(crate) fn may_give_up(&self) -> bool {
+        let log = self.common.log.as_ref();
+        log.is_none_or(|log| log.hindrance.is_none() && log.writer.has_segment())
+    }
+
+    /// True if the bound of memory is passed by more than a little, and keys are being given up.
+    pub(crate) fn is_far_over(&self) -> bool {
+        self.is_far_over
+    }
+
     pub(crate) fn set_far_over(&mut self, is_far_over: bool) {
         self.is_far_over = is_far_over;
     }

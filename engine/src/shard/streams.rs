@@ -31,6 +31,7 @@ impl Streams {
             spare: SpareOutputs::default(),
             memory: 0,
             memory_max,
+            has_grown: false,
             output_bytes_max,
             turn: 0,
             is_draining: false,
@@ -118,6 +119,9 @@ impl Streams {
             let bytes = driver.bytes(&chunk);
             if state.phase != Phase::Open {
                 // Whoever is being ended is not listened to.
+            } else if self.is_full() {
+                state.keep(bytes);
+                state.put_off();
             } else if state.input.is_empty() && !state.is_held {
                 let read = self.deliver(&mut state, bytes, application, &|| driver.now());
                 state.keep(&bytes[read..]);
@@ -138,6 +142,9 @@ impl Streams {
         driver: &mut D,
         application: &mut dyn Application,
     ) {
+        if self.is_full() {
+            return;
+        }
         let Some(socket) = self.behind.pop_front() else { return };
         let Some(mut state) = self.take_out(socket) else { return };
         state.is_behind = false;
@@ -217,6 +224,21 @@ impl Streams {
             self.settle(driver, socket, application, local);
         }
         self.flushing.clear();
+        if std::mem::take(&mut self.has_grown) && self.is_full() {
+            self.give_up_the_largest();
+        }
+    }
+
+    /// True if all streams together hold more than they may. Nothing more is read then until some of it has
+    /// gone, for nobody knows how long the answers will be that it asks for.
+    fn is_full(&self) -> bool {
+        self.memory > self.memory_max
+    }
+
+    /// Counts what a stream holds now, in place of what it held before.
+    fn account(&mut self, held: usize, held_before: usize) {
+        self.has_grown |= held > held_before;
+        self.memory = self.memory + held - held_before;
     }
 
     fn each(&mut self, mut change: impl FnMut(&mut State)) {
@@ -295,29 +317,34 @@ impl Streams {
         }
         let held = state.held_bytes();
         let held_before = std::mem::replace(&mut state.accounted, held);
-        self.memory = self.memory + held - held_before;
-        if held > held_before && self.memory > self.memory_max {
-            self.give_up_the_largest();
-        }
+        self.account(held, held_before);
     }
 
-    /// All streams together hold more memory than they may: the one that holds most is ended, for a few
+    /// All streams together hold more memory than they may: those that hold most are ended, for a few
     /// that do not read their answers, or do not finish their commands, would take the memory of all.
     #[cold]
     fn give_up_the_largest(&mut self) {
-        let open = self.slots.iter().flatten().filter(|state| state.phase != Phase::Lost);
-        let Some(largest) = open.max_by_key(|state| state.accounted) else { return };
-        let (socket, bytes) = (largest.socket, largest.accounted);
         let all_bytes = self.memory;
-        tracing::warn!(
-            bytes,
-            all_bytes,
-            "streams hold too much memory; the one that holds most is ended"
-        );
-        if let Some(state) = self.state_mut(socket) {
-            state.phase = Phase::Lost;
+        let states = || self.slots.iter().flatten();
+        let lost = states().filter(|state| state.phase == Phase::Lost);
+        let mut left = all_bytes - lost.map(|state| state.accounted).sum::<usize>();
+        let open = states().filter(|state| state.phase != Phase::Lost);
+        let mut open: Vec<_> = open.map(|state| (state.accounted, state.socket)).collect();
+        open.sort_unstable_by_key(|(bytes, _)| *bytes);
+        while left > self.memory_max
+            && let Some((bytes, socket)) = open.pop()
+        {
+            tracing::warn!(
+                bytes,
+                all_bytes,
+                "streams hold too much memory; the one that holds most is ended"
+            );
+            left -= bytes;
+            if let Some(state) = self.state_mut(socket) {
+                state.phase = Phase::Lost;
+            }
+            self.mark_dirty(socket);
         }
-        self.mark_dirty(socket);
     }
 
     fn close<D: Driver>(
@@ -395,6 +422,9 @@ impl Streams {
             state.is_behind = true;
             self.behind.push_back(socket);
         }
+        let held = state.held_bytes();
+        let held_before = std::mem::replace(&mut state.accounted, held);
+        self.account(held, held_before);
         let is_read = !state.is_behind && !state.is_held_back();
         if state.has_peer_ended && is_read && state.phase == Phase::Open {
             state.phase = Phase::Ending;

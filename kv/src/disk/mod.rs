@@ -65,6 +65,9 @@ impl fmt::Display for DiskError {
             io::ErrorKind::StorageFull if is_told => "",
             io::ErrorKind::StorageFull => "; make room on that file system",
             io::ErrorKind::PermissionDenied => "; the process needs to write there",
+            io::ErrorKind::NotFound if *doing == "open" => {
+                "; it was there: put it back, or restore a backup into another directory"
+            }
             io::ErrorKind::ReadOnlyFilesystem => "; the store cannot keep anything there",
             _ => "",
         })

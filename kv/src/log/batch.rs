@@ -219,6 +219,11 @@ impl LogWriter {
         Ok(())
     }
 
+    /// True if there is a segment to write to: not before the first one is ready.
+    pub fn has_segment(&self) -> bool {
+        self.current.is_some() || self.ready.is_some()
+    }
+
     /// Takes a segment that is ready: headers written and synced, under its name, the directory synced.
     ///
     /// # Panics

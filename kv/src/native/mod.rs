@@ -242,7 +242,7 @@ impl State {
         if !(LIFETIME_MS_MIN..=LIFETIME_MS_MAX).contains(&lifetime_ms) {
             return Ok(refuse(answer, Status::MALFORMED, "a session lives for a second to a day"));
         }
-        if !store.has_memory() {
+        if !store.make_room((self.clock)(), || self.local.random()) {
             return Ok(Done::now(status::OUT_OF_MEMORY));
         }
         if !store.partitions()[place].sessions().has_room() {

@@ -71,8 +71,14 @@ pub fn write(
         return done;
     }
     let grows = |change: Change<'_>| matches!(change.action, Action::Put { .. } | Action::Add(_));
-    if write.changes().any(grows) && !store.make_room(asked.now_ms, asked.random) {
-        return Done::now(status::OUT_OF_MEMORY);
+    if write.changes().any(grows) {
+        if store.is_behind() {
+            let text = "the disk is behind, or keys are being given up for memory: later";
+            return refuse(answer, Status::SHED, text);
+        }
+        if !store.make_room(asked.now_ms, asked.random) {
+            return Done::now(status::OUT_OF_MEMORY);
+        }
     }
     let mut keyspace = store.keyspace(place, asked.now_ms);
     match carry_out(&mut keyspace, write, asked, answer) {

@@ -8,6 +8,7 @@
 //! answers    gate    ready    gate     ticket     ready      ─► the first that is not due holds the rest
 //! ```
 
+use super::debts::Share;
 use std::collections::VecDeque;
 
 /// What an answer waits for.
@@ -70,7 +71,10 @@ enum Waits {
     Commit(Gate),
     Shard(Ticket),
     /// It has come, and waits for its turn.
-    Come(Vec<u8>),
+    Come {
+        text: Vec<u8>,
+        _share: Option<Share>,
+    },
 }
 
 impl Answers {
@@ -107,6 +111,11 @@ impl Answers {
         self.waiting.len()
     }
 
+    /// Bytes of those that have come from other shards.
+    pub fn come_bytes(&self) -> usize {
+        self.come_bytes
+    }
+
     /// Memory in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.text.capacity() + self.come_bytes + self.waiting.capacity() * size_of::<Answer>()
@@ -139,13 +148,13 @@ impl Answers {
     }
 
     /// An answer has come from another shard. False if nobody waits for it.
-    pub fn come(&mut self, ticket: Ticket, text: Vec<u8>) -> bool {
+    pub fn come(&mut self, ticket: Ticket, text: Vec<u8>, share: Option<Share>) -> bool {
         let is_it = |answer: &&mut Answer| matches!(answer.waits, Waits::Shard(it) if it == ticket);
         let Some(answer) = self.waiting.iter_mut().find(is_it) else { return false };
         self.expected -= 1;
         self.come_bytes += text.len();
         self.come_bytes_max = self.come_bytes_max.max(text.len());
-        answer.waits = Waits::Come(text);
+        answer.waits = Waits::Come { text, _share: share };
         true
     }
 
@@ -155,7 +164,7 @@ impl Answers {
             match &answer.waits {
                 Waits::Turn => {}
                 Waits::Commit(gate) if committed(gate.partition) >= gate.index => {}
-                Waits::Come(text) => {
+                Waits::Come { text, .. } => {
                     self.come_bytes -= text.len();
                     output.extend_from_slice(text);
                 }
@@ -200,8 +209,8 @@ mod tests {
         answers.push(b"f", None);
         assert_eq!(released(&mut answers, 4), "");
         assert_eq!(released(&mut answers, 6), "ab");
-        assert!(answers.come(ticket, b"c".to_vec()));
-        assert!(!answers.come(ticket, b"c".to_vec()), "it has come");
+        assert!(answers.come(ticket, b"c".to_vec(), None));
+        assert!(!answers.come(ticket, b"c".to_vec(), None), "it has come");
         assert_eq!(released(&mut answers, 5), "cd");
         assert_eq!(released(&mut answers, 6), "ef");
         assert!(answers.is_empty() && answers.text.is_empty());
@@ -225,9 +234,9 @@ mod tests {
 
         let tickets: Vec<Ticket> = (0..100).map(|_| answers.expect()).collect();
         assert!(answers.is_full(), "nobody knows how long they will be");
-        assert!(answers.come(tickets[0], value.clone()));
+        assert!(answers.come(tickets[0], value.clone(), None));
         assert!(answers.is_full(), "the others may be as long");
-        tickets[1..].iter().for_each(|ticket| assert!(answers.come(*ticket, value.clone())));
+        tickets[1..].iter().for_each(|ticket| assert!(answers.come(*ticket, value.clone(), None)));
         let mut output = Vec::new();
         answers.release(&mut output, |_| 5);
         assert!(answers.is_empty() && answers.has_room() && output.len() == 100 * value.len());

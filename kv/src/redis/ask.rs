@@ -4,12 +4,13 @@ use super::Redis;
 use super::answers::Gate;
 use super::bundle::{AskKey, Asked, Bundle, Commands, Whole};
 use super::client::ClientState;
+use super::debts::Share;
 use super::everywhere::{self, Cursor, Gathering, KeysWalk, Part};
 use super::hand_over::{Asker, Waiting};
 use super::here::cluster::host_of;
 use super::here::{client_kill, client_list};
 use super::place_of_keys;
-use super::split::{Parts, Split};
+use super::split::{self, Parts, Split};
 use crate::command::error::Error;
 use crate::command::spec::{self, Everywhere, Run, Spec};
 use crate::limits::ANSWER_BYTES_MAX;
@@ -17,7 +18,9 @@ use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
 use crate::slot::{Slot, shard_of};
 use crate::store::Store;
 use catena_engine::shard_index::ShardIndex;
+use catena_engine::stream::StreamId;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -26,10 +29,9 @@ use std::task::Poll;
 /// Parts of `KEYS` that were walked to their end, and for whom.
 pub(super) type Walked = Rc<RefCell<Vec<(Asker, Vec<u8>)>>>;
 
-/// Commands that another shard has asked for, from a place on: those before it are carried out.
+/// Commands that a shard has asked for, from a place on: those before it are carried out.
 #[derive(Debug)]
 pub(super) struct Postponed {
-    from: ShardIndex,
     commands: Commands,
     place: usize,
 }
@@ -105,9 +107,10 @@ impl Redis {
         let waiting = self.hand_over.wait(waiting);
         let split = Split::new(spec, &mut parts, waiting);
         let whole = self.hand_over.wait(Waiting::Split(split));
-        for (shard, text) in (0..).map(ShardIndex).zip(&parts.texts) {
-            if !text.is_empty() {
-                let part = self.hand_over.wait(Waiting::SplitPart(whole, shard));
+        for (shard, texts) in (0..).map(ShardIndex).zip(&parts.texts) {
+            for (place, text) in texts.iter().enumerate() {
+                let part = split::Part { shard, place };
+                let part = self.hand_over.wait(Waiting::SplitPart(whole, part));
                 self.hand_over.ask_each(shard, part, client.protocol, text);
             }
         }
@@ -129,21 +132,24 @@ impl Redis {
         let commands = message.take();
         if !is_asked {
             for (ask, text) in commands.told() {
-                self.told(ask, text);
+                let share = self.hand_over.has_come(from, text, &self.gathered);
+                self.told(ask, text, share);
             }
+            self.bound_gathered();
             return self.hand_over.keep(message, commands);
         }
-        // What was asked before has its turn before.
-        let place = if self.postponed.is_empty() { self.carry_out(from, &commands, 0) } else { 0 };
+        // What the same shard has asked before has its turn before.
+        let is_next = self.postponed[from.index()].is_empty();
+        let place = if is_next { self.carry_out(from, &commands, 0) } else { 0 };
         if place == commands.len() {
             return self.hand_over.keep(message, commands);
         }
-        self.postponed.push_back(Postponed { from, commands, place });
+        self.postponed[from.index()].push_back(Postponed { commands, place });
         self.hand_over.keep(message, Commands::default());
     }
 
     /// An answer has come.
-    fn told(&mut self, ask: AskKey, text: &[u8]) {
+    fn told(&mut self, ask: AskKey, text: &[u8], share: Option<Share>) {
         match self.hand_over.waiting(ask) {
             None => {}
             Some(Waiting::Client(stream, ticket, _)) => {
@@ -151,14 +157,34 @@ impl Redis {
                 let client = client.filter(|client| client.state.stream == stream);
                 if let Some(client) = client {
                     self.totals.count_if_error(text);
-                    client.state.answers.come(ticket, text.to_vec());
+                    client.state.answers.come(ticket, text.to_vec(), share);
                 }
             }
             Some(Waiting::Part(whole)) => self.told_part(whole, text),
-            Some(Waiting::SplitPart(whole, shard)) => self.told_split(whole, shard, text),
+            Some(Waiting::SplitPart(whole, part)) => self.told_split(whole, part, text, share),
             Some(Waiting::Whole(_) | Waiting::Split(_)) => {
                 unreachable!("a whole is asked of nobody")
             }
+        }
+    }
+
+    /// Ends the client for which most has come and waits, if that is too much for all together.
+    fn bound_gathered(&mut self) {
+        if self.gathered.bytes() <= self.server.config.client_bytes_max {
+            return;
+        }
+        let clients = self.clients.iter().flatten();
+        let clients = clients.map(|it| (it.state.stream, it.state.answers.come_bytes()));
+        let mut by_client: BTreeMap<usize, (StreamId, usize)> = BTreeMap::new();
+        for (stream, bytes) in clients.chain(self.hand_over.split_bytes()) {
+            by_client.entry(stream.slot()).or_insert((stream, 0)).1 += bytes;
+        }
+        let largest = by_client.into_values().max_by_key(|(_, bytes)| *bytes);
+        if let Some((stream, bytes)) = largest {
+            let all_bytes = self.gathered.bytes();
+            tracing::warn!(bytes, all_bytes, "too much waits for clients; who has most is ended");
+            self.ending.push((stream, None));
+            self.hand_over.forget(stream);
         }
     }
 
@@ -169,7 +195,7 @@ impl Redis {
         let waiting = gathering.waiting;
         if text.first() == Some(&b'-') {
             self.hand_over.waiting(whole);
-            return self.told(waiting, text);
+            return self.told(waiting, text, None);
         }
         if !gathering.add(text, random) {
             return;
@@ -179,9 +205,9 @@ impl Redis {
     }
 
     /// A shard has done its part of a command whose keys are in several slots.
-    fn told_split(&mut self, whole: AskKey, shard: ShardIndex, text: &[u8]) {
+    fn told_split(&mut self, whole: AskKey, part: split::Part, text: &[u8], share: Option<Share>) {
         let Some(split) = self.hand_over.split(whole) else { return };
-        if split.add(shard, text)
+        if split.add(part, text, share)
             && let Some(Waiting::Split(split)) = self.hand_over.waiting(whole)
         {
             self.told_whole(split.waiting, |reply| split.finish(reply));
@@ -197,7 +223,8 @@ impl Redis {
         let mut answer = Vec::new();
         finish(&mut Reply::new(&mut answer, protocol));
         let again = self.hand_over.wait(Waiting::Client(stream, ticket, protocol));
-        self.told(again, &answer);
+        let share = self.gathered.share(answer.len());
+        self.told(again, &answer, share);
     }
 }
 
@@ -212,13 +239,17 @@ impl Redis {
         }
     }
 
-    /// Goes on with what had to wait for the log.
+    /// Goes on with what had to wait: for the log, or for the answers before to have gone on. Those of one
+    /// shard do not wait for those of another: two shards that owe each other much would for ever.
     pub(super) fn carry_out_postponed(&mut self) {
-        while let Some(mut postponed) = self.postponed.pop_front() {
-            let Postponed { from, ref commands, place } = postponed;
-            postponed.place = self.carry_out(from, commands, place);
-            if postponed.place < postponed.commands.len() {
-                return self.postponed.push_front(postponed);
+        for from in (0..self.local.shard_count()).map(ShardIndex) {
+            while let Some(mut postponed) = self.postponed[from.index()].pop_front() {
+                let Postponed { ref commands, place } = postponed;
+                postponed.place = self.carry_out(from, commands, place);
+                if postponed.place < postponed.commands.len() {
+                    self.postponed[from.index()].push_front(postponed);
+                    break;
+                }
             }
         }
     }
@@ -231,7 +262,8 @@ impl Redis {
         let now_ms = (self.clock)();
         let mut parser = std::mem::take(&mut self.asked_parser);
         let done = (place..commands.len()).find(|place| {
-            if self.hand_over.has_told_much(from) || self.hand_over.holds_much() {
+            let may_last = || self.server.is_some_log_hindered();
+            if self.hand_over.has_told_much(from, may_last) || self.hand_over.holds_much() {
                 self.has_more_to_tell = true;
                 return true;
             }

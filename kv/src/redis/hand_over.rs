@@ -10,13 +10,15 @@
 
 use super::answers::{Gate, Ticket};
 use super::bundle::{AskKey, Bundle, Commands, Whole};
+use super::debts::{Debts, Gathered, Share};
 use super::everywhere::Gathering;
-use super::split::Split;
+use super::split::{Part, Split};
 use crate::resp::{Args, Protocol};
 use catena_engine::Local;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::StreamId;
 use slotmap::SlotMap;
+use std::sync::Arc;
 
 /// See the module page.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct HandOver {
     held: Vec<Held>,
     /// Bytes of these.
     held_bytes: usize,
+    here: ShardIndex,
+    debts: Arc<Debts>,
     #[expect(clippy::vec_box, reason = "they are kept as they are sent")]
     spare: Vec<Box<Bundle>>,
 }
@@ -44,8 +48,8 @@ pub enum Waiting {
     Part(AskKey),
     /// A client, for what several shards do of a command.
     Split(Split),
-    /// The split command of which this shard does a part.
-    SplitPart(AskKey, ShardIndex),
+    /// The split command of which this is a part.
+    SplitPart(AskKey, Part),
 }
 
 /// Whose answer it is, on the shard that gives it.
@@ -71,20 +75,22 @@ const TOLD: usize = 1;
 /// Bundles that are kept for the next turns: two for each of a few shards.
 const SPARE_MAX: usize = 16;
 
-/// Bytes of answers that a shard is told in a turn before the rest waits for the next one. Nobody knows how
-/// long an answer will be before it is there, and the one that asks ends a client that does not read; so it
-/// has to see the first ones before the last ones are made.
+/// Bytes of answers that a shard is told in a turn before the rest waits for the next one, and of large ones
+/// before those have gone on. Nobody knows how long an answer will be before it is there, and the one that
+/// asks ends a client that does not read; so it has to see the first ones before the last ones are made.
 const TOLD_BYTES_MAX: usize = 8 << 20;
 
 impl HandOver {
-    /// Between so many shards.
-    pub fn new(shards: u16) -> Self {
+    /// Of shard `here` among so many, which owe each other what `debts` says.
+    pub fn new(here: ShardIndex, shards: u16, debts: Arc<Debts>) -> Self {
         HandOver {
             asks: SlotMap::default(),
             outbound: (0..shards).map(|_| Default::default()).collect(),
             has_outbound: false,
             held: Vec::new(),
             held_bytes: 0,
+            here,
+            debts,
             spare: Vec::new(),
         }
     }
@@ -157,6 +163,7 @@ impl HandOver {
     pub fn tell(&mut self, asker: Asker, text: &[u8]) {
         self.has_outbound = true;
         self.outbound[asker.shard.index()][TOLD].tell(asker.ask, text);
+        self.debts.give(self.here, asker.shard, text.len());
     }
 
     /// As [`HandOver::tell`], once all of `gates` have opened.
@@ -172,12 +179,50 @@ impl HandOver {
             self.has_outbound = true;
             self.held_bytes -= held.text.len();
             self.outbound[held.asker.shard.index()][TOLD].tell(held.asker.ask, &held.text);
+            self.debts.give(self.here, held.asker.shard, held.text.len());
         }
     }
 
-    /// True if no more should be answered to a shard in this turn.
-    pub fn has_told_much(&self, shard: ShardIndex) -> bool {
+    /// An answer of a shard has come, and waits as one of `gathered`.
+    pub fn has_come(&self, from: ShardIndex, text: &[u8], gathered: &Gathered) -> Option<Share> {
+        self.debts.take((from, self.here), text.len(), gathered)
+    }
+
+    /// What has come of split commands, by their clients.
+    pub fn split_bytes(&self) -> impl Iterator<Item = (StreamId, usize)> + '_ {
+        self.asks.values().filter_map(|waiting| {
+            let Waiting::Split(split) = waiting else { return None };
+            let Some(Waiting::Client(stream, ..)) = self.asks.get(split.waiting) else {
+                return None;
+            };
+            Some((*stream, split.bytes()))
+        })
+    }
+
+    /// A client has gone: what comes of its split commands is not kept.
+    pub fn forget(&mut self, client: StreamId) {
+        let is_its = |asks: &SlotMap<AskKey, Waiting>, waiting: &Waiting| match waiting {
+            Waiting::Split(split) => {
+                matches!(asks.get(split.waiting), Some(Waiting::Client(it, ..)) if *it == client)
+            }
+            _ => false,
+        };
+        let splits = self.asks.iter().filter(|(_, waiting)| is_its(&self.asks, waiting));
+        let splits: Vec<AskKey> = splits.map(|(ask, _)| ask).collect();
+        for ask in splits {
+            if let Some(Waiting::Split(split)) = self.asks.remove(ask) {
+                self.asks.remove(split.waiting);
+            }
+        }
+    }
+
+    /// True if no more should be answered to a shard for now: in this turn, or before what it was answered has
+    /// gone on. `may_last`: that it waits for something that may take long.
+    pub fn has_told_much(&self, shard: ShardIndex, may_last: impl FnOnce() -> bool) -> bool {
+        let (owed, under_way) = self.debts.between(self.here, shard);
         self.outbound[shard.index()][TOLD].told_bytes() >= TOLD_BYTES_MAX
+            || under_way >= TOLD_BYTES_MAX
+            || (owed >= TOLD_BYTES_MAX && !may_last())
     }
 
     /// True if what waits for commits is so much that no more should be answered before they come.

@@ -21,6 +21,7 @@ mod ask;
 pub mod backup;
 pub mod bundle;
 pub mod client;
+pub mod debts;
 pub mod everywhere;
 pub mod hand_over;
 pub mod here;
@@ -39,9 +40,10 @@ use bundle::{Bundle, Whole};
 use catena_engine::application::{Addresses, Message};
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::{Stream, StreamId, Streams};
-use catena_engine::time::Instant;
+use catena_engine::time::{Duration, Instant};
 use catena_engine::{Application, Local};
 use client::{Client, ClientState};
+use debts::Gathered;
 use hand_over::HandOver;
 use here::Place;
 use here::slowlog::{TIMED_BYTES_MIN, Timed};
@@ -58,6 +60,9 @@ const PREFETCH_COMMANDS_MAX: usize = 16;
 /// How often a shard looks at the memory that the others take: rarely enough that their cache lines cost
 /// nothing, often enough that the bound is passed by little.
 const TURNS_BETWEEN_LOOKS: u32 = 16;
+
+/// The same where turns are rare. Upkeep sees to ten in a second.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Memory that is kept for the next turn's answers on their way to where they wait.
 const SCRATCH_KEPT_BYTES: usize = 64 * 1_024;
@@ -79,6 +84,8 @@ pub struct Redis {
     addresses: Addresses,
     server: Arc<Server>,
     hand_over: HandOver,
+    /// What has come from other shards and waits.
+    gathered: Gathered,
     /// False while the keys are not there yet.
     serving: Rc<Cell<bool>>,
     /// Walks of `KEYS` that have ended since the last turn.
@@ -90,14 +97,16 @@ pub struct Redis {
     published_log: LogFigures,
     /// The end of the last turn.
     turn_ended_at: Instant,
-    /// Commands of other shards that wait for this one's log, or for the answers before theirs to be gone.
-    postponed: VecDeque<Postponed>,
+    /// By shard: its commands that wait for this one's log, or for the answers before theirs to be gone.
+    postponed: Vec<VecDeque<Postponed>>,
     /// Some of these wait for no log.
     has_more_to_tell: bool,
     /// Connections that `CLIENT KILL` ends, each with the one that has asked for it if that is here.
     ending: Vec<(StreamId, Option<StreamId>)>,
     /// Clients that are slowed.
     slowed: usize,
+    /// When it was looked at the memory that the others take.
+    looked_at: Instant,
     turns: u32,
 }
 
@@ -115,6 +124,7 @@ impl Redis {
         clock: impl Fn() -> u64 + 'static,
     ) -> Self {
         server.begin(local.shard_count(), clock());
+        let debts = server.debts().clone();
         Redis {
             local: local.clone(),
             store,
@@ -132,7 +142,8 @@ impl Redis {
             asked_parser: Parser::default(),
             addresses: Addresses::default(),
             server,
-            hand_over: HandOver::new(local.shard_count()),
+            gathered: Gathered::default(),
+            hand_over: HandOver::new(local.shard(), local.shard_count(), debts),
             serving: Rc::default(),
             walked: Walked::default(),
             totals: Totals::default(),
@@ -140,10 +151,11 @@ impl Redis {
             published_bytes: 0,
             published_log: LogFigures::default(),
             turn_ended_at: local.now(),
-            postponed: VecDeque::new(),
+            postponed: (0..local.shard_count()).map(|_| VecDeque::new()).collect(),
             has_more_to_tell: false,
             ending: Vec::new(),
             slowed: 0,
+            looked_at: local.now(),
             turns: 0,
         }
     }
@@ -208,6 +220,9 @@ impl Application for Redis {
 
     fn closed(&mut self, stream: StreamId) {
         if let Some(mut client) = self.clients[stream.slot()].take() {
+            if !client.state.answers.is_empty() {
+                self.hand_over.forget(stream);
+            }
             backup::end(&mut client.state, &mut self.store.borrow_mut());
             self.totals.clients -= 1;
             self.is_unpublished = true;
@@ -236,7 +251,10 @@ impl Application for Redis {
         self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
         self.publish();
         self.turns = self.turns.wrapping_add(1);
-        if self.turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
+        let now = self.local.now();
+        let is_long_ago = now.since(self.looked_at) >= LOOK_INTERVAL;
+        if is_long_ago || self.turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
+            self.looked_at = now;
             let elsewhere = self.server.bytes_elsewhere(self.local.shard());
             let mut store = self.store.borrow_mut();
             store.note_bytes_elsewhere(elsewhere);

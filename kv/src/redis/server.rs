@@ -8,6 +8,7 @@
 //! So nobody waits for another shard's turn to say how the server is. The slow log is one for all shards,
 //! behind a lock: what is entered there has taken so long that a lock is nothing beside it.
 
+use super::debts::Debts;
 use super::here::slowlog::SlowLog;
 use crate::evict::Eviction;
 use crate::limits::VALUE_BYTES_DEFAULT;
@@ -18,7 +19,7 @@ use catena_engine::shard_index::ShardIndex;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The version of Redis whose commands and words these are.
 pub const REDIS_VERSION: &str = "7.0.15";
@@ -40,6 +41,8 @@ pub struct ServerConfig {
     pub value_bytes_max: u64,
     /// Connections of all shards, at most.
     pub clients_max: u64,
+    /// Bytes of other shards' answers that may wait for the clients of one shard.
+    pub client_bytes_max: usize,
     /// When writes are on stable storage; `None`: never.
     pub durability: Option<Durability>,
     /// What the system says of this process, for whoever asks; it may cost some system calls.
@@ -82,6 +85,7 @@ struct Running {
     forgotten: Mutex<Totals>,
     /// Why logs have no next segment, by their shards.
     hindrances: Mutex<BTreeMap<ShardIndex, String>>,
+    debts: Arc<Debts>,
 }
 
 impl Default for ServerConfig {
@@ -95,6 +99,7 @@ impl Default for ServerConfig {
             eviction: Eviction::None,
             value_bytes_max: VALUE_BYTES_DEFAULT.into(),
             clients_max: u64::from(u16::MAX),
+            client_bytes_max: usize::MAX,
             durability: None,
             process: ProcessFacts::default,
             end: || {},
@@ -139,7 +144,13 @@ impl Server {
             shards: (0..shards).map(|_| ShardFigures::default()).collect(),
             forgotten: Mutex::default(),
             hindrances: Mutex::default(),
+            debts: Arc::new(Debts::new(shards)),
         });
+    }
+
+    /// What shards owe each other.
+    pub fn debts(&self) -> &Arc<Debts> {
+        &self.running().debts
     }
 
     /// Where a shard publishes.
@@ -161,6 +172,11 @@ impl Server {
     /// What the keys of all shards take, in bytes.
     pub fn bytes_used(&self) -> u64 {
         self.running().shards.iter().map(|figures| figures.bytes_used.value()).sum()
+    }
+
+    /// Whether some log waits for room on its disk.
+    pub fn is_some_log_hindered(&self) -> bool {
+        self.running().shards.iter().any(|figures| figures.logs_hindered.value() > 0)
     }
 
     /// Whether who writes should wait for some shard.

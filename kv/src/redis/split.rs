@@ -4,6 +4,7 @@
 //! On a shard's own port, where a client takes the shard for a node of a cluster, they are refused.
 
 use super::bundle::AskKey;
+use super::debts::Share;
 use crate::command::error::Error;
 use crate::command::spec::Spec;
 use crate::resp::{Args, Reply};
@@ -28,8 +29,8 @@ pub struct Split {
     joined: Joined,
     /// Who has each key, in the order of the keys.
     shards: Vec<ShardIndex>,
-    /// By shard: the answers for its keys, one behind the other.
-    answers: Vec<Vec<u8>>,
+    /// By shard and part: the answers for its keys, one behind the other.
+    answers: Vec<Vec<(Vec<u8>, Option<Share>)>>,
     missing: usize,
 }
 
@@ -47,11 +48,24 @@ pub fn may_be_split(spec: &Spec) -> bool {
     joined(spec).is_some()
 }
 
+/// Names a part of a split command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Who carries it out.
+    pub shard: ShardIndex,
+    /// Which of its parts it is.
+    pub place: usize,
+}
+
+/// Bytes from which on a part that writes values has no further key: between two parts a shard may wait for
+/// its disk. Where the answers may be long there is one part a shard, so that one bound holds for it.
+const PART_BYTES: usize = 1 << 20;
+
 /// A command, key by key.
 #[derive(Debug)]
 pub struct Parts {
-    /// By shard: a command for each of its keys, one behind the other.
-    pub texts: Vec<Vec<u8>>,
+    /// By shard: its parts, each with a command for each of its keys, one behind the other.
+    pub texts: Vec<Vec<Vec<u8>>>,
     shards: Vec<ShardIndex>,
 }
 
@@ -68,13 +82,20 @@ impl Parts {
     ) -> Result<Self, Error> {
         let mut texts = vec![Vec::new(); shard_count.into()];
         let mut shards = Vec::new();
+        let has_values = joined(spec) == Some(Joined::Ok);
         for at in spec.keys.among(args.len()) {
             let shard = shard_of(args.at(at));
             let behind = at + usize::from(spec.keys.step.unsigned_abs());
             if behind > args.len() {
                 return Err(Error::arity(spec.name));
             }
-            let mut text = Reply::new(&mut texts[shard.index()], Default::default());
+            let parts: &mut Vec<Vec<u8>> = &mut texts[shard.index()];
+            let is_long = |part: &Vec<u8>| has_values && part.len() >= PART_BYTES;
+            if parts.last().is_none_or(is_long) {
+                parts.push(Vec::new());
+            }
+            let part = parts.last_mut().expect("there is one now");
+            let mut text = Reply::new(part, Default::default());
             text.array(1 + behind - at);
             text.bulk(args.name());
             (at..behind).for_each(|at| text.bulk(args.at(at)));
@@ -88,23 +109,40 @@ impl Split {
     /// Nothing has come yet.
     pub fn new(spec: &Spec, parts: &mut Parts, waiting: AskKey) -> Self {
         let joined = joined(spec).expect("it was asked whether it may be split");
-        let missing = parts.texts.iter().filter(|text| !text.is_empty()).count();
-        let answers = vec![Vec::new(); parts.texts.len()];
+        let missing = parts.texts.iter().map(Vec::len).sum();
+        let none_of = |parts: &Vec<_>| parts.iter().map(|_| Default::default()).collect();
+        let answers = parts.texts.iter().map(none_of).collect();
         Split { waiting, joined, shards: std::mem::take(&mut parts.shards), answers, missing }
     }
 
-    /// Adds a shard's part of the answer; true with the last one.
-    pub fn add(&mut self, shard: ShardIndex, text: &[u8]) -> bool {
-        self.answers[shard.index()] = text.to_vec();
+    /// Adds the answer to a part; true with the last one.
+    pub fn add(&mut self, part: Part, text: &[u8], share: Option<Share>) -> bool {
+        self.answers[part.shard.index()][part.place] = (text.to_vec(), share);
         self.missing -= 1;
         self.missing == 0
     }
 
+    /// Bytes that have come and count.
+    pub fn bytes(&self) -> usize {
+        let shares = self.answers.iter().flatten().filter_map(|(_, share)| share.as_ref());
+        shares.map(Share::bytes).sum()
+    }
+
     /// Appends the whole answer.
     pub fn finish(&self, reply: &mut Reply<'_>) {
-        let mut left: Vec<&[u8]> = self.answers.iter().map(Vec::as_slice).collect();
-        let each: Vec<&[u8]> =
-            self.shards.iter().map(|shard| take_reply(&mut left[shard.index()])).collect();
+        // Behind an error in a part there may be less than was asked for.
+        let mut parts: Vec<_> = self.answers.iter().map(|parts| parts.iter()).collect();
+        let mut left: Vec<&[u8]> = vec![&[]; parts.len()];
+        let each = self.shards.iter().map(|shard| {
+            let (left, parts) = (&mut left[shard.index()], &mut parts[shard.index()]);
+            while left.is_empty()
+                && let Some((text, _)) = parts.next()
+            {
+                *left = text;
+            }
+            take_reply(left)
+        });
+        let each: Vec<&[u8]> = each.collect();
         if let Some(error) = each.iter().find(|answer| answer.starts_with(b"-")) {
             return reply.raw(error);
         }

@@ -112,14 +112,35 @@ fn writes_do_not_wait_for_keys_that_cannot_be_given_up() {
         put(&mut store, &format!("key-{number}"), &vec![7; 1 << 18], None);
     }
     begin_log(&mut store, Durability::Sync);
+    log_runs(&mut store);
     for number in 0..10 {
         put(&mut store, &format!("key-{number}"), &[7; 100], None);
     }
     let mut rng = Rng::from_seed(1);
-    assert!(!store.make_room(1, || rng.next_u64()), "all of them are being changed");
+    assert!(store.make_room(1, || rng.next_u64()), "all of them are being changed");
     assert!(store.excess_bytes() > 1 << 20 && !store.is_behind());
+    assert_eq!(store.counters().evicted, 0);
+}
+
+#[test]
+fn nothing_is_given_up_while_the_disk_waits_for_room() {
+    let mut store = in_memory(1, 1 << 20);
+    for number in 0..40 {
+        put(&mut store, &format!("key-{number}"), &vec![7; 1 << 16], None);
+    }
+    begin_log(&mut store, Durability::Sync);
+    let mut rng = Rng::from_seed(1);
+    let mut keeps = |store: &mut Store| {
+        store.keep_bound(1, || rng.next_u64());
+        let may_write = store.make_room(1, || rng.next_u64());
+        (may_write, store.counters().evicted, store.is_behind())
+    };
+    assert_eq!(keeps(&mut store), (true, 0, false), "there is no segment yet");
     log_runs(&mut store);
-    assert!(store.make_room(1, || rng.next_u64()));
+    store.set_log_hindrance(Some("no space".to_owned()));
+    assert_eq!(keeps(&mut store), (true, 0, false));
+    store.set_log_hindrance(None);
+    assert!(keeps(&mut store).1 > 0);
 }
 
 #[test]

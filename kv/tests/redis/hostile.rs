@@ -118,6 +118,80 @@ fn large_answers_of_other_cores_are_not_made_all_at_once() {
     assert!(most < 600, "{most} MiB for {} clients", clients.len());
 }
 
+/// All of them ask at the same time, and nobody reads: keys of one slot, and keys of all shards.
+#[test]
+fn large_answers_to_many_clients_are_not_made_all_at_once() {
+    const VALUES: usize = 30;
+    let args = ["--value-max", "1m", "--client-memory", "32m"];
+    for tag in ["{one}", ""] {
+        let catena = Catena::start_with(cores(2), &args);
+        let keys: Vec<String> = (0..VALUES).map(|number| format!("{tag}key-{number}")).collect();
+        let mut peer = catena.connect();
+        for key in &keys {
+            peer.send(&encoded(&[b"SET", key.as_bytes(), &vec![b'x'; 1 << 20]]));
+            assert_eq!(shown(&peer.reply()), "+OK");
+        }
+        let all = ["MGET"].into_iter().chain(keys.iter().map(String::as_str)).collect::<Vec<_>>();
+        let clients: Vec<_> = (0..60)
+            .map(|_| {
+                let mut peer = catena.connect();
+                peer.send(&encoded(&all));
+                peer
+            })
+            .collect();
+        // These come behind what was asked for by then.
+        for key in &keys {
+            assert_eq!(peer.ask(&format!("STRLEN {key}")), ":1048576");
+        }
+        let most = catena.most_resident_bytes() >> 20;
+        assert!(most < 700, "{most} MiB for {} clients, {tag:?}", clients.len());
+    }
+}
+
+/// Each shard has large parts for clients of the other, which wait for the other's parts.
+#[test]
+fn large_answers_of_all_shards_do_not_wait_for_each_other() {
+    const VALUES: usize = 40;
+    let catena = Catena::start_with(cores(2), &["--value-max", "1m"]);
+    let keys: Vec<String> = (0..VALUES).map(|number| format!("key-{number}")).collect();
+    let mut peer = catena.connect();
+    for key in &keys {
+        peer.send(&encoded(&[b"SET", key.as_bytes(), &vec![b'x'; 1 << 20]]));
+        assert_eq!(shown(&peer.reply()), "+OK");
+    }
+    let all = ["MGET"].into_iter().chain(keys.iter().map(String::as_str)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| {
+                let mut peer = catena.connect();
+                for _ in 0..3 {
+                    peer.send(&encoded(&all));
+                    assert!(peer.reply().len() > VALUES << 20);
+                }
+            });
+        }
+    });
+}
+
+/// It is longer than what may gather for the disk, and is written all the same.
+#[test]
+fn a_long_command_for_all_shards_waits_for_the_disk_and_is_not_cut_short() {
+    let directory = crate::server::temporary_directory("long-command");
+    let dir = directory.to_str().expect("a plain name");
+    let args = ["--dir", dir, "--value-max", "2m", "--memory-max", "1g"];
+    let catena = Catena::start_with(cores(2), &args);
+    let value = vec![b'x'; 1 << 20];
+    let keys: Vec<String> = (0..200).map(|number| format!("key-{number}")).collect();
+    let mut command = vec![&b"MSET"[..]];
+    command.extend(keys.iter().flat_map(|key| [key.as_bytes(), &value]));
+    let mut peer = catena.connect();
+    peer.send(&encoded(&command));
+    assert_eq!(shown(&peer.reply()), "+OK");
+    assert_eq!(peer.ask("DBSIZE"), ":200");
+    drop(catena);
+    std::fs::remove_dir_all(directory).expect("nobody uses it any more");
+}
+
 /// So many, where there are as many.
 fn cores(wanted: u16) -> u16 {
     let there = std::thread::available_parallelism().map_or(1, usize::from);

@@ -418,4 +418,7 @@ fn nothing_of_a_transaction_is_carried_out() {
     let _ended = socket.read_to_string(&mut said);
     assert!(!said.contains("+OK"), "{said}");
     assert_eq!(peer.ask("EXISTS key"), ":0");
+    let why = "-ERR unknown command 'MULTI': there are no transactions; the connection ends, ";
+    assert!(peer.ask("MULTI").starts_with(why));
+    assert!(peer.is_closed());
 }

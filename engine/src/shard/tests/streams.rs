@@ -305,6 +305,30 @@ fn all_together_hold_no_more_memory_than_they_may() {
     assert!(scene.shard.connection_memory_bytes() < 1 << 20);
 }
 
+/// They ask for it in one turn: whoever comes after the bound was passed is read when some of it has gone.
+#[test]
+fn what_is_asked_for_in_one_turn_is_not_answered_beyond_the_bound() {
+    const BOUND: usize = 1 << 20;
+    const FLOOD: usize = 700 << 10;
+    let admission = AdmissionConfig { connection_bytes_max: BOUND, ..AdmissionConfig::default() };
+    let mut scene = Scene::with(ShardConfig { admission, ..ShardConfig::default() });
+    scene.driver.holds_sends = true;
+    let streams = [(); 20].map(|()| scene.driver.accepts());
+    scene.turn();
+    for stream in streams {
+        scene.says(stream, &format!("flood {FLOOD}\n"));
+    }
+    scene.turn();
+    assert_eq!(scene.lines(), 2, "with the second one they hold too much");
+    let mut most = 0;
+    while scene.turn().busy {
+        most = most.max(scene.shard.connection_memory_bytes());
+    }
+    assert!(most < BOUND + FLOOD + (64 << 10), "{most}");
+    assert_eq!(scene.lines(), streams.len(), "everybody has a turn");
+    assert_eq!(scene.driver.closed.len(), streams.len() - 1, "one does not hold too much");
+}
+
 #[test]
 fn a_drain_answers_what_is_owed_and_waits_for_the_application() {
     let mut scene = Scene::new();

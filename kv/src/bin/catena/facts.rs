@@ -27,6 +27,7 @@ pub fn facts(args: &ServeArgs, clients_max: u64) -> Result<Server, Failure> {
         eviction: args.eviction,
         value_bytes_max: args.value_max.into(),
         clients_max,
+        client_bytes_max: usize::try_from(args.client_memory())?,
         durability: args.dir.as_ref().map(|_| args.durability),
         process: process_facts,
         end: ask_to_end,

@@ -32,23 +32,28 @@ struct Holes {
     pause: u32,
     /// Of these, those to come.
     left_out: u32,
+    /// After the last time: what keys took, and what was resident.
+    left: (u64, u64),
 }
 
 impl Holes {
     /// True if it is time to give memory back: `used` bytes of keys, of `resident` ones.
     fn are_due(&mut self, used: u64, resident: u64) -> bool {
-        if self.left_out > 0 {
+        let (used_then, resident_then) = self.left;
+        let is_news = used + GAIN_BYTES < used_then || resident > resident_then + GAIN_BYTES;
+        if self.left_out > 0 && !is_news {
             self.left_out -= 1;
             return false;
         }
         resident > used + used / 8 + BESIDE_BYTES
     }
 
-    /// So many resident bytes have become so many.
-    fn were_filled(&mut self, before: u64, after: u64) {
+    /// So many resident bytes have become so many, with `used` ones of keys.
+    fn were_filled(&mut self, used: u64, before: u64, after: u64) {
         let is_little = before.saturating_sub(after) < GAIN_BYTES;
         self.pause = if is_little { (self.pause * 2).clamp(1, LEFT_OUT_MAX) } else { 0 };
         self.left_out = self.pause;
+        self.left = (used, after);
     }
 }
 
@@ -61,10 +66,10 @@ pub fn begin(server: &Arc<Server>) -> io::Result<()> {
     let look = move || {
         let mut holes = Holes::default();
         while let Some(server) = server.upgrade() {
-            let resident = process_facts().resident_bytes;
-            if holes.are_due(server.bytes_used(), resident) {
+            let (used, resident) = (server.bytes_used(), process_facts().resident_bytes);
+            if holes.are_due(used, resident) {
                 catena_engine::give_free_memory_back();
-                holes.were_filled(resident, process_facts().resident_bytes);
+                holes.were_filled(used, resident, process_facts().resident_bytes);
             }
             drop(server);
             thread::sleep(LOOK_INTERVAL);
@@ -88,10 +93,12 @@ mod tests {
         };
         for left_out in [0, 1, 2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(looks_until_due(&mut holes), left_out);
-            holes.were_filled(1_300 * MB, 1_295 * MB);
+            holes.were_filled(1_000 * MB, 1_300 * MB, 1_295 * MB);
         }
+        assert!(holes.are_due(900 * MB, 1_300 * MB), "keys have gone");
+        assert!(holes.are_due(1_000 * MB, 1_312 * MB), "there is more to be had");
         assert_eq!(looks_until_due(&mut holes), 60);
-        holes.were_filled(1_300 * MB, 1_200 * MB);
+        holes.were_filled(1_000 * MB, 1_300 * MB, 1_284 * MB);
         assert_eq!(looks_until_due(&mut holes), 0, "there was much to be had");
     }
 }
