@@ -30,7 +30,7 @@ pub fn memory_usage(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<
         _ => return Err(Error::SYNTAX),
     }
     let key = keys.key(args.at(2))?;
-    let Some(found) = keys.get(&key) else {
+    let Some(found) = keys.look(&key) else {
         reply.null();
         return Ok(());
     };

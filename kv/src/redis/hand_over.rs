@@ -216,8 +216,8 @@ impl HandOver {
         }
     }
 
-    /// True if no more should be answered to a shard for now: in this turn, or before what it was answered has
-    /// gone on. `may_last`: that it waits for something that may take long.
+    /// True if no more should be answered to a shard for now: in this turn, or before what it was answered
+    /// has gone on. `may_last`: that it waits for something that may take long.
     pub fn has_told_much(&self, shard: ShardIndex, may_last: impl FnOnce() -> bool) -> bool {
         let (owed, under_way) = self.debts.between(self.here, shard);
         self.outbound[shard.index()][TOLD].told_bytes() >= TOLD_BYTES_MAX
