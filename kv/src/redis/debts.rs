@@ -1,7 +1,7 @@
 //! Large answers of other shards, on their way and while they wait here.
 //!
 //! ```text
-//! the shard that answers ══ on its way ══► the shard that has asked ══ waits for the rest, or its turn ══► client
+//! who answers ══ on its way ══► who has asked ══ waits for the rest, or its turn ══► client
 //! ```
 //!
 //! While a shard has much of another that has not gone on to clients it is answered no more by that one: who
