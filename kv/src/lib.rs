@@ -17,7 +17,7 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`] | bytes, instants |
-//! | pure | [`upkeep`] | bytes, instants |
+//! | pure | [`upkeep`], [`chain`] | bytes, instants |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
 //! | protocol | [`native`], [`keyspace`] | the engine's requests |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod chain;
 pub mod checkpoint;
 pub mod client;
 pub mod command;
