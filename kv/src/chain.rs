@@ -21,6 +21,7 @@
 use std::fmt;
 
 pub mod lease;
+pub mod rules;
 
 /// A machine's process in the cluster, over all its starts: the number under which it is registered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -42,6 +42,7 @@ pub mod native;
 pub mod node;
 pub mod partition;
 pub mod redis;
+pub mod replica;
 pub mod resp;
 pub mod session;
 pub mod slot;

@@ -12,6 +12,7 @@
 //! counts longer by a margin, so that two clocks that do not run alike make no difference (CHAIN §3). What is
 //! granted is not of an epoch: it goes on through changes of the chain that both are members of.
 
+use super::rules::{Rule, holds};
 use super::{Chain, Life};
 use catena_engine::time::{Duration, Instant};
 
@@ -82,7 +83,10 @@ impl Leases {
     /// CHAIN §3 ✦: a grant is for one chain, of which both are members in the newest that is known here.
     pub fn answer(&mut self, now: Instant, chain: &Chain, from: Life, ask: Ask) -> Option<Grant> {
         let are_members = chain.role(from).is_some() && chain.role(self.own).is_some();
-        if !are_members || self.refused.contains(&from) {
+        if !are_members && holds(Rule::GrantsAreOfMembers) {
+            return None;
+        }
+        if self.refused.contains(&from) && holds(Rule::VictimsGetNoGrants) {
             return None;
         }
         let length = ask.length.min(self.config.length);
@@ -90,11 +94,12 @@ impl Leases {
         Some(Grant { to: from, asked_at: ask.asked_at, length })
     }
 
-    /// Takes a grant that has come. It counts from the instant at which it was asked for.
-    pub fn take(&mut self, from: Life, grant: &Grant) {
+    /// Takes a grant that has come, now. It counts from the instant at which it was asked for.
+    pub fn take(&mut self, now: Instant, from: Life, grant: &Grant) {
         if grant.to == self.own {
             let length = grant.length.min(self.config.length);
-            note(&mut self.held, from, grant.asked_at + length);
+            let begins = if holds(Rule::GrantsCountFromAsking) { grant.asked_at } else { now };
+            note(&mut self.held, from, begins + length);
         }
     }
 
@@ -187,20 +192,20 @@ mod tests {
         let mut leases = Leases::new(life(1), CONFIG);
         let grant = |asked| Grant { to: life(1), asked_at: at(asked), length: LENGTH };
         assert!(!leases.may_read(at(0), &chain));
-        leases.take(life(2), &grant(0));
+        leases.take(at(400), life(2), &grant(0));
         assert!(!leases.may_read(at(0), &chain), "who is syncing grants, too");
-        leases.take(life(3), &grant(10));
+        leases.take(at(400), life(3), &grant(10));
         assert!(leases.may_read(at(299), &chain));
         assert!(!leases.may_read(at(300), &chain), "from the instant of asking on");
-        leases.take(life(2), &grant(100));
-        leases.take(life(2), &grant(50));
+        leases.take(at(400), life(2), &grant(100));
+        leases.take(at(400), life(2), &grant(50));
         assert!(leases.may_read(at(309), &chain), "one that comes late takes nothing back");
         assert!(!leases.may_read(at(310), &chain));
-        leases.take(life(3), &Grant { to: life(2), ..grant(200) });
+        leases.take(at(400), life(3), &Grant { to: life(2), ..grant(200) });
         assert!(!leases.may_read(at(310), &chain), "that was for somebody else");
         let longer = Grant { length: LENGTH * 9, ..grant(310) };
-        leases.take(life(2), &longer);
-        leases.take(life(3), &longer);
+        leases.take(at(400), life(2), &longer);
+        leases.take(at(400), life(3), &longer);
         assert!(!leases.may_read(at(610), &chain), "no longer than was asked for");
     }
 
@@ -216,7 +221,7 @@ mod tests {
         let (mut granter, mut holder) =
             (Leases::new(life(1), CONFIG), Leases::new(life(2), CONFIG));
         let grant = granter.answer(at(20), &chain, life(2), holder.ask(at(0))).expect("a member");
-        holder.take(life(1), &grant);
+        holder.take(at(400), life(1), &grant);
         assert_eq!(holder.held_until(life(1)), Some(at(300)));
         assert!(!granter.has_lapsed(at(9_999), life(2)), "it may be granted again");
         granter.refuse(life(2));

@@ -1,0 +1,155 @@
+//! The links of a replica: from its predecessor, and to its successor (CHAIN §4.2).
+//!
+//! ```text
+//! predecessor ── Open ──────────────► successor     closes its older links, then tells what it has
+//!             ◄───────────── Opened ──
+//!             ── Entries … ─────────►               from the first that it lacks on
+//!             ◄─────────── Committed ─
+//! ```
+//!
+//! A link is of one epoch and one connection, and has a number of which the highest counts on both sides.
+
+use super::message::{Entries, Message};
+use super::{Effect, History, Replica, Taken, entries_envelope, last_of};
+use crate::chain::Life;
+use crate::chain::rules::{Rule, holds};
+use crate::partition::Version;
+
+/// The link from the predecessor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Upstream {
+    /// From whom.
+    pub peer: Life,
+    /// Its number.
+    pub link: u64,
+}
+
+/// The link to the successor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Downstream {
+    /// To whom.
+    pub peer: Life,
+    /// Its number.
+    pub link: u64,
+    sent: Option<Sent>,
+}
+
+/// What was sent on a link that is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sent {
+    /// The last entry.
+    index: u64,
+    /// Up to where they are durable.
+    durable: u64,
+}
+
+impl Downstream {
+    /// True if entries go out on it.
+    pub fn is_open(&self) -> bool {
+        self.sent.is_some()
+    }
+}
+
+impl Replica {
+    /// Opens the link to the successor, anew if there was one.
+    pub(super) fn open_downstream(&mut self) {
+        let Some(peer) = self.chain.successor(self.own) else { return };
+        self.links += 1;
+        let link = self.links;
+        self.downstream = Some(Downstream { peer, link, sent: None });
+        self.send(peer, Message::Open { link });
+    }
+
+    /// The predecessor opens its link.
+    ///
+    /// CHAIN §4.2 ✦: the epoch has been adopted, and older links are closed, before `received` is told: what
+    /// comes on them later is not taken.
+    pub(super) fn take_open(&mut self, from: Life, link: u64, history: &impl History) {
+        let is_newer = self.upstream.is_none_or(|it| it.peer != from || it.link < link);
+        if self.chain.predecessor(self.own) != Some(from) || !is_newer {
+            return;
+        }
+        self.upstream = Some(Upstream { peer: from, link });
+        let (received, committed) = (last_of(history), history.committed());
+        self.send(from, Message::Opened { link, received, committed });
+    }
+
+    /// The successor tells what it has: the rest follows.
+    pub(super) fn take_opened(
+        &mut self,
+        from: Life,
+        link: u64,
+        received: Version,
+        history: &impl History,
+    ) {
+        let Some(down) = self.downstream.as_mut().filter(|it| it.peer == from && it.link == link)
+        else {
+            return;
+        };
+        // CHAIN §8.1: what a successor has is a prefix of what its predecessor has.
+        let is_prefix = received.index <= history.received()
+            && (received.index == 0 || history.epoch_of(received.index) == received.epoch);
+        if is_prefix && down.sent.is_none() {
+            down.sent = Some(Sent { index: received.index, durable: 0 });
+            self.forward(history);
+        }
+    }
+
+    /// Sends the successor what it lacks, and how far that is durable.
+    pub(super) fn forward(&mut self, history: &impl History) {
+        let (durable, received) = (self.durable_so_far(), history.received());
+        let (from, epoch) = (self.own, self.chain.epoch());
+        let Some(Downstream { peer, link, sent: Some(sent) }) = &mut self.downstream else {
+            return;
+        };
+        if sent.index >= received && sent.durable >= durable {
+            return;
+        }
+        let (first, count) = (sent.index + 1, received.saturating_sub(sent.index));
+        *sent = Sent { index: sent.index.max(received), durable };
+        let entries = Entries { link: *link, first, count, upstream_durable: durable };
+        let envelope = entries_envelope(from, *peer, epoch, entries);
+        self.effects.push(Effect::Forward(envelope));
+    }
+
+    /// Entries have come from the predecessor.
+    pub(super) fn take_entries(
+        &mut self,
+        from: Life,
+        entries: Entries,
+        history: &impl History,
+    ) -> Taken {
+        let Entries { link, first, count, upstream_durable } = entries;
+        let is_open = self.upstream.is_some_and(|it| it.peer == from && it.link == link);
+        if !is_open && holds(Rule::OldLinksAreClosed) {
+            return Taken::Nothing;
+        }
+        // Only `received + 1` is taken: what is there already is passed over, and a gap closes the link.
+        let received = history.received();
+        if first > received + 1 {
+            self.upstream = None;
+            self.send(from, Message::Closed { link });
+            return Taken::Nothing;
+        }
+        self.upstream_durable = self.upstream_durable.max(upstream_durable);
+        let known = (received + 1 - first).min(count);
+        if known == count {
+            self.advance(history);
+            return Taken::Nothing;
+        }
+        Taken::Behind(known)
+    }
+
+    /// The successor tells what has committed.
+    pub(super) fn take_committed(
+        &mut self,
+        from: Life,
+        link: u64,
+        committed: u64,
+        history: &impl History,
+    ) {
+        if self.downstream.is_some_and(|it| it.peer == from && it.link == link && it.is_open()) {
+            self.commit(committed.min(history.received()), history);
+        }
+    }
+}
