@@ -13,12 +13,14 @@
 //! |---|---|
 //! | [`message`] | what replicas say to each other |
 //! | [`link`] | to the successor and from the predecessor: opened, replayed, closed |
+//! | [`joining`] | how a member comes, or comes back: asking, catching up, being promoted |
 //! | [`suspicion`] | who does not answer, and who says so |
 //! | [`removal`] | dropping members: when that is safe, and proposing it |
 //!
 //! The numbers in comments (CHAIN §3 …) are those of the chain protocol's rules; ✦ marks the ones that a
 //! model lost data without.
 
+pub mod joining;
 pub mod link;
 pub mod message;
 pub mod removal;
@@ -27,10 +29,10 @@ pub mod suspicion;
 use crate::chain::lease::{Grant, LeaseConfig, Leases};
 use crate::chain::rules::{Rule, holds};
 use crate::chain::{Chain, Life, Role};
-use crate::partition::Version;
 use catena_engine::time::{Duration, Instant};
+use joining::{Joiner, Knocking};
 use link::{Downstream, Upstream};
-use message::{Entries, Envelope, Message};
+use message::{Entries, Envelope, Message, Position};
 use removal::Removal;
 use suspicion::Suspicion;
 
@@ -49,8 +51,10 @@ pub trait History {
     fn received(&self) -> u64;
     /// The index of the last one that has committed.
     fn committed(&self) -> u64;
-    /// The epoch in which an entry was ordered that is in the log, or was.
-    fn epoch_of(&self, index: u64) -> u32;
+    /// The first index of each epoch in the log, and its number.
+    fn epochs(&self) -> Vec<(u64, u32)>;
+    /// The first entry whose payload is at hand; one behind the last if there is none.
+    fn first_at_hand(&self) -> u64;
 }
 
 /// What is to be done.
@@ -66,6 +70,24 @@ pub enum Effect {
     Learn(Chain),
     /// Have the config store put this chain in the place of the one before it, by its epoch.
     Propose(Chain),
+    /// What is in the log behind this index was never acknowledged: it goes, with all that came of it, and
+    /// before anything is added.
+    Cut(u64),
+    /// A snapshot as of this index will come: whatever is there goes, and until the snapshot is complete
+    /// nothing of it counts, also after a restart.
+    Void {
+        /// The index.
+        as_of: u64,
+        /// The epochs up to there.
+        epochs: Vec<(u64, u32)>,
+    },
+    /// Send a snapshot as of this index, in pieces, each with an envelope like this one.
+    Snapshot {
+        /// The last one of them.
+        last: Envelope,
+        /// The index: what has committed now.
+        as_of: u64,
+    },
     /// Up to there the tail has committed, at some instant since this was asked.
     Told {
         /// Of the query.
@@ -114,6 +136,18 @@ pub struct Replica {
     barrier: u64,
     suspicion: Suspicion,
     removal: Option<Removal>,
+    /// As the tail: who is being added.
+    joiner: Option<Joiner>,
+    /// As who is none yet: asking to be a member.
+    knocking: Knocking,
+    /// As who is syncing: a snapshot has begun to come and is not complete.
+    is_loading: bool,
+    /// The same: what the tail has said has committed.
+    known_committed: u64,
+    /// The same: what the tail was told last, and on which link.
+    told_durable: Option<(u64, u64)>,
+    /// As the tail: when somebody's becoming a member was proposed last.
+    appending_since: Option<Instant>,
     effects: Vec<Effect>,
 }
 
@@ -133,6 +167,12 @@ impl Replica {
             barrier: 0,
             suspicion: Suspicion::default(),
             removal: None,
+            joiner: None,
+            knocking: Knocking::default(),
+            is_loading: false,
+            known_committed: 0,
+            told_durable: None,
+            appending_since: None,
             effects: Vec::new(),
             chain,
         };
@@ -192,10 +232,14 @@ impl Replica {
         if chain.epoch() <= self.chain.epoch() {
             return;
         }
+        let was_member = self.chain.role(self.own).is_some();
         self.chain = chain;
+        if was_member && self.chain.role(self.own).is_none() {
+            self.knocking.was_dropped(now);
+        }
         self.leases.adopt(now, &self.chain);
         self.suspicion.adopt(self.own, &self.chain);
-        self.removal = None;
+        (self.removal, self.appending_since) = (None, None);
         self.take_place(history.received());
         self.send_heartbeats(now);
         self.open_downstream();
@@ -205,7 +249,7 @@ impl Replica {
     /// What follows from where it stands in the chain: every change closes the links, and they are opened
     /// again (CHAIN §4.2).
     fn take_place(&mut self, received: u64) {
-        (self.upstream, self.downstream) = (None, None);
+        (self.upstream, self.downstream, self.joiner) = (None, None, None);
         if self.is_head() {
             self.upstream_durable = u64::MAX;
         }
@@ -230,6 +274,8 @@ impl Replica {
         self.suspicion.tick(now, &self.config);
         self.send_heartbeats(now);
         self.see_to_removal(now);
+        self.see_to_joiner(now);
+        self.knock(now);
         if self.downstream.as_ref().is_some_and(|it| !it.is_open()) {
             self.open_downstream();
         }
@@ -239,6 +285,9 @@ impl Replica {
     pub fn disconnected(&mut self, peer: Life) {
         if self.downstream.as_ref().is_some_and(|it| it.peer == peer) {
             self.open_downstream();
+        }
+        if self.upstream.is_some_and(|it| it.peer == peer) {
+            self.upstream = None;
         }
     }
 
@@ -254,10 +303,18 @@ impl Replica {
         if !self.is_tail() {
             return self.send(self.chain.tail(), Message::Query { number });
         }
-        if self.may_read(now, history).is_ok() {
+        if self.may_read_dirty(now, history) {
             let committed = history.committed();
             self.effects.push(Effect::Told { number, committed });
         }
+    }
+
+    /// Whether this is the tail and may say up to where it has committed.
+    fn may_read_dirty(&self, now: Instant, history: &impl History) -> bool {
+        // CHAIN §6.5 ✦: who has proposed another tail says nothing about what is in flight.
+        let is_promoting = self.joiner.as_ref().is_some_and(Joiner::is_proposed);
+        let may_read = self.may_read(now, history).is_ok() || !holds(Rule::QueriesNeedGrants);
+        self.is_tail() && may_read && !(is_promoting && holds(Rule::PromotersSayNothing))
     }
 
     /// A message has come. What becomes of the entries that come with it.
@@ -282,6 +339,7 @@ impl Replica {
         }
         match message {
             Message::Heartbeat { ask, accused, .. } => {
+                self.suspicion.heard(from);
                 self.suspicion.accused_by(now, from, accused, &self.config);
                 let grant = self.leases.answer(now, &self.chain, from, ask);
                 self.send(from, Message::Granted(grant));
@@ -290,13 +348,18 @@ impl Replica {
                     self.open_downstream();
                 }
             }
-            Message::Granted(grant) => self.granted(now, from, grant),
+            Message::Granted(grant) => {
+                self.suspicion.heard(from);
+                self.granted(now, from, grant);
+            }
             Message::Stale(_) => {}
             Message::Open { link } => self.take_open(from, link, history),
-            Message::Opened { link, received, committed } => {
-                self.take_opened(from, link, received, history);
-                self.take_committed(from, link, committed, history);
-            }
+            Message::Opened { link, position } => self.take_opened(from, link, &position, history),
+            Message::Begin { link, start } => self.take_begin(from, link, start, history),
+            Message::Piece { link, is_last } => self.take_piece(from, (link, is_last), history),
+            Message::Durable { link, index } => self.take_durable(from, link, index, history),
+            Message::Join { heard } => self.take_join(now, from, &heard),
+            Message::Heard => self.knocking.heard(now, from),
             Message::Entries(entries) => return self.take_entries(from, entries, history),
             Message::Committed { link, committed } => {
                 self.take_committed(from, link, committed, history);
@@ -308,8 +371,7 @@ impl Replica {
             }
             Message::Query { number } => {
                 // CHAIN §3 ✦: a version query is answered under the same leases as a read.
-                let may_read = self.may_read(now, history).is_ok();
-                if self.is_tail() && (may_read || !holds(Rule::QueriesNeedGrants)) {
+                if self.may_read_dirty(now, history) {
                     let committed = history.committed();
                     self.send(from, Message::Told { number, committed });
                 }
@@ -326,7 +388,7 @@ impl Replica {
     fn granted(&mut self, now: Instant, from: Life, grant: Option<Grant>) {
         let Some(grant) = grant else { return };
         self.leases.take(now, from, &grant);
-        self.suspicion.heard(from);
+        self.suspicion.granted(from);
     }
 
     fn send_heartbeats(&mut self, now: Instant) {
@@ -353,8 +415,16 @@ impl Replica {
             if holds(Rule::CommitsAreDurable) {
                 safe = safe.min(self.durable);
             }
+            // CHAIN §6.3, §6.5 ✦: who is about to become the tail has to have it, too.
+            if let Some(bound) = self.joiner.as_ref().and_then(Joiner::commits_up_to) {
+                safe = safe.min(bound);
+            }
             self.commit(safe, history);
         }
+        if self.chain.role(self.own) == Some(Role::Syncing) && !self.is_loading {
+            self.commit(self.known_committed.min(history.received()), history);
+        }
+        self.tell_durable();
     }
 
     fn commit(&mut self, index: u64, history: &impl History) {
@@ -378,10 +448,10 @@ impl Replica {
     }
 }
 
-/// The identity of the last entry.
-fn last_of(history: &impl History) -> Version {
-    let index = history.received();
-    Version { epoch: if index == 0 { 0 } else { history.epoch_of(index) }, index }
+/// What is in the log.
+fn position_of(history: &impl History) -> Position {
+    let (received, committed) = (history.received(), history.committed());
+    Position { received, committed, epochs: history.epochs() }
 }
 
 /// As [`Entries`], to send.

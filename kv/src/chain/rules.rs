@@ -26,6 +26,16 @@ pub enum Rule {
     CommitsAreDurable,
     /// §5 ✦: a new tail answers no read before what it had received has committed.
     NewTailsCatchUp,
+    /// §6.3: before it is promoted a member has what has committed, …
+    PromotionWaits,
+    /// §6.4 ✦: … and everybody who serves knows of it.
+    PromotionIsKnownToAll,
+    /// §6.5 ✦: what commits after a promotion was proposed is there as well, whatever becomes of the link.
+    PromotedHaveWhatCommits,
+    /// §6.5 ✦: who has proposed another tail says nothing about what is in flight.
+    PromotersSayNothing,
+    /// §6.7: what a member has that the others have not is cut off.
+    DivergentEntriesAreCut,
 }
 
 /// True, but for the rule that a test has switched off.

@@ -9,11 +9,10 @@
 //!
 //! A link is of one epoch and one connection, and has a number of which the highest counts on both sides.
 
-use super::message::{Entries, Message};
-use super::{Effect, History, Replica, Taken, entries_envelope, last_of};
-use crate::chain::Life;
+use super::message::{Entries, Message, Position};
+use super::{Effect, History, Replica, Taken, entries_envelope, position_of};
 use crate::chain::rules::{Rule, holds};
-use crate::partition::Version;
+use crate::chain::{Life, Role};
 
 /// The link from the predecessor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +40,15 @@ struct Sent {
     index: u64,
     /// Up to where they are durable.
     durable: u64,
+    /// Up to where they had committed.
+    committed: u64,
+}
+
+impl Sent {
+    /// Nothing since this entry.
+    fn behind(index: u64) -> Self {
+        Sent { index, durable: 0, committed: 0 }
+    }
 }
 
 impl Downstream {
@@ -55,6 +63,7 @@ impl Replica {
     pub(super) fn open_downstream(&mut self) {
         let Some(peer) = self.chain.successor(self.own) else { return };
         self.links += 1;
+        self.joiner_is_cut_off();
         let link = self.links;
         self.downstream = Some(Downstream { peer, link, sent: None });
         self.send(peer, Message::Open { link });
@@ -70,8 +79,8 @@ impl Replica {
             return;
         }
         self.upstream = Some(Upstream { peer: from, link });
-        let (received, committed) = (last_of(history), history.committed());
-        self.send(from, Message::Opened { link, received, committed });
+        self.is_loading = false;
+        self.send(from, Message::Opened { link, position: position_of(history) });
     }
 
     /// The successor tells what it has: the rest follows.
@@ -79,35 +88,46 @@ impl Replica {
         &mut self,
         from: Life,
         link: u64,
-        received: Version,
+        position: &Position,
         history: &impl History,
     ) {
-        let Some(down) = self.downstream.as_mut().filter(|it| it.peer == from && it.link == link)
-        else {
+        let Some(down) = self.downstream.filter(|it| it.peer == from && it.link == link) else {
             return;
         };
-        // CHAIN §8.1: what a successor has is a prefix of what its predecessor has.
-        let is_prefix = received.index <= history.received()
-            && (received.index == 0 || history.epoch_of(received.index) == received.epoch);
-        if is_prefix && down.sent.is_none() {
-            down.sent = Some(Sent { index: received.index, durable: 0 });
-            self.forward(history);
+        if down.is_open() {
+            return;
         }
+        let common = position_of(history).common(position);
+        let first = match self.chain.role(from) {
+            Some(Role::Syncing) => self.begin_joiner(from, link, position, common, history),
+            // CHAIN §8.1: what a serving successor has is a prefix of what its predecessor has.
+            _ => (common == position.received).then_some(common),
+        };
+        let Some(index) = first else { return };
+        self.downstream = Some(Downstream { sent: Some(Sent::behind(index)), ..down });
+        self.forward(history);
+        self.take_committed(from, link, position.committed, history);
     }
 
     /// Sends the successor what it lacks, and how far that is durable.
     pub(super) fn forward(&mut self, history: &impl History) {
         let (durable, received) = (self.durable_so_far(), history.received());
         let (from, epoch) = (self.own, self.chain.epoch());
+        let committed = history.committed();
+        // Nobody else tells a member that is syncing what has committed.
+        let is_syncing =
+            self.chain.syncing().is_some_and(|it| self.chain.tail() == from && it != from);
         let Some(Downstream { peer, link, sent: Some(sent) }) = &mut self.downstream else {
             return;
         };
-        if sent.index >= received && sent.durable >= durable {
+        let has_committed = is_syncing && sent.committed < committed;
+        if sent.index >= received && sent.durable >= durable && !has_committed {
             return;
         }
         let (first, count) = (sent.index + 1, received.saturating_sub(sent.index));
-        *sent = Sent { index: sent.index.max(received), durable };
-        let entries = Entries { link: *link, first, count, upstream_durable: durable };
+        *sent = Sent { index: sent.index.max(received), durable, committed };
+        let link = *link;
+        let entries = Entries { link, first, count, upstream_durable: durable, committed };
         let envelope = entries_envelope(from, *peer, epoch, entries);
         self.effects.push(Effect::Forward(envelope));
     }
@@ -119,7 +139,7 @@ impl Replica {
         entries: Entries,
         history: &impl History,
     ) -> Taken {
-        let Entries { link, first, count, upstream_durable } = entries;
+        let Entries { link, first, count, upstream_durable, committed } = entries;
         let is_open = self.upstream.is_some_and(|it| it.peer == from && it.link == link);
         if !is_open && holds(Rule::OldLinksAreClosed) {
             return Taken::Nothing;
@@ -132,6 +152,9 @@ impl Replica {
             return Taken::Nothing;
         }
         self.upstream_durable = self.upstream_durable.max(upstream_durable);
+        if self.chain.role(self.own) == Some(Role::Syncing) {
+            self.known_committed = self.known_committed.max(committed);
+        }
         let known = (received + 1 - first).min(count);
         if known == count {
             self.advance(history);

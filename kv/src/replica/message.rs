@@ -2,7 +2,6 @@
 
 use crate::chain::lease::{Ask, Grant};
 use crate::chain::{Chain, Life};
-use crate::partition::Version;
 
 /// A message, with what has to fit before it is read (CHAIN §5: both incarnations, and the epoch).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,11 +41,38 @@ pub enum Message {
     Opened {
         /// The link that was opened.
         link: u64,
-        /// The last entry in the log.
-        received: Version,
-        /// What has committed, as far as is known.
-        committed: u64,
+        /// What is there.
+        position: Position,
     },
+    /// To a successor that is syncing: what comes on this link goes on from here.
+    Begin {
+        /// On which link.
+        link: u64,
+        /// From where.
+        start: Start,
+    },
+    /// To a successor that is syncing: a part of a snapshot, which goes beside it.
+    Piece {
+        /// On which link.
+        link: u64,
+        /// It is the last one.
+        is_last: bool,
+    },
+    /// From a successor that is syncing: everything up to an index is safely on its disk, and so is the
+    /// snapshot below, if there was one.
+    Durable {
+        /// On which link.
+        link: u64,
+        /// The index.
+        index: u64,
+    },
+    /// From who is no member and wants to be one, to each that serves.
+    Join {
+        /// Those who have answered lately.
+        heard: Vec<Life>,
+    },
+    /// Answers it.
+    Heard,
     /// To the successor: entries, or just how far they are durable.
     Entries(Entries),
     /// To the predecessor: everything up to an index has committed.
@@ -86,4 +112,57 @@ pub struct Entries {
     pub count: u64,
     /// The sender, and all before it, have everything up to this index safely on their disks.
     pub upstream_durable: u64,
+    /// The sender knows that everything up to this index has committed.
+    pub committed: u64,
+}
+
+/// What a log has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// The index of the last entry.
+    pub received: u64,
+    /// What has committed, as far as is known; it is in the table, and cannot be taken back.
+    pub committed: u64,
+    /// The first index of each epoch, and its number.
+    pub epochs: Vec<(u64, u32)>,
+}
+
+/// Where a syncing member goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// Behind the entry with this index. What it has beyond was never acknowledged, and is cut off.
+    Behind(u64),
+    /// With a snapshot of what has committed up to an index; whatever it has gives way.
+    Snapshot {
+        /// The index.
+        as_of: u64,
+        /// The epochs up to there.
+        epochs: Vec<(u64, u32)>,
+    },
+}
+
+impl Position {
+    /// The epoch of an entry.
+    pub fn epoch_of(&self, index: u64) -> u32 {
+        self.segment_of(index).1
+    }
+
+    /// The last entry that two logs have in common: with that, everything before it is the same. For an
+    /// epoch has one head, and what that had before it ordered is what everybody has who has what it ordered.
+    pub fn common(&self, other: &Position) -> u64 {
+        let mut index = self.received.min(other.received);
+        while index > 0 {
+            let (own, others) = (self.segment_of(index), other.segment_of(index));
+            if own.1 == others.1 {
+                break;
+            }
+            index = own.0.max(others.0).max(1) - 1;
+        }
+        index
+    }
+
+    fn segment_of(&self, index: u64) -> (u64, u32) {
+        let mut epochs = self.epochs.iter().rev();
+        epochs.find(|(first, _)| *first <= index).copied().unwrap_or((0, 0))
+    }
 }

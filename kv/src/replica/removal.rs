@@ -73,6 +73,12 @@ impl Replica {
         self.effects.push(Effect::Propose(chain));
     }
 
+    /// True if it is on its way out, and there is no way back.
+    pub(super) fn is_dropping(&self, life: Life) -> bool {
+        let removal = self.removal.as_ref().filter(|it| it.proposed_at.is_some());
+        removal.is_some_and(|it| it.victims.contains(&life))
+    }
+
     /// Those that may be dropped: accused here, and by a second one where there are three or more that
     /// serve, unless this one reaches none of the others.
     fn victims(&self) -> Vec<Life> {
@@ -82,7 +88,10 @@ impl Replica {
         let needs_second = others().count() >= 2 && !is_alone;
         let may_drop = |life: &Life| {
             let is_syncing = self.chain.role(*life) == Some(Role::Syncing);
-            is_syncing || !needs_second || self.suspicion.has_another_accuser(*life)
+            // CHAIN §3 ✦: a proof of death stands for the second accuser.
+            let is_sure = self.suspicion.knows_dead(*life);
+            let is_sure = is_sure || self.suspicion.has_another_accuser(*life);
+            is_syncing || !needs_second || is_sure
         };
         accused.into_iter().filter(may_drop).collect()
     }

@@ -31,6 +31,10 @@ struct Watched {
     is_accused: bool,
     /// It does not answer somebody else, who is heard here as well.
     is_joined: bool,
+    /// It has been heard in this epoch.
+    is_heard: bool,
+    /// A newer incarnation of it has been heard.
+    is_dead: bool,
 }
 
 /// What another member says.
@@ -50,7 +54,7 @@ impl Suspicion {
             .others(own)
             .map(|life| {
                 let known = before.iter().find(|it| it.life == life).copied();
-                let known = known.map(|it| Watched { is_joined: false, ..it });
+                let known = known.map(|it| Watched { is_joined: false, is_heard: false, ..it });
                 known.unwrap_or_else(|| Watched::new(life))
             })
             .collect();
@@ -64,17 +68,30 @@ impl Suspicion {
         let ran = since.min(config.heartbeat * 2);
         for it in &mut self.watched {
             it.silent += ran;
-            it.is_accused = it.unanswered >= UNANSWERED && it.silent >= config.lease.length;
+            let is_silent = it.unanswered >= UNANSWERED && it.silent >= config.lease.length;
+            it.is_accused = is_silent || it.is_dead;
             it.unanswered += 1;
         }
         self.accusations.retain(|it| now < it.until);
     }
 
     /// A member has granted.
+    pub fn granted(&mut self, life: Life) {
+        if let Some(it) = self.watched.iter_mut().find(|it| it.life == life) {
+            *it = Watched { is_joined: it.is_joined, is_heard: it.is_heard, ..Watched::new(life) };
+        }
+    }
+
+    /// A member has said something in this epoch.
     pub fn heard(&mut self, life: Life) {
         if let Some(it) = self.watched.iter_mut().find(|it| it.life == life) {
-            *it = Watched { is_joined: it.is_joined, ..Watched::new(life) };
+            it.is_heard = true;
         }
+    }
+
+    /// True if this member has been heard in this epoch.
+    pub fn has_heard(&self, life: Life) -> bool {
+        self.watched.iter().any(|it| it.life == life && it.is_heard)
     }
 
     /// A member says whom it accuses: that counts for the length of a grant.
@@ -116,6 +133,18 @@ impl Suspicion {
         self.watched.iter().filter(|it| it.is_accused || it.is_joined).map(|it| it.life)
     }
 
+    /// A newer incarnation of it has been heard.
+    pub fn is_dead(&mut self, life: Life) {
+        if let Some(it) = self.watched.iter_mut().find(|it| it.life == life) {
+            (it.is_dead, it.is_accused) = (true, true);
+        }
+    }
+
+    /// True if it is known that it will never answer.
+    pub fn knows_dead(&self, life: Life) -> bool {
+        self.watched.iter().any(|it| it.life == life && it.is_dead)
+    }
+
     /// True if another member accuses it, too.
     pub fn has_another_accuser(&self, life: Life) -> bool {
         self.accusations.iter().any(|it| it.of == life)
@@ -125,6 +154,7 @@ impl Suspicion {
 impl Watched {
     fn new(life: Life) -> Self {
         let silent = Duration::ZERO;
-        Watched { life, unanswered: 0, silent, is_accused: false, is_joined: false }
+        let (is_accused, is_joined, is_heard, is_dead) = (false, false, false, false);
+        Watched { life, unanswered: 0, silent, is_accused, is_joined, is_heard, is_dead }
     }
 }

@@ -16,11 +16,16 @@ const LEASE: u64 = 300 * MS;
 const TROUBLE: u64 = 6_000 * MS;
 const PEACE: u64 = 6_000 * MS;
 const KEYS: u64 = 3;
+const CONFIG: ReplicaConfig = ReplicaConfig {
+    heartbeat: Duration::from_nanos(HEARTBEAT),
+    lease: LeaseConfig { length: Duration::from_nanos(LEASE), margin_thousandths: 50 },
+};
 
 /// How bad it gets.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
     nodes: u16,
+    spares: usize,
     /// One in so many messages cuts its connection.
     cut_one_in: u64,
     delay: u64,
@@ -40,7 +45,13 @@ pub struct Seen {
     pub dirty_reads: u64,
     pub refused_reads: u64,
     pub dropped: u64,
+    pub promoted: u64,
     pub crashes: u64,
+    pub restarts: u64,
+    pub snapshots: u64,
+    pub cuts: u64,
+    /// Nodes that are no serving members at the end.
+    pub missing: u64,
     pub pauses: u64,
     pub partitions: u64,
 }
@@ -52,7 +63,12 @@ impl Seen {
         self.dirty_reads += other.dirty_reads;
         self.refused_reads += other.refused_reads;
         self.dropped += other.dropped;
+        self.promoted += other.promoted;
         self.crashes += other.crashes;
+        self.restarts += other.restarts;
+        self.snapshots += other.snapshots;
+        self.cuts += other.cuts;
+        self.missing += other.missing;
         self.pauses += other.pauses;
         self.partitions += other.partitions;
     }
@@ -64,6 +80,7 @@ impl Faults {
         let mut pick = |all: &[u64]| all[rng.below(all.len() as u64) as usize];
         Faults {
             nodes: pick(&[1, 2, 3, 3, 3, 4, 5]) as u16,
+            spares: pick(&[0, 1]) as usize,
             cut_one_in: pick(&[u64::MAX, 2_000, 200, 50]),
             delay: pick(&[MS / 5, 2 * MS, 20 * MS, 80 * MS]),
             disk: pick(&[MS / 10, MS, 10 * MS, 100 * MS]),
@@ -75,10 +92,18 @@ impl Faults {
 }
 
 /// The log of a node, and what of it has committed. An entry writes one key.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Log {
+    /// What is below came by a snapshot: the last write of each key up to an index.
+    base: u64,
+    base_epochs: Vec<(u64, u32)>,
+    table: BTreeMap<u64, u64>,
+    /// The snapshot is not complete: nothing counts.
+    is_void: bool,
     entries: Vec<Entry>,
     committed: u64,
+    /// Payloads of so many committed entries are at hand.
+    kept: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,18 +114,62 @@ struct Entry {
     id: u64,
 }
 
+impl Log {
+    fn at(&self, index: u64) -> Entry {
+        self.entries[(index - self.base) as usize - 1]
+    }
+
+    fn behind(&self, index: u64) -> &[Entry] {
+        &self.entries[(index - self.base) as usize..]
+    }
+
+    fn cut(&mut self, index: u64) {
+        assert!(index >= self.committed && index >= self.base, "what has committed is cut");
+        self.entries.truncate((index - self.base) as usize);
+    }
+
+    /// The last write of a key as of what has committed.
+    fn value(&self, key: u64) -> u64 {
+        let committed = &self.entries[..(self.committed - self.base) as usize];
+        match last_write(committed, key) {
+            0 => self.table.get(&key).copied().unwrap_or(0),
+            found => self.base + found,
+        }
+    }
+}
+
 impl History for Log {
     fn received(&self) -> u64 {
-        self.entries.len() as u64
+        if self.is_void { 0 } else { self.base + self.entries.len() as u64 }
     }
 
     fn committed(&self) -> u64 {
-        self.committed
+        if self.is_void { 0 } else { self.committed }
     }
 
-    fn epoch_of(&self, index: u64) -> u32 {
-        self.entries[index as usize - 1].epoch
+    fn epochs(&self) -> Vec<(u64, u32)> {
+        if self.is_void {
+            return Vec::new();
+        }
+        let mut epochs = self.base_epochs.clone();
+        for (index, entry) in (self.base + 1..).zip(&self.entries) {
+            if epochs.last().is_none_or(|(_, epoch)| *epoch != entry.epoch) {
+                epochs.push((index, entry.epoch));
+            }
+        }
+        epochs
     }
+
+    fn first_at_hand(&self) -> u64 {
+        (self.committed + 1).saturating_sub(self.kept).max(self.base + 1)
+    }
+}
+
+/// What comes beside a message.
+#[derive(Clone, Default)]
+struct Beside {
+    entries: Vec<Entry>,
+    pieces: Vec<(u64, u64)>,
 }
 
 struct Node {
@@ -113,8 +182,14 @@ struct Node {
     drift: i64,
     /// A chain that is being made durable.
     learning: Option<Chain>,
-    /// The number of the write that will be durable next, and up to where it goes.
+    /// A write of the log is on its way.
     syncing: bool,
+    /// Everything up to there is on the disk.
+    durable: u64,
+    /// The log as the disk has it, while something has been cut off and that is not durable.
+    before_cut: Option<Log>,
+    /// What was on its way to the disk before it counts no more.
+    generation: u64,
     reads: BTreeMap<u64, Read>,
 }
 
@@ -130,9 +205,10 @@ struct Read {
 
 enum Event {
     Tick(usize),
-    Message { connection: u64, envelope: Envelope, entries: Vec<Entry> },
-    Durable { node: usize, index: u64 },
-    Learnt { node: usize },
+    Message { connection: u64, envelope: Envelope, beside: Beside },
+    Durable { node: usize, generation: u64, index: u64 },
+    Learnt { node: usize, generation: u64 },
+    Restart(usize),
     Proposed { node: usize, chain: Chain },
     Tell { node: usize, chain: Chain },
     Look(usize),
@@ -161,7 +237,7 @@ pub struct World {
     trace: bool,
 }
 
-fn life(node: usize) -> Life {
+fn first_life(node: usize) -> Life {
     Life { node: NodeId(node as u16), incarnation: Incarnation(1) }
 }
 
@@ -171,24 +247,25 @@ fn place(life: Life) -> usize {
 
 impl World {
     pub fn new(seed: u64, faults: Faults) -> Self {
-        let config = ReplicaConfig {
-            heartbeat: Duration::from_nanos(HEARTBEAT),
-            lease: LeaseConfig { length: Duration::from_nanos(LEASE), margin_thousandths: 50 },
-        };
         let mut rng = Rng::from_seed(seed);
-        let chain = Chain::first(1, (0..faults.nodes as usize).map(life)).expect("they serve");
+        let lives = (0..faults.nodes as usize).map(first_life);
+        let chain = Chain::first(1, lives).expect("they serve");
         let node = |place: usize, rng: &mut Rng| Node {
-            replica: Replica::new(life(place), config, chain.clone(), 0),
-            log: Log::default(),
+            replica: Replica::new(first_life(place), CONFIG, chain.clone(), 0),
+            log: Log { kept: [0, 20, 100_000][rng.below(3) as usize], ..Log::default() },
             is_alive: true,
             paused_until: 0,
             offset: rng.below(1_000_000 * MS),
             drift: rng.below(49) as i64 - 24,
             learning: None,
             syncing: false,
+            durable: 0,
+            before_cut: None,
+            generation: 0,
             reads: BTreeMap::new(),
         };
-        let nodes = (0..faults.nodes as usize).map(|place| node(place, &mut rng)).collect();
+        let nodes =
+            (0..faults.nodes as usize + faults.spares).map(|place| node(place, &mut rng)).collect();
         let mut world = World {
             rng,
             faults,
@@ -206,6 +283,7 @@ impl World {
             trace: std::env::var("CATENA_SEED").is_ok(),
         };
         for place in 0..world.nodes.len() {
+            world.nodes[place].replica.want_membership(true);
             let after = world.rng.below(HEARTBEAT);
             world.after(after, Event::Tick(place));
             world.after(after, Event::Look(place));
@@ -243,6 +321,14 @@ impl World {
         1 + self.rng.below(2 * around)
     }
 
+    fn store_delay(&self) -> u64 {
+        if self.is_peace() { MS } else { self.faults.store }
+    }
+
+    fn disk_delay(&self) -> u64 {
+        if self.is_peace() { MS } else { self.faults.disk }
+    }
+
     /// What a node's clock shows.
     fn clock(&self, node: usize) -> Instant {
         let Node { offset, drift, .. } = self.nodes[node];
@@ -253,9 +339,10 @@ impl World {
     fn step(&mut self, event: Event) {
         let at = match &event {
             Event::Tick(node) | Event::Look(node) => Some(*node),
-            Event::Durable { node, .. } | Event::Learnt { node } | Event::Tell { node, .. } => {
+            Event::Durable { node, .. } | Event::Learnt { node, .. } | Event::Tell { node, .. } => {
                 Some(*node)
             }
+            Event::Restart(_) => None,
             Event::Message { envelope, .. } => Some(place(envelope.to)),
             Event::Proposed { .. } | Event::Client | Event::Fault | Event::Heal(..) => None,
         };
@@ -275,24 +362,32 @@ impl World {
                 self.after(HEARTBEAT, Event::Tick(node));
                 self.effects(node);
             }
-            Event::Message { connection, envelope, entries } => {
-                self.message(connection, envelope, &entries);
+            Event::Message { connection, envelope, beside } => {
+                self.message(connection, envelope, &beside);
             }
-            Event::Durable { node, index } => {
-                let Node { replica, log, syncing, .. } = &mut self.nodes[node];
-                *syncing = false;
-                replica.durable(index, log);
+            Event::Durable { node, generation, index } => {
+                let it = &mut self.nodes[node];
+                if generation != it.generation {
+                    return;
+                }
+                (it.syncing, it.durable, it.before_cut) = (false, index, None);
+                it.replica.durable(index, &it.log);
                 self.effects(node);
                 self.write_log(node);
             }
-            Event::Learnt { node } => self.learnt(node),
+            Event::Learnt { node, generation } => {
+                if generation == self.nodes[node].generation {
+                    self.learnt(node);
+                }
+            }
+            Event::Restart(node) => self.restart(node),
             Event::Proposed { node, chain } => self.proposed(node, chain),
             Event::Tell { node, chain } => {
                 self.nodes[node].replica.seen(chain);
                 self.effects(node);
             }
             Event::Look(node) => {
-                let (chain, delay) = (self.store.clone(), self.some(self.faults.store));
+                let (chain, delay) = (self.store.clone(), self.some(self.store_delay()));
                 self.after(delay, Event::Tell { node, chain });
                 self.after(500 * MS, Event::Look(node));
             }
@@ -304,7 +399,7 @@ impl World {
         }
     }
 
-    fn message(&mut self, connection: u64, envelope: Envelope, entries: &[Entry]) {
+    fn message(&mut self, connection: u64, envelope: Envelope, beside: &Beside) {
         let (from, to) = (place(envelope.from), place(envelope.to));
         if self.connections.get(&(from, to)).map(|(number, _)| *number) != Some(connection) {
             return;
@@ -313,9 +408,18 @@ impl World {
         if self.trace {
             println!("{:>9} {from} → {to} {envelope:?}", self.now / 1_000);
         }
+        if self.nodes[to].replica.own() != envelope.to {
+            return;
+        }
         let Node { replica, log, .. } = &mut self.nodes[to];
+        let is_last = matches!(envelope.message, Message::Piece { is_last: true, .. });
+        let is_piece = matches!(envelope.message, Message::Piece { .. });
+        if is_piece && replica.takes_pieces(&envelope) {
+            log.table.extend(beside.pieces.iter().copied());
+            log.is_void &= !is_last;
+        }
         if let Taken::Behind(known) = replica.take(clock, envelope, log) {
-            log.entries.extend_from_slice(&entries[known as usize..]);
+            log.entries.extend_from_slice(&beside.entries[known as usize..]);
             replica.received(log);
         }
         self.effects(to);
@@ -340,14 +444,18 @@ impl World {
             println!("{:>9} {node} proposes {chain} at {}", self.now / 1_000, self.store);
         }
         if self.store.epoch() + 1 == chain.epoch() {
-            self.seen.dropped += (self.store.members().len() - chain.members().len()) as u64;
+            let gone = self.store.members().iter().filter(|it| chain.role(it.life).is_none());
+            self.seen.dropped += gone.count() as u64;
+            let promoted =
+                self.store.syncing().is_some_and(|it| chain.role(it) == Some(Role::Serving));
+            self.seen.promoted += u64::from(promoted);
             self.store = chain;
         }
         let is_lost = !self.is_peace() && self.rng.below(self.faults.lost_one_in) == 0;
         for other in 0..self.nodes.len() {
             let is_told = if other == node { !is_lost } else { self.rng.below(2) == 0 };
             if is_told {
-                let (chain, delay) = (self.store.clone(), self.some(self.faults.store));
+                let (chain, delay) = (self.store.clone(), self.some(self.store_delay()));
                 self.after(delay, Event::Tell { node: other, chain });
             }
         }
@@ -358,19 +466,58 @@ impl World {
         let effects: Vec<Effect> = self.nodes[node].replica.take_effects().collect();
         for effect in effects {
             match effect {
-                Effect::Send(envelope) => self.send(envelope, Vec::new()),
+                Effect::Send(envelope) => self.send(envelope, Beside::default()),
                 Effect::Forward(envelope) => {
                     let Message::Entries(head) = envelope.message else { unreachable!("entries") };
-                    let first = head.first as usize - 1;
                     let log = &self.nodes[node].log;
-                    let entries = log.entries[first..][..head.count as usize].to_vec();
-                    assert!(head.count == 0 || head.first > log.committed, "payloads are gone");
-                    self.send(envelope, entries);
+                    let is_at_hand = head.count == 0 || head.first >= log.first_at_hand();
+                    assert!(is_at_hand, "payloads are gone");
+                    let entries = log.behind(head.first - 1)[..head.count as usize].to_vec();
+                    self.send(envelope, Beside { entries, ..Beside::default() });
+                }
+                Effect::Cut(index) => {
+                    let it = &mut self.nodes[node];
+                    if it.before_cut.is_none() {
+                        let mut before = it.log.clone();
+                        before.entries.truncate((it.durable - before.base) as usize);
+                        it.before_cut = Some(before);
+                    }
+                    it.log.cut(index);
+                    it.durable = it.durable.min(index);
+                    (it.syncing, it.generation) = (false, it.generation + 1);
+                    self.seen.cuts += 1;
+                }
+                Effect::Void { as_of, epochs } => {
+                    let it = &mut self.nodes[node];
+                    let kept = it.log.kept;
+                    it.log = Log {
+                        base: as_of,
+                        base_epochs: epochs,
+                        is_void: true,
+                        committed: as_of,
+                        kept,
+                        ..Log::default()
+                    };
+                    (it.durable, it.before_cut) = (as_of, None);
+                    (it.syncing, it.generation) = (false, it.generation + 1);
+                }
+                Effect::Snapshot { last, as_of } => {
+                    let log = &self.nodes[node].log;
+                    assert_eq!(log.committed, as_of);
+                    let pieces = (0..KEYS).map(|key| (key, log.value(key))).collect::<Vec<_>>();
+                    let mut first = last.clone();
+                    if let Message::Piece { is_last, .. } = &mut first.message {
+                        *is_last = false;
+                    }
+                    let (one, other) = pieces.split_at(1);
+                    self.send(first, Beside { pieces: one.to_vec(), ..Beside::default() });
+                    self.send(last, Beside { pieces: other.to_vec(), ..Beside::default() });
+                    self.seen.snapshots += 1;
                 }
                 Effect::Commit(index) => self.commit(node, index),
                 Effect::Learn(chain) => self.learn(node, chain),
                 Effect::Propose(chain) => {
-                    let delay = self.some(self.faults.store);
+                    let delay = self.some(self.store_delay());
                     self.after(delay, Event::Proposed { node, chain });
                 }
                 Effect::Told { number, committed } => {
@@ -383,7 +530,7 @@ impl World {
         self.answer_reads(node);
     }
 
-    fn send(&mut self, envelope: Envelope, entries: Vec<Entry>) {
+    fn send(&mut self, envelope: Envelope, beside: Beside) {
         let pair = (place(envelope.from), place(envelope.to));
         let is_peace = self.is_peace();
         if self.cut.contains(&pair) {
@@ -396,7 +543,7 @@ impl World {
         let (number, last) = *self.connections.entry(pair).or_insert((0, 0));
         let at = (self.now + delay).max(last + 1);
         self.connections.insert(pair, (number, at));
-        let event = Event::Message { connection: number, envelope, entries };
+        let event = Event::Message { connection: number, envelope, beside };
         self.after(at - self.now, event);
     }
 
@@ -405,19 +552,13 @@ impl World {
         for (from, to) in [(one, other), (other, one)] {
             let connection = self.connections.entry((from, to)).or_insert((0, 0));
             *connection = (connection.0 + 1, self.now);
-            self.nodes[from].replica.disconnected(life(to));
+            let peer = self.nodes[to].replica.own();
+            if self.nodes[from].is_alive {
+                self.nodes[from].replica.disconnected(peer);
+            }
         }
         for node in [one, other] {
-            let effects: Vec<Effect> = self.nodes[node].replica.take_effects().collect();
-            for effect in effects {
-                if let Effect::Send(envelope) = effect {
-                    let pair = (place(envelope.from), place(envelope.to));
-                    let (number, _) = *self.connections.entry(pair).or_insert((0, 0));
-                    let event = Event::Message { connection: number, envelope, entries: vec![] };
-                    let delay = self.some(MS);
-                    self.after(delay, event);
-                }
-            }
+            self.effects(node);
         }
     }
 
@@ -428,39 +569,44 @@ impl World {
         }
         let is_new = it.learning.replace(chain).is_none();
         if is_new {
-            let delay = self.some(self.faults.disk);
-            self.after(delay, Event::Learnt { node });
+            let delay = self.some(self.disk_delay());
+            let generation = self.nodes[node].generation;
+            self.after(delay, Event::Learnt { node, generation });
         }
     }
 
     fn write_log(&mut self, node: usize) {
         let it = &mut self.nodes[node];
-        let index = it.log.received();
-        if !std::mem::replace(&mut it.syncing, true) {
-            let delay = self.some(self.faults.disk);
-            self.after(delay, Event::Durable { node, index });
+        // What is beside a snapshot is durable with it.
+        if it.log.is_void || it.syncing || it.durable == it.log.received() {
+            return;
         }
+        it.syncing = true;
+        let (index, generation) = (it.log.received(), it.generation);
+        let delay = self.some(self.disk_delay());
+        self.after(delay, Event::Durable { node, generation, index });
     }
 
     fn commit(&mut self, node: usize, index: u64) {
         let log = &mut self.nodes[node].log;
         assert!(index <= log.received(), "only what is there commits");
-        for at in log.committed..index {
-            let entry = log.entries[at as usize];
-            match self.committed.get(at as usize) {
+        for at in log.committed + 1..=index {
+            let entry = log.at(at);
+            match self.committed.get(at as usize - 1) {
                 Some(there) => assert_eq!(*there, entry, "one index has two identities"),
                 None => self.committed.push(entry),
             }
         }
         log.committed = log.committed.max(index);
-        let is_tail = self.nodes[node].replica.is_tail();
-        if is_tail && index > self.acknowledged {
+        let replica = &self.nodes[node].replica;
+        if replica.is_tail() && index > self.acknowledged {
             self.seen.acknowledged += index - self.acknowledged;
             self.acknowledged = index;
-            let everywhere = self.nodes[node].replica.chain().clone();
-            for member in everywhere.serving().map(place) {
-                let has = self.nodes[member].log.received();
-                assert!(has >= index, "{index} was acknowledged, and node {member} has {has}");
+            for member in replica.chain().serving() {
+                let it = &self.nodes[place(member)];
+                let has = it.is_alive && it.replica.own() == member;
+                let late = has && it.durable < index;
+                assert!(!late, "{index} was acknowledged, and {member} has {}", it.durable);
             }
         }
     }
@@ -468,17 +614,13 @@ impl World {
     /// CHAIN §8.3: what was acknowledged is in every later configuration. Who lags behind the newest one may
     /// act in one that is over.
     fn check_acknowledged(&self, node: usize) {
-        let it = &self.nodes[node];
-        let is_newest = *it.replica.chain() == self.store;
-        if is_newest && it.replica.chain().role(life(node)) == Some(Role::Serving) {
-            // What an earlier tail acknowledges from now on has been here as long.
-            let has = &it.log.entries;
-            let end = self.acknowledged.min(has.len() as u64) as usize;
-            assert!(
-                has.len() as u64 >= self.acknowledged,
-                "node {node} lacks what is acknowledged"
-            );
-            assert_eq!(has[..end], self.committed[..end]);
+        let Node { replica, log, .. } = &self.nodes[node];
+        let serves = replica.chain().role(replica.own()) == Some(Role::Serving);
+        if *replica.chain() == self.store && serves {
+            let has = log.received();
+            assert!(has >= self.acknowledged, "node {node} has {has} of {}", self.acknowledged);
+            let from = log.base as usize..self.acknowledged.max(log.base) as usize;
+            assert_eq!(log.entries[..from.len()], self.committed[from]);
         }
     }
 
@@ -491,7 +633,7 @@ impl World {
             return;
         }
         let key = self.rng.below(KEYS);
-        let bound = it.log.received() - it.log.committed < 50;
+        let bound = it.log.received().saturating_sub(it.log.committed) < 50;
         if it.replica.is_head() && bound && self.rng.below(2) == 0 {
             self.number += 1;
             let (epoch, id) = (it.replica.chain().epoch(), self.number);
@@ -511,9 +653,9 @@ impl World {
             self.seen.refused_reads += 1;
             return;
         }
-        let in_flight = &it.log.entries[it.log.committed as usize..];
+        let in_flight = it.log.behind(it.log.committed);
         if !in_flight.iter().any(|entry| entry.key == key) {
-            let value = last_write(&it.log.entries[..it.log.committed as usize], key);
+            let value = it.log.value(key);
             return self.check_read(key, committed_before, value);
         }
         self.queries += 1;
@@ -537,8 +679,7 @@ impl World {
         let due: Vec<Read> = it.reads.values().filter(|it| is_due(it)).copied().collect();
         it.reads.retain(|_, read| !is_due(read));
         for read in due {
-            let log = &self.nodes[node].log;
-            let value = last_write(&log.entries[..committed as usize], read.key);
+            let value = self.nodes[node].log.value(read.key);
             self.seen.dirty_reads += 1;
             self.check_read(read.key, read.committed_before, value);
         }
@@ -561,12 +702,14 @@ impl World {
         let count = self.nodes.len() as u64;
         let (one, other) = (self.rng.below(count) as usize, self.rng.below(count) as usize);
         match self.rng.below(4) {
-            0 => {
+            0 if self.nodes[one].is_alive => {
                 // One that serves has to be left.
                 let store = self.store.clone();
-                let mut left = store.serving().filter(|it| *it != life(one));
-                if left.any(|it| self.nodes[place(it)].is_alive) {
+                let mut left = store.serving().filter(|it| place(*it) != one);
+                if left.any(|it| self.is_alive(it)) {
                     self.nodes[one].is_alive = false;
+                    let away = self.some(1_500 * MS);
+                    self.after(away, Event::Restart(one));
                     self.seen.crashes += 1;
                     if self.trace {
                         println!("{:>9} {one} crashes", self.now / 1_000);
@@ -604,13 +747,59 @@ impl World {
         }
     }
 
+    /// This member's process runs.
+    fn is_alive(&self, member: Life) -> bool {
+        let it = &self.nodes[place(member)];
+        it.is_alive && it.replica.own() == member
+    }
+
+    /// A node that has crashed comes back with what was durable, as another member; or with nothing.
+    fn restart(&mut self, node: usize) {
+        let loses_disk = self.rng.below(5) == 0;
+        let forgotten = self.rng.next_u64();
+        let it = &mut self.nodes[node];
+        if let Some(before) = it.before_cut.take() {
+            it.log = before;
+            it.durable = it.log.received();
+        }
+        if loses_disk || it.log.is_void {
+            it.log = Log { kept: it.log.kept, ..Log::default() };
+            it.durable = 0;
+        }
+        let log = &mut it.log;
+        log.entries.truncate((it.durable - log.base) as usize);
+        // How far it had committed is known from a while ago.
+        log.committed = log.committed.min(it.durable);
+        log.committed -= forgotten % (log.committed - log.base + 1);
+        let incarnation = Incarnation(it.replica.own().incarnation.0 + 1);
+        let own = Life { incarnation, ..it.replica.own() };
+        it.replica = Replica::new(own, CONFIG, self.store.clone(), it.durable);
+        it.replica.want_membership(true);
+        (it.is_alive, it.syncing, it.learning) = (true, false, None);
+        it.generation += 1;
+        it.reads.clear();
+        self.seen.restarts += 1;
+        if self.trace {
+            println!(
+                "{:>9} {node} starts again with {}",
+                self.now / 1_000,
+                self.nodes[node].durable
+            );
+        }
+        for other in 0..self.nodes.len() {
+            self.reset((node, other));
+        }
+        self.after(1, Event::Tick(node));
+        self.after(1, Event::Look(node));
+    }
+
     /// In peace everything has come right.
-    fn check_end(&self) {
-        let alive = |it: &Life| self.nodes[place(*it)].is_alive;
-        if !self.store.serving().any(|it| alive(&it)) {
+    fn check_end(&mut self) {
+        if !self.store.serving().any(|it| self.is_alive(it)) {
             return;
         }
-        assert!(self.store.serving().all(|it| alive(&it)), "{} has dead members", self.store);
+        let trouble = format!("at the end of {:?}", self.faults);
+        assert!(self.store.serving().all(|it| self.is_alive(it)), "{} {trouble}", self.store);
         for member in self.store.serving().map(place) {
             let Node { replica, log, .. } = &self.nodes[member];
             assert_eq!(*replica.chain(), self.store, "node {member}");
@@ -618,7 +807,12 @@ impl World {
             assert!(late < 50, "node {member} is {late} behind");
             let clock = self.clock(member);
             assert_eq!(replica.may_read(clock, log), Ok(()), "node {member} of {}", self.store);
+            for key in 0..KEYS {
+                let expected = last_write(&self.committed[..log.committed as usize], key);
+                assert_eq!(log.value(key), expected, "node {member}");
+            }
         }
+        self.seen.missing += (self.nodes.len() - self.store.serving().count()) as u64;
     }
 }
 
