@@ -26,14 +26,32 @@ fn nothing_that_was_acknowledged_is_lost_and_no_read_is_stale() {
     assert!(sum.acknowledged > 0 && sum.reads > 0 && sum.dirty_reads > 0 && sum.dropped > 0);
 }
 
-/// Each rule off, and a seed that misses it.
-const MISSED: &[(Rule, u64)] = &[];
+/// Each rule off, and a seed that misses it. No seed is known yet for `GrantsAreOfMembers` and
+/// `PromotionIsKnownToAll`: their worlds have several chains, and members that lag far behind.
+const MISSED: &[(Rule, u64)] = &[
+    (Rule::ReadsNeedGrants, 20),
+    (Rule::QueriesNeedGrants, 14),
+    (Rule::GrantsCountFromAsking, 272),
+    (Rule::VictimsGetNoGrants, 0),
+    (Rule::ProposalsStandUntilTheEpochMoves, 74),
+    (Rule::RemovalWaitsForGrants, 32),
+    (Rule::OldLinksAreClosed, 183),
+    (Rule::CommitsAreDurableUpstream, 0),
+    (Rule::CommitsAreDurable, 0),
+    (Rule::NewTailsCatchUp, 21),
+    (Rule::PromotionWaits, 14),
+    (Rule::PromotedHaveWhatCommits, 1),
+    (Rule::PromotersSayNothing, 14),
+    (Rule::DivergentEntriesAreCut, 8),
+];
 
 #[test]
 fn each_rule_is_missed_where_it_is_switched_off() {
-    for (rule, seed) in MISSED {
-        assert!(is_missed(*rule, *seed), "nothing goes wrong without {rule:?}");
-    }
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let kept: Vec<_> = MISSED.iter().filter(|(rule, seed)| !is_missed(*rule, *seed)).collect();
+    std::panic::set_hook(hook);
+    assert!(kept.is_empty(), "nothing goes wrong without {kept:?}");
 }
 
 fn is_missed(rule: Rule, seed: u64) -> bool {
@@ -60,6 +78,11 @@ fn seeds_that_miss_a_rule() {
         Rule::CommitsAreDurableUpstream,
         Rule::CommitsAreDurable,
         Rule::NewTailsCatchUp,
+        Rule::PromotionWaits,
+        Rule::PromotionIsKnownToAll,
+        Rule::PromotedHaveWhatCommits,
+        Rule::PromotersSayNothing,
+        Rule::DivergentEntriesAreCut,
     ] {
         let found: Vec<u64> = (0..seeds).filter(|seed| is_missed(rule, *seed)).take(3).collect();
         println!("{rule:?}: {found:?}");
