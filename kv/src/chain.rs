@@ -10,11 +10,11 @@
 //!
 //! | step | by whom | what |
 //! |---|---|---|
-//! | [`Step::Drop`] | a serving member; one that is dropped itself, too | members go, at least one serving stays |
+//! | [`Step::Drop`] | a serving member | members go, at least one that serves stays |
 //! | [`Step::Append`] | the tail | a member is added at the end, syncing |
 //! | [`Step::Promote`] | the tail | the syncing member serves |
-//! | [`Step::Touch`] | a serving member | the same chain in the next epoch: the way out for who changed its mind |
-//! | [`Step::TakeOver`] | who was a serving member in an earlier incarnation | it alone, in its new one |
+//! | [`Step::Touch`] | a serving member | the same in the next epoch: for who changed its mind |
+//! | [`Step::TakeOver`] | who served in an earlier incarnation | it alone, in its new one |
 //!
 //! Members never change places, and a node is in a chain once at most.
 

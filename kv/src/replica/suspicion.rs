@@ -114,7 +114,7 @@ impl Suspicion {
             let both_serve = [*by, *of].iter().all(|it| chain.role(*it) == Some(Role::Serving));
             let hears_both = !self.accuses(*by) && !self.accuses(*of);
             if both_serve && hears_both && now.since(*since) >= wait {
-                let nearer_tail = chain.serving().filter(|it| it == by || it == of).next_back();
+                let nearer_tail = chain.serving().rfind(|it| it == by || it == of);
                 joined.extend(nearer_tail);
             }
         }

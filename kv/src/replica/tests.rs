@@ -1,5 +1,6 @@
 //! Replicas, their network and a config store, at random: what a chain promises is looked at at each step.
 
+mod log;
 mod world;
 
 use crate::chain::rules::{Rule, without};

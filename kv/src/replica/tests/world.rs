@@ -1,5 +1,6 @@
 //! A world of replicas of one partition, from one seed.
 
+use super::log::{Beside, Entry, Log, last_write};
 use crate::chain::lease::LeaseConfig;
 use crate::chain::{Chain, Incarnation, Life, NodeId, Role};
 use crate::replica::message::{Envelope, Message};
@@ -89,87 +90,6 @@ impl Faults {
             between: pick(&[400 * MS, 1_500 * MS, 4_000 * MS]),
         }
     }
-}
-
-/// The log of a node, and what of it has committed. An entry writes one key.
-#[derive(Clone, Default)]
-struct Log {
-    /// What is below came by a snapshot: the last write of each key up to an index.
-    base: u64,
-    base_epochs: Vec<(u64, u32)>,
-    table: BTreeMap<u64, u64>,
-    /// The snapshot is not complete: nothing counts.
-    is_void: bool,
-    entries: Vec<Entry>,
-    committed: u64,
-    /// Payloads of so many committed entries are at hand.
-    kept: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Entry {
-    epoch: u32,
-    key: u64,
-    /// No other one has it.
-    id: u64,
-}
-
-impl Log {
-    fn at(&self, index: u64) -> Entry {
-        self.entries[(index - self.base) as usize - 1]
-    }
-
-    fn behind(&self, index: u64) -> &[Entry] {
-        &self.entries[(index - self.base) as usize..]
-    }
-
-    fn cut(&mut self, index: u64) {
-        assert!(index >= self.committed && index >= self.base, "what has committed is cut");
-        self.entries.truncate((index - self.base) as usize);
-    }
-
-    /// The last write of a key as of what has committed.
-    fn value(&self, key: u64) -> u64 {
-        let committed = &self.entries[..(self.committed - self.base) as usize];
-        match last_write(committed, key) {
-            0 => self.table.get(&key).copied().unwrap_or(0),
-            found => self.base + found,
-        }
-    }
-}
-
-impl History for Log {
-    fn received(&self) -> u64 {
-        if self.is_void { 0 } else { self.base + self.entries.len() as u64 }
-    }
-
-    fn committed(&self) -> u64 {
-        if self.is_void { 0 } else { self.committed }
-    }
-
-    fn epochs(&self) -> Vec<(u64, u32)> {
-        if self.is_void {
-            return Vec::new();
-        }
-        let mut epochs = self.base_epochs.clone();
-        for (index, entry) in (self.base + 1..).zip(&self.entries) {
-            if epochs.last().is_none_or(|(_, epoch)| *epoch != entry.epoch) {
-                epochs.push((index, entry.epoch));
-            }
-        }
-        epochs
-    }
-
-    fn first_at_hand(&self) -> u64 {
-        (self.committed + 1).saturating_sub(self.kept).max(self.base + 1)
-    }
-}
-
-/// What comes beside a message.
-#[derive(Clone, Default)]
-struct Beside {
-    entries: Vec<Entry>,
-    pieces: Vec<(u64, u64)>,
 }
 
 struct Node {
@@ -814,9 +734,4 @@ impl World {
         }
         self.seen.missing += (self.nodes.len() - self.store.serving().count()) as u64;
     }
-}
-
-/// The index of the last write of a key.
-fn last_write(entries: &[Entry], key: u64) -> u64 {
-    entries.iter().rposition(|entry| entry.key == key).map_or(0, |at| at as u64 + 1)
 }
