@@ -17,7 +17,8 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`] | bytes, instants |
-//! | pure | [`upkeep`], [`chain`] | bytes, instants |
+//! | pure | [`upkeep`] | bytes, instants |
+//! | pure, not used by [`node`] yet | [`chain`], [`replica`] | instants, messages |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
 //! | protocol | [`native`], [`keyspace`] | the engine's requests |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |

@@ -7,9 +7,9 @@
 //! While a shard has much of another that has not gone on to clients it is answered no more by that one: who
 //! reads slowly waits, and fills no memory. Nobody waits for ever: what one shard asks of another is answered
 //! in its order, and waits for nothing that others ask; so whatever the oldest answer that has not gone on
-//! still lacks, its shard has given nothing beyond. But for a log that waits for room on its disk, for that may
-//! last: then only what is on its way is waited for, and where too much has come for all clients together the
-//! one that has most of it is ended.
+//! still lacks, its shard has given nothing beyond. But for a log that waits for room on its disk, for that
+//! may last: then only what is on its way is waited for, and where too much has come for all clients
+//! together the one that has most of it is ended.
 
 use catena_engine::shard_index::ShardIndex;
 use std::cell::Cell;
