@@ -204,14 +204,16 @@ impl Streams {
         is_there.then_some(StreamOutput { state, spare: &mut self.spare })
     }
 
-    /// Delivers once more what a stream has not read, for there is room for its answers again.
+    /// Delivers once more what a stream has not read that was [held](Stream::hold), for there is room for its
+    /// answers again. For any other there is nothing to be done: what it has not read is waited for.
     pub fn read_on(&mut self, id: StreamId) {
-        if let Some(state) = self.state_mut(id.0) {
-            state.is_held = false;
-            if !state.is_behind && !state.input.is_empty() {
-                state.is_behind = true;
-                self.behind.push_back(id.0);
-            }
+        let Some(state) = self.state_mut(id.0) else { return };
+        if !std::mem::take(&mut state.is_held) {
+            return;
+        }
+        if !state.is_behind && !state.input.is_empty() {
+            state.is_behind = true;
+            self.behind.push_back(id.0);
         }
         self.mark_dirty(id.0);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::application::{Application, Message};
-use crate::limits::{LINGER, STREAM_TURN_COMMANDS_MAX};
+use crate::limits::{BACKLOG_READ_MAX, LINGER, STREAM_TURN_COMMANDS_MAX};
 use crate::shard_index::ShardIndex;
 use crate::stream::{Stream, StreamId, Streams};
 
@@ -20,6 +20,8 @@ struct Lines {
 struct Notes {
     is_due: bool,
     is_finished: bool,
+    /// The application has this one read on in every turn.
+    reads_on: Option<StreamId>,
     lines: usize,
     closed: Vec<StreamId>,
 }
@@ -80,6 +82,9 @@ impl Application for Lines {
     }
 
     fn turn_ended(&mut self, streams: &mut Streams) {
+        if let Some(stream) = self.notes.borrow().reads_on {
+            streams.read_on(stream);
+        }
         if !self.notes.borrow().is_due {
             return;
         }
@@ -206,6 +211,23 @@ fn a_stream_that_is_held_is_read_on_when_its_answer_is_out() {
     scene.notes.borrow_mut().is_due = true;
     while scene.turn().busy {}
     assert_eq!(scene.heard(stream), "one,two\nthree\n");
+}
+
+/// What was read on although it was not held was taken for one that has more than its part to read.
+#[test]
+fn a_long_line_is_read_to_its_end_whatever_is_read_on() {
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.turn();
+    scene.notes.borrow_mut().reads_on = Some(StreamId(stream));
+    let half = "x".repeat(2 * BACKLOG_READ_MAX);
+    scene.says(stream, &half);
+    (0..3).for_each(|_| _ = scene.turn());
+    assert!(!scene.driver.paused.contains(&stream), "the rest of the line is waited for");
+    assert!(!scene.turn().busy);
+    scene.says(stream, "\n");
+    scene.turn();
+    assert_eq!(scene.lines(), 1);
 }
 
 #[test]
