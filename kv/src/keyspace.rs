@@ -3,7 +3,7 @@
 use crate::command::error::Error;
 use crate::effect::EffectRef;
 use crate::evict;
-use crate::limits::{ANSWER_BYTES_MAX, KEY_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, answer_bytes_max};
 use crate::partition::{Found, Partition, Version};
 use crate::store::Common;
 use crate::table::KeyHash;
@@ -72,7 +72,7 @@ impl Keyspace<'_> {
     /// # Errors
     /// If no answer may be so long.
     pub fn check_answer(&self, bytes: usize) -> Result<(), Error> {
-        let bytes_max = self.common.value_bytes_max.max(ANSWER_BYTES_MAX);
+        let bytes_max = answer_bytes_max(self.common.value_bytes_max);
         if bytes > bytes_max { Err(Error::ANSWER_TOO_LONG) } else { Ok(()) }
     }
 

@@ -8,9 +8,11 @@ pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 /// and takes a connection, the log and a checkpoint as much memory once more.
 pub const VALUE_BYTES_DEFAULT: u32 = 64 << 20;
 
-/// The longest answer in bytes that a command on several keys puts together, or the longest value if that may
-/// be more. A key can be named a thousand times in one command.
-pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// The longest answer in bytes that a command on several keys puts together: 64 MiB, or the longest value if
+/// that may be more. A key can be named a thousand times in one command.
+pub fn answer_bytes_max(value_bytes_max: usize) -> usize {
+    value_bytes_max.max(64 << 20)
+}
 
 /// The longest value in bytes that any configuration may allow: 512 MiB, as in Redis.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;

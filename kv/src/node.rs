@@ -132,25 +132,25 @@ impl Node {
         let former = self.former.as_mut().expect("it is the first shard that is told");
         let had_all = former.have_all_recovered();
         let needless = former.note(from, needs);
-        let have_all = !had_all && former.have_all_recovered();
-        let data = have_all.then(|| former.data().clone());
-        if !needless.is_empty() {
+        if !had_all && former.have_all_recovered() {
+            let data = former.data().clone();
+            self.mark_served(data, needless);
+        } else if !needless.is_empty() {
             let removing = former::remove(self.local.clone(), former.path().into(), needless);
             self.local.spawn(removing).detach();
         }
-        if let Some(data) = data {
-            self.mark_served(data);
-        }
     }
 
-    /// All have recovered, so all may serve as soon as it is durable that they do.
-    fn mark_served(&self, data: DataDirectory) {
+    /// All have recovered, so all may serve as soon as it is durable that they do. Until then the mark is that
+    /// of a former start, whose directory has to be there.
+    fn mark_served(&self, data: DataDirectory, needless: Vec<u64>) {
         let (local, on_failure) = (self.local.clone(), self.config.on_failure.clone());
         self.local.spawn_vital(async move {
             match open::mark_served(&local, &data).await {
                 Ok(()) => send_to_all(&local, || Box::new(MayServe)),
-                Err(error) => on_failure(local.shard(), error.to_string()),
+                Err(error) => return on_failure(local.shard(), error.to_string()),
             }
+            former::remove(local, data.path.clone(), needless).await;
         });
     }
 

@@ -100,7 +100,7 @@ fn fact(facts: &Value, name: &str) -> u64 {
 /// What is there must be what each partition had at some instant while the backup was taken.
 fn serve(world: &mut World, scene: &mut Scene, disk: HostId) {
     let shards = 1 + scene.rng.below(3) as u16;
-    scene.machine = Machine::start(world, shards, Durability::Sync);
+    scene.machine = Machine::start(world, shards, Durability::Sync, 8 << 10);
     world.move_disk(disk, scene.machine.host());
     for history in 0..scene.histories.len() {
         let (seen, _) = scene.read_one(world, history).expect("a restored directory is served");

@@ -112,6 +112,24 @@ fn each(durability: Durability, seeds: u64) {
     }
 }
 
+/// Nothing is acknowledged before it is durable that this start has served: else the loss of its directory
+/// would go unnoticed, and what it has acknowledged with it.
+#[test]
+fn a_start_that_serves_is_known_to_have_done_so() {
+    each_seed("cargo test --test store", 1..21, &WorldConfig::default(), |world| {
+        let mut scene = Scene::begin(world, 1 + (world.seed() % 3) as u16, Durability::Sync);
+        for start in 1..5 {
+            let begins = world.run_until(Duration::from_secs(10), |_| scene.machine.has_begun());
+            assert!(begins, "{:?}", scene.machine.failures());
+            let identity = world.durable_file(scene.machine.host(), "/data/IDENTITY");
+            let identity = String::from_utf8(identity.unwrap_or_default()).expect("it is text");
+            let served = identity.split_once("[served]").map_or("", |(_, served)| served);
+            assert!(served.contains(&format!("incarnation = {start}\n")), "{identity}");
+            restart(world, &mut scene, Instant::ZERO);
+        }
+    });
+}
+
 #[test]
 fn what_was_acknowledged_outlives_crashes() {
     each(Durability::Sync, 24);

@@ -141,6 +141,23 @@ fn fill(world: &mut World) {
     ends_and_starts(world, &mut scene);
 }
 
+/// Long before one is due otherwise: what it makes superfluous may be the room.
+#[test]
+fn a_disk_that_is_full_has_checkpoints_tried() {
+    each_seed(COMMAND, 1..11, &WorldConfig::default(), |world| {
+        let mut scene = Scene::begin_with(world, 1, Durability::Sync, 1 << 30);
+        scene.write_for(world, Duration::from_millis(100));
+        assert_eq!(scene.machine.failed_checkpoints(), 0);
+        let lasts = Duration::from_secs(3);
+        world.inject(Fault::FillDisk { host: scene.machine.host(), lasts });
+        let until = world.now() + lasts;
+        while world.now() < until {
+            scene.write(world);
+        }
+        assert!(scene.machine.failed_checkpoints() > 0, "none was tried");
+    });
+}
+
 #[test]
 fn a_disk_that_is_full_stops_writes_and_no_reads() {
     let coverage = each_seed(COMMAND, 1..11, &WorldConfig::default(), fill);

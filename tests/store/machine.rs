@@ -6,6 +6,7 @@ use catena_engine::time::{Duration, Instant};
 use catena_kv::disk::checkpoint::CheckpointConfig;
 use catena_kv::evict::Eviction;
 use catena_kv::node::{self, NodeConfig};
+use catena_kv::redis::server::Server;
 use catena_kv::slot::Partitions;
 use catena_kv::store::Durability;
 use std::net::SocketAddr;
@@ -23,8 +24,10 @@ pub const PARTITIONS: u16 = 8;
 pub struct Machine {
     engine: Engine,
     durability: Durability,
+    checkpoint_log: u64,
     pub shards: u16,
     said: Arc<Said>,
+    server: Arc<Server>,
 }
 
 /// What a store has told, and is told, beside its clients.
@@ -37,10 +40,17 @@ struct Said {
 }
 
 impl Machine {
-    pub fn start(world: &mut World, shards: u16, durability: Durability) -> Self {
+    pub fn start(
+        world: &mut World,
+        shards: u16,
+        durability: Durability,
+        checkpoint_log: u64,
+    ) -> Self {
         let said = Arc::<Said>::default();
-        let engine = start(world, shards, config(durability, &said, world.seed()));
-        Machine { engine, durability, shards, said }
+        let config = config(durability, &said, checkpoint_log);
+        let server = config.server.clone();
+        let engine = start(world, shards, config);
+        Machine { engine, durability, checkpoint_log, shards, said, server }
     }
 
     pub fn host(&self) -> HostId {
@@ -72,6 +82,11 @@ impl Machine {
         self.said.ready.load(Relaxed) == u64::from(self.shards)
     }
 
+    /// True if some shard of the last start serves.
+    pub fn has_begun(&self) -> bool {
+        self.said.ready.load(Relaxed) > 0
+    }
+
     /// It is down, until it is started again.
     pub fn crash(&mut self, world: &mut World, how: Crash) {
         world.inject(Fault::Crash { host: self.host(), how, down_for: None });
@@ -94,7 +109,9 @@ impl Machine {
             return world.inject(Fault::Restart { host: self.host() });
         }
         let before = self.host();
-        self.engine = start(world, shards, config(self.durability, &self.said, world.seed()));
+        let config = config(self.durability, &self.said, self.checkpoint_log);
+        self.server = config.server.clone();
+        self.engine = start(world, shards, config);
         self.shards = shards;
         world.move_disk(before, self.host());
     }
@@ -109,6 +126,15 @@ impl Machine {
             .collect()
     }
 
+    /// Checkpoints that were tried in vain.
+    pub fn failed_checkpoints(&self) -> u64 {
+        const NAME: &str = "catena_store_checkpoints_failed_total ";
+        let mut text = String::new();
+        self.server.write_prometheus(&mut text, EPOCH_MS).expect("a string takes it");
+        let count = text.lines().find_map(|line| line.strip_prefix(NAME)?.parse().ok());
+        count.unwrap_or_else(|| panic!("{text}"))
+    }
+
     /// True if a checkpoint is being written.
     pub fn is_at_checkpoint(&self, world: &World) -> bool {
         (1..40).any(|number| !self.files(world, &format!("checkpoint-{number}.new")).is_empty())
@@ -121,9 +147,7 @@ pub fn now_ms(world: &World) -> u64 {
 }
 
 /// A store that writes small segments and many checkpoints, so that a few seconds see all of it.
-fn config(durability: Durability, said: &Arc<Said>, seed: u64) -> NodeConfig {
-    // Mostly a start that finds a log takes a checkpoint at once; else it lives with former ones for a while.
-    let log_bytes_min = if seed % 4 == 3 { 512 << 10 } else { 8 << 10 };
+fn config(durability: Durability, said: &Arc<Said>, log_bytes_min: u64) -> NodeConfig {
     let (clock, failed, ready) = (said.clone(), said.clone(), said.clone());
     NodeConfig {
         directory: Some("/data".into()),

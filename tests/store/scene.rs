@@ -51,7 +51,20 @@ pub enum Unread {
 
 impl Scene {
     pub fn begin(world: &mut World, shards: u16, durability: Durability) -> Self {
-        let machine = Machine::start(world, shards, durability);
+        // Mostly a start that finds a log takes a checkpoint at once; else it lives with former ones for a
+        // while.
+        let checkpoint_log = if world.seed() % 4 == 3 { 512 << 10 } else { 8 << 10 };
+        Self::begin_with(world, shards, durability, checkpoint_log)
+    }
+
+    /// With a checkpoint for so many bytes of log.
+    pub fn begin_with(
+        world: &mut World,
+        shards: u16,
+        durability: Durability,
+        checkpoint_log: u64,
+    ) -> Self {
+        let machine = Machine::start(world, shards, durability, checkpoint_log);
         Scene {
             machine,
             rng: Rng::from_seed(world.seed()),

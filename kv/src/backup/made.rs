@@ -73,3 +73,24 @@ impl Drop for Made {
 fn is_missing(path: &Path) -> bool {
     !path.as_os_str().is_empty() && !path.exists()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_goes_by_the_name_it_has_then_and_nothing_else() {
+        let above = std::env::temp_dir().join(format!("catena-made-{}", std::process::id()));
+        let (first, last) = (above.join("first"), above.join("last"));
+        let mut made = Made::default();
+        made.directory(&above).expect("a temporary directory");
+        drop(made.file(&first).expect("it is new"));
+        fs::rename(&first, &last).expect("it is there");
+        made.renamed(&first, &last);
+        fs::write(&first, "somebody else's").expect("a temporary file");
+        drop(made);
+        assert!(!last.exists(), "it was made, and renamed");
+        assert!(first.exists(), "it was not made");
+        fs::remove_dir_all(&above).expect("nobody uses it");
+    }
+}

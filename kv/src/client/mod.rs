@@ -202,8 +202,7 @@ impl Client {
         value: &[u8],
         lifetime: Duration,
     ) -> Result<Version, Error> {
-        let millis = lifetime.as_nanos().div_ceil(1_000_000);
-        let expiry = Expiry::In(u64::try_from(millis).unwrap_or(u64::MAX));
+        let expiry = Expiry::In(whole_millis(lifetime));
         let action = Action::Put { value, expiry };
         self.one(key, Condition::None, action).await.map(|(version, _)| version)
     }
@@ -580,4 +579,20 @@ fn decode_written(mut payload: &[u8], changes: usize) -> Option<Written> {
 
 fn check_key(key: &[u8]) -> Result<(), Error> {
     if key.len() > KEY_BYTES_MAX { Err(Error::TooLarge) } else { Ok(()) }
+}
+
+/// What is no whole millisecond counts as one more: nothing ends before its time.
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_never_cut_short() {
+        let nanos = [0, 1, 999_999, 1_000_000, 1_000_001].map(Duration::from_nanos);
+        assert_eq!(nanos.map(whole_millis), [0, 1, 1, 1, 2]);
+    }
 }

@@ -13,7 +13,7 @@ use super::place_of_keys;
 use super::split::{self, Parts, Split};
 use crate::command::error::Error;
 use crate::command::spec::{self, Everywhere, Run, Spec};
-use crate::limits::ANSWER_BYTES_MAX;
+use crate::limits::answer_bytes_max;
 use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
 use crate::slot::{Slot, shard_of};
 use crate::store::Store;
@@ -105,7 +105,8 @@ impl Redis {
         let ticket = client.answers.expect();
         let waiting = Waiting::Client(client.stream, ticket, client.protocol);
         let waiting = self.hand_over.wait(waiting);
-        let split = Split::new(spec, &mut parts, waiting);
+        let bytes_max = answer_bytes_max(store.config().value_bytes_max);
+        let split = Split::new(spec, &mut parts, waiting, bytes_max);
         let whole = self.hand_over.wait(Waiting::Split(split));
         for (shard, texts) in (0..).map(ShardIndex).zip(&parts.texts) {
             for (place, text) in texts.iter().enumerate() {
@@ -355,7 +356,7 @@ impl Redis {
         asked: &Asked<'_>,
         now_ms: u64,
     ) {
-        let bytes_max = store.config().value_bytes_max.max(ANSWER_BYTES_MAX);
+        let bytes_max = answer_bytes_max(store.config().value_bytes_max);
         let mut text = std::mem::take(&mut self.scratch);
         let (mut gates, mut rest): (Vec<Gate>, _) = (Vec::new(), asked.text);
         while let Ok(Parsed::Command { args, read }) = parser.next(rest) {

@@ -432,7 +432,10 @@ impl Redis {
                 let is_named = |word: &[u8]| args.name().eq_ignore_ascii_case(word);
                 // A browser was made to send this: what follows is not meant for a store. As in Redis.
                 if is_named(b"post") || is_named(b"host:") {
-                    tracing::warn!(from = ?client.address, "HTTP where the Redis protocol is spoken");
+                    if let Some(count) = self.server.http(now_ms) {
+                        let from = client.address;
+                        tracing::warn!(?from, count, "HTTP where the Redis protocol is spoken");
+                    }
                     stream.close();
                 }
                 // The commands of the transaction that there is not here follow: all or none, so none.

@@ -58,7 +58,8 @@ pub struct Server {
     pub config: ServerConfig,
     /// What took long.
     pub slow_log: SlowLog,
-    complaints: Complaints,
+    wrong_passwords: Complaints,
+    http: Complaints,
     running: OnceLock<Running>,
     is_ending: AtomicBool,
 }
@@ -131,7 +132,8 @@ impl Server {
         Server {
             config,
             slow_log: SlowLog::default(),
-            complaints: Complaints::default(),
+            wrong_passwords: Complaints::default(),
+            http: Complaints::default(),
             running: OnceLock::new(),
             is_ending: AtomicBool::new(false),
         }
@@ -274,7 +276,12 @@ impl Server {
     /// Counts a wrong password. `Some(count)` if that is worth a line in the log: so many since the last
     /// line, which is [`COMPLAINT_EVERY_MS`] ago at least.
     pub fn wrong_password(&self, now_ms: u64) -> Option<u64> {
-        self.complaints.add(now_ms)
+        self.wrong_passwords.add(now_ms)
+    }
+
+    /// Counts a client that speaks HTTP, in the same way.
+    pub fn http(&self, now_ms: u64) -> Option<u64> {
+        self.http.add(now_ms)
     }
 
     fn running(&self) -> &Running {
@@ -282,10 +289,10 @@ impl Server {
     }
 }
 
-/// Milliseconds from one line about wrong passwords to the next: who guesses may not fill a disk.
+/// Milliseconds from one line about strangers to the next: who guesses passwords may not fill a disk.
 pub const COMPLAINT_EVERY_MS: u64 = 1_000;
 
-/// Wrong passwords, as far as the log is concerned.
+/// What strangers do, as far as the log is concerned.
 #[derive(Debug, Default)]
 struct Complaints {
     told_ms: AtomicU64,
@@ -575,10 +582,11 @@ mod tests {
     }
 
     #[test]
-    fn wrong_passwords_are_told_once_in_a_while() {
+    fn strangers_are_told_once_in_a_while() {
         let server = Server::new(ServerConfig::default());
         let told: Vec<Option<u64>> =
             [5_000, 5_001, 5_999, 6_000, 6_001].map(|ms| server.wrong_password(ms)).to_vec();
         assert_eq!(told, [Some(1), None, None, Some(3), None]);
+        assert_eq!([6_001, 6_002].map(|ms| server.http(ms)), [Some(1), None]);
     }
 }

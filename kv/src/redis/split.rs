@@ -32,6 +32,9 @@ pub struct Split {
     /// By shard and part: the answers for its keys, one behind the other.
     answers: Vec<Vec<(Vec<u8>, Option<Share>)>>,
     missing: usize,
+    /// The longest answer; what is beyond it is not kept.
+    bytes_max: usize,
+    bytes: usize,
 }
 
 fn joined(spec: &Spec) -> Option<Joined> {
@@ -107,17 +110,23 @@ impl Parts {
 
 impl Split {
     /// Nothing has come yet.
-    pub fn new(spec: &Spec, parts: &mut Parts, waiting: AskKey) -> Self {
+    pub fn new(spec: &Spec, parts: &mut Parts, waiting: AskKey, bytes_max: usize) -> Self {
         let joined = joined(spec).expect("it was asked whether it may be split");
         let missing = parts.texts.iter().map(Vec::len).sum();
         let none_of = |parts: &Vec<_>| parts.iter().map(|_| Default::default()).collect();
         let answers = parts.texts.iter().map(none_of).collect();
-        Split { waiting, joined, shards: std::mem::take(&mut parts.shards), answers, missing }
+        let shards = std::mem::take(&mut parts.shards);
+        Split { waiting, joined, shards, answers, missing, bytes_max, bytes: 0 }
     }
 
     /// Adds the answer to a part; true with the last one.
     pub fn add(&mut self, part: Part, text: &[u8], share: Option<Share>) -> bool {
-        self.answers[part.shard.index()][part.place] = (text.to_vec(), share);
+        self.bytes += text.len();
+        if self.is_too_long() {
+            self.answers.iter_mut().flatten().for_each(|answer| *answer = Default::default());
+        } else {
+            self.answers[part.shard.index()][part.place] = (text.to_vec(), share);
+        }
         self.missing -= 1;
         self.missing == 0
     }
@@ -130,6 +139,9 @@ impl Split {
 
     /// Appends the whole answer.
     pub fn finish(&self, reply: &mut Reply<'_>) {
+        if self.is_too_long() {
+            return reply.error(&*Error::ANSWER_TOO_LONG.0);
+        }
         // Behind an error in a part there may be less than was asked for.
         let mut parts: Vec<_> = self.answers.iter().map(|parts| parts.iter()).collect();
         let mut left: Vec<&[u8]> = vec![&[]; parts.len()];
@@ -154,6 +166,12 @@ impl Split {
             Joined::Sum => reply.integer(each.iter().map(|answer| integer(answer)).sum()),
             Joined::Ok => reply.ok(),
         }
+    }
+}
+
+impl Split {
+    fn is_too_long(&self) -> bool {
+        self.bytes > self.bytes_max
     }
 }
 

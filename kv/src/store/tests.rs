@@ -123,6 +123,33 @@ fn writes_do_not_wait_for_keys_that_cannot_be_given_up() {
 }
 
 #[test]
+fn writes_do_not_wait_for_deletions_that_are_on_their_way() {
+    let mut store = in_memory(1, 1 << 20);
+    for number in 0..40 {
+        put(&mut store, &format!("key-{number}"), &vec![7; 1 << 16], None);
+    }
+    begin_log(&mut store, Durability::Sync);
+    log_runs(&mut store);
+    let mut rng = Rng::from_seed(1);
+    while !store.has_memory() {
+        store.keep_bound(1, || rng.next_u64());
+    }
+    store.keep_bound(1, || rng.next_u64());
+    assert!(store.bytes_used() > 2 << 20, "they are not on the disk");
+    assert_eq!((store.excess_bytes(), store.is_behind()), (0, false));
+}
+
+#[test]
+fn what_was_put_together_for_a_moment_is_given_back() {
+    let mut store = store(Durability::Sync);
+    for large in [false, true] {
+        store.common.scratch = vec![0; SCRATCH_KEPT_BYTES + usize::from(large)];
+        Upkeep::default().step(&mut store, 1, || 0);
+        assert_eq!(store.common.scratch.capacity() == 0, large);
+    }
+}
+
+#[test]
 fn nothing_is_given_up_while_the_disk_waits_for_room() {
     let mut store = in_memory(1, 1 << 20);
     for number in 0..40 {

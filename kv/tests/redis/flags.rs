@@ -41,7 +41,14 @@ fn the_ports_of_shards_are_the_same_at_each_start_where_they_are_free() {
         "{said}"
     );
     assert!(!catena.connect().ask("CLUSTER SLOTS").contains(&format!(":{held}")));
-    drop(holder);
+    drop((holder, catena));
+    // This one's own ports come first, too.
+    for flag in ["--rpc-listen", "--admin"] {
+        let line = ["--listen", &listen, "--shards", "1", flag, &held.to_string()];
+        let catena = Catena::try_start(&line).expect("it serves");
+        let said = catena.stderr();
+        assert!(said.contains(&format!("port {held} is taken")), "{said}");
+    }
 }
 
 #[test]

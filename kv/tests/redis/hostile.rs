@@ -171,6 +171,30 @@ fn large_answers_of_all_shards_do_not_wait_for_each_other() {
             });
         }
     });
+    // The bound of an answer is one for all parts of it.
+    peer.send(&encoded(&[&all[..], &all[1..]].concat()));
+    assert_eq!(
+        shown(&peer.reply()),
+        "-ERR the answer would be too long; ask for fewer keys at a time"
+    );
+}
+
+/// Whoever carries it out for another core.
+#[test]
+fn what_a_large_answer_took_is_given_back() {
+    const LENGTH: usize = 64 << 20;
+    let catena = Catena::start(cores(2));
+    let mut peer = catena.connect();
+    peer.send(&encoded(&[b"SET", &b"large"[..], &vec![b'x'; LENGTH]]));
+    assert_eq!(shown(&peer.reply()), "+OK");
+    for _ in 0..8 {
+        // On one core or the other.
+        let mut peer = catena.connect();
+        peer.send(&encoded(&["GET", "large"]));
+        assert!(peer.reply().len() > LENGTH);
+    }
+    assert_eq!(peer.ask("DEL large"), ":1");
+    shrinks_to(&catena, 60);
 }
 
 /// It is longer than what may gather for the disk, and is written all the same.

@@ -64,7 +64,8 @@ impl Catena {
             catena.admin = behind("metrics on http://")
                 .and_then(|address| address.parse().ok())
                 .or(catena.admin);
-            if let Some(address) = behind("listening on ") {
+            let is_native = line.ends_with("(native protocol)");
+            if let Some(address) = behind("listening on ").filter(|_| !is_native) {
                 catena.address = address.parse().unwrap_or(unknown);
                 break;
             }

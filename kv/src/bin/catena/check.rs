@@ -90,9 +90,8 @@ fn has_memory(args: &ServeArgs, shards: u16) -> Result<(), String> {
     }
 }
 
-/// What is read is kept with some room to grow, beside what has to be answered to others.
 fn has_client_memory(args: &ServeArgs) -> Result<(), String> {
-    let least = (2 * u64::from(args.value_max)).max(1 << 20);
+    let least = args.client_memory_min();
     match args.client_memory {
         Some(bytes) if bytes < least => Err(format!(
             "--client-memory of {}: a client that sends or reads a value of --value-max would be cut off; \

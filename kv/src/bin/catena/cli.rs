@@ -70,7 +70,7 @@ pub struct RestoreArgs {
 #[derive(Args, Debug)]
 pub struct ShardArgs {
     /// CPUs to run on, one shard each: all, or a list like 0,2-3 [default: all but the last, which is for
-    /// the kernel, and whatever else runs].
+    /// the kernel, and whatever else runs; no more than a container may use].
     #[arg(long, visible_alias = "cores", value_name = "LIST", conflicts_with = "shards")]
     pub cpus: Option<Cores>,
     /// So many shards, each on a CPU of its own, the first that may be used.
@@ -108,9 +108,13 @@ impl ShardArgs {
 }
 
 /// A shard that shares its CPU with its clients, or with the kernel's workers, makes all others wait for it.
+/// Where there is a quota of CPU time (cgroup `cpu.max`), more shards than it pays for would all be stopped
+/// for the rest of each period.
 fn all_but_one() -> Cores {
+    let paid_for = std::thread::available_parallelism()
+        .map_or(u16::MAX, |count| u16::try_from(count.get()).unwrap_or(u16::MAX));
     match Cores::All.shard_count() {
-        Ok(count @ 2..) => Cores::Count(count - 1),
+        Ok(count @ 2..) => Cores::Count((count - 1).min(paid_for)),
         _ => Cores::All,
     }
 }
@@ -154,7 +158,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PORT", value_parser = parse_ports)]
     pub shard_ports: Option<u16>,
     /// Memory for keys and values; beyond it writes are refused [default: three quarters of the host's, or of
-    /// what a container has].
+    /// what a container has, as far as --client-memory leaves them].
     #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
     pub memory_max: Option<u64>,
     /// When that is used up: none (writes are refused), or lru (keys that were not used for long are given
@@ -166,7 +170,7 @@ pub struct ServeArgs {
     pub value_max: u32,
     /// Memory of each shard for commands that have not come whole and answers that are not read; beyond it
     /// the client that holds most is cut off [default: eight times --value-max, 256m at
-    /// least].
+    /// least; all shards together an eighth of the memory there is, but twice --value-max each].
     #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
     pub client_memory: Option<u64>,
     /// How many partitions a new data directory has, a power of two: their number is fixed then.
@@ -208,10 +212,28 @@ impl ServeArgs {
         has_room.then_some(first)
     }
 
-    /// What the clients of a shard may make it keep, in bytes: four in the middle of the longest values, and
-    /// as many more that read them.
-    pub fn client_memory(&self) -> u64 {
-        self.client_memory.unwrap_or_else(|| (8 * u64::from(self.value_max)).max(256 << 20))
+    /// What the clients of each of so many shards may make it keep, in bytes: four in the middle of the
+    /// longest values, and as many more that read them, where there is memory for that.
+    pub fn client_memory(&self, shards: u16, there: u64) -> u64 {
+        let most = (8 * u64::from(self.value_max)).max(256 << 20);
+        let share = there / 8 / u64::from(shards);
+        self.client_memory.unwrap_or_else(|| share.clamp(self.client_memory_min(), most))
+    }
+
+    /// The least that it may be: what is read is kept with some room to grow, beside what has to be answered
+    /// to others.
+    pub fn client_memory_min(&self) -> u64 {
+        (2 * u64::from(self.value_max)).max(1 << 20)
+    }
+
+    /// What keys and values may take, in bytes: three quarters of what is there, as far as clients leave
+    /// them beside an eighth for everything else; a quarter at least.
+    pub fn memory_max(&self, shards: u16, there: u64) -> u64 {
+        self.memory_max.unwrap_or_else(|| {
+            let clients = self.client_memory(shards, there) * u64::from(shards);
+            let left = (there / 8 * 7).saturating_sub(clients);
+            left.clamp(there / 4, there / 4 * 3)
+        })
     }
 }
 
@@ -374,6 +396,30 @@ mod tests {
             args.copy_max as usize,
             catena_engine::relay::RelayConfig::default().copy_bytes_max
         );
+    }
+
+    #[test]
+    fn keys_and_clients_fit_into_what_is_there() {
+        const MIB: u64 = 1 << 20;
+        let default = |line: &str| {
+            let words = ["catena", "serve"].into_iter().chain(line.split_whitespace());
+            let Verb::Serve(args) = Cli::try_parse_from(words).expect(line).verb else {
+                panic!("it is the line of serve")
+            };
+            move |shards, mib: u64| {
+                let there = mib * MIB;
+                let memory = (args.memory_max(shards, there), args.client_memory(shards, there));
+                (memory.0 / MIB, memory.1 / MIB)
+            }
+        };
+        let usual = default("");
+        assert_eq!(usual(3, 64 << 10), (48 << 10, 512), "plenty");
+        assert_eq!(usual(3, 4_096), (3_072, 170));
+        assert_eq!(usual(1, 512), (320, 128), "two of the longest values");
+        assert_eq!(usual(8, 1_024), (256, 128), "more shards than there is memory for");
+        assert_eq!(default("--value-max 1m")(8, 1_024), (768, 16));
+        assert_eq!(default("--client-memory 1g")(2, 4_096), (1_536, 1_024));
+        assert_eq!(default("--memory-max 100m")(1, 512), (100, 128));
     }
 
     #[test]

@@ -10,11 +10,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Read;
 use std::path::Path;
 
-/// What the command line says of it; it takes so many clients.
+/// What the command line says of it; it runs on so many shards, and takes so many clients each.
 ///
 /// # Errors
 /// If the password cannot be read.
-pub fn facts(args: &ServeArgs, clients_max: u64) -> Result<Server, Failure> {
+pub fn facts(args: &ServeArgs, shards: u16, clients_max: u32) -> Result<Server, Failure> {
+    let there = memory_bytes();
     let password = match &args.password_file {
         None => None,
         Some(path) => Some(password_in(path)?),
@@ -23,11 +24,11 @@ pub fn facts(args: &ServeArgs, clients_max: u64) -> Result<Server, Failure> {
         password,
         node_id: random_id(),
         announce: args.announce.clone(),
-        memory_bytes_max: args.memory_max.unwrap_or_else(memory_bytes_default),
+        memory_bytes_max: args.memory_max(shards, there),
         eviction: args.eviction,
         value_bytes_max: args.value_max.into(),
-        clients_max,
-        client_bytes_max: usize::try_from(args.client_memory())?,
+        clients_max: u64::from(clients_max) * u64::from(shards),
+        client_bytes_max: usize::try_from(args.client_memory(shards, there))?,
         durability: args.dir.as_ref().map(|_| args.durability),
         process: process_facts,
         end: ask_to_end,
@@ -41,10 +42,10 @@ fn ask_to_end() {
     }
 }
 
-/// Three quarters of what the host has, or of what a container leaves this process.
-fn memory_bytes_default() -> u64 {
+/// What the host has, or what a container leaves this process.
+fn memory_bytes() -> u64 {
     let host_bytes = process_facts().host_bytes;
-    memory_limit::of_this_process().map_or(host_bytes, |limit| limit.min(host_bytes)) / 4 * 3
+    memory_limit::of_this_process().map_or(host_bytes, |limit| limit.min(host_bytes))
 }
 
 /// The password in the first line of a file.

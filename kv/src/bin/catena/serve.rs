@@ -48,7 +48,7 @@ pub fn run(args: &ServeArgs, given: &Given<'_>) -> Result<(), Failure> {
         cores.shard_count().map_err(|error| format!("{}: {error}", args.shards.flag_of_cores()))?;
     let asked = given.has("--max-connections").then_some(args.max_connections);
     let connections = Server::connections_of_each(asked, shards)?;
-    let redis = Arc::new(facts(args, u64::from(connections) * u64::from(shards))?);
+    let redis = Arc::new(facts(args, shards, connections)?);
     let ready = Arc::<AtomicUsize>::default();
     let config = node_config(args, &redis, &told);
     let shard_ports = shard_ports(args, shards);
@@ -66,7 +66,7 @@ pub fn run(args: &ServeArgs, given: &Given<'_>) -> Result<(), Failure> {
         .poll(args.shards.poll)
         .gather(args.shards.gather)
         .admission(AdmissionConfig {
-            connection_bytes_max: usize::try_from(args.client_memory())?,
+            connection_bytes_max: redis.config.client_bytes_max,
             ..AdmissionConfig::default()
         })
         .connection(ConnectionConfig {
@@ -103,7 +103,13 @@ fn shard_ports(args: &ServeArgs, shards: u16) -> Option<u16> {
         return args.shard_ports.filter(|port| *port > 0);
     }
     let first = args.default_shard_port(shards)?;
-    let is_taken = |port: &u16| !admin::is_free((args.listen.ip(), *port).into());
+    // This process' own other ports are not listened at yet.
+    let is_meant = |port: u16| {
+        let others = [args.rpc_listen, args.admin];
+        others.into_iter().flatten().any(|other| other.port() == port)
+    };
+    let is_taken =
+        |port: &u16| is_meant(*port) || !admin::is_free((args.listen.ip(), *port).into());
     match (first..=first + (shards - 1)).find(is_taken) {
         None => Some(first),
         Some(taken) => {
