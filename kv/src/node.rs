@@ -141,8 +141,8 @@ impl Node {
         }
     }
 
-    /// All have recovered, so all may serve as soon as it is durable that they do. Until then the mark is that
-    /// of a former start, whose directory has to be there.
+    /// All have recovered, so all may serve as soon as it is durable that they do. Until then the mark is
+    /// that of a former start, whose directory has to be there.
     fn mark_served(&self, data: DataDirectory, needless: Vec<u64>) {
         let (local, on_failure) = (self.local.clone(), self.config.on_failure.clone());
         self.local.spawn_vital(async move {

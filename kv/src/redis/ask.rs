@@ -17,8 +17,10 @@ use crate::limits::answer_bytes_max;
 use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
 use crate::slot::{Slot, shard_of};
 use crate::store::Store;
+use catena_engine::Local;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::StreamId;
+use catena_engine::time::Duration;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -35,6 +37,20 @@ pub(super) struct Postponed {
     commands: Commands,
     place: usize,
 }
+
+/// What other shards wait for, at the end of a turn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub(super) enum More {
+    #[default]
+    Nothing,
+    /// What they were told before has to go on to clients.
+    WhenReadOn,
+    /// There was enough for one turn.
+    NextTurn,
+}
+
+/// How soon it is looked again whether it has: nobody says so, and 8 MiB take about as long to be copied.
+const READ_ON_INTERVAL: Duration = Duration::from_millis(1);
 
 /// As the shard that asks.
 impl Redis {
@@ -231,12 +247,26 @@ impl Redis {
 
 /// As the shard that is asked.
 impl Redis {
-    /// Sees to another turn, if there is more to tell than was good for this one. What waits for commits has
-    /// one when they come.
+    /// Sees to another turn, if there is more to tell than was good for this one: the next, or a later one if
+    /// clients of others have to read first. What waits for commits has one when they come.
     pub(super) fn go_on_telling(&mut self) {
-        if self.has_more_to_tell && !self.hand_over.holds_much() {
-            self.has_more_to_tell = false;
-            self.local.send(self.local.shard(), Box::<Bundle>::default());
+        if self.hand_over.holds_much() {
+            return;
+        }
+        let again = |local: &Local| local.send(local.shard(), Box::<Bundle>::default());
+        match std::mem::take(&mut self.has_more_to_tell) {
+            More::Nothing => {}
+            More::NextTurn => again(&self.local),
+            More::WhenReadOn if self.looks_again.replace(true) => {}
+            More::WhenReadOn => {
+                let (local, looks_again) = (self.local.clone(), self.looks_again.clone());
+                let waiting = async move {
+                    local.sleep(READ_ON_INTERVAL).await;
+                    looks_again.set(false);
+                    again(&local);
+                };
+                self.local.spawn(waiting).detach();
+            }
         }
     }
 
@@ -264,8 +294,12 @@ impl Redis {
         let mut parser = std::mem::take(&mut self.asked_parser);
         let done = (place..commands.len()).find(|place| {
             let may_last = || self.server.is_some_log_hindered();
-            if self.hand_over.has_told_much(from, may_last) || self.hand_over.holds_much() {
-                self.has_more_to_tell = true;
+            if self.hand_over.has_told_much(from) || self.hand_over.holds_much() {
+                self.has_more_to_tell = More::NextTurn;
+                return true;
+            }
+            if self.hand_over.is_owed_much(from, may_last) {
+                self.has_more_to_tell = self.has_more_to_tell.max(More::WhenReadOn);
                 return true;
             }
             let asked = commands.asked(*place);

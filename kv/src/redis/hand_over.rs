@@ -216,13 +216,16 @@ impl HandOver {
         }
     }
 
-    /// True if no more should be answered to a shard for now: in this turn, or before what it was answered
-    /// has gone on. `may_last`: that it waits for something that may take long.
-    pub fn has_told_much(&self, shard: ShardIndex, may_last: impl FnOnce() -> bool) -> bool {
-        let (owed, under_way) = self.debts.between(self.here, shard);
+    /// True if no more should be answered to a shard in this turn.
+    pub fn has_told_much(&self, shard: ShardIndex) -> bool {
         self.outbound[shard.index()][TOLD].told_bytes() >= TOLD_BYTES_MAX
-            || under_way >= TOLD_BYTES_MAX
-            || (owed >= TOLD_BYTES_MAX && !may_last())
+    }
+
+    /// True if no more should be answered to a shard before what it was answered has gone on. `may_last`:
+    /// that it waits for something that may take long.
+    pub fn is_owed_much(&self, shard: ShardIndex, may_last: impl FnOnce() -> bool) -> bool {
+        let (owed, under_way) = self.debts.between(self.here, shard);
+        under_way >= TOLD_BYTES_MAX || (owed >= TOLD_BYTES_MAX && !may_last())
     }
 
     /// True if what waits for commits is so much that no more should be answered before they come.

@@ -100,7 +100,9 @@ pub struct Redis {
     /// By shard: its commands that wait for this one's log, or for the answers before theirs to be gone.
     postponed: Vec<VecDeque<Postponed>>,
     /// Some of these wait for no log.
-    has_more_to_tell: bool,
+    has_more_to_tell: ask::More,
+    /// A turn is seen to in which it is looked whether they have to wait any longer.
+    looks_again: Rc<Cell<bool>>,
     /// Connections that `CLIENT KILL` ends, each with the one that has asked for it if that is here.
     ending: Vec<(StreamId, Option<StreamId>)>,
     /// Clients that are slowed.
@@ -152,7 +154,8 @@ impl Redis {
             published_log: LogFigures::default(),
             turn_ended_at: local.now(),
             postponed: (0..local.shard_count()).map(|_| VecDeque::new()).collect(),
-            has_more_to_tell: false,
+            has_more_to_tell: ask::More::default(),
+            looks_again: Rc::default(),
             ending: Vec::new(),
             slowed: 0,
             looked_at: local.now(),
