@@ -34,6 +34,7 @@ pub mod command;
 pub mod disk;
 pub mod effect;
 pub mod evict;
+pub mod fields;
 mod in_flight;
 pub mod keyspace;
 pub mod limits;

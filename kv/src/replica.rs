@@ -12,6 +12,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`message`] | what replicas say to each other |
+//! | [`wire`] | the same as bytes |
 //! | [`link`] | to the successor and from the predecessor: opened, replayed, closed |
 //! | [`joining`] | how a member comes, or comes back: asking, catching up, being promoted |
 //! | [`suspicion`] | who does not answer, and who says so |
@@ -25,6 +26,7 @@ pub mod link;
 pub mod message;
 pub mod removal;
 pub mod suspicion;
+pub mod wire;
 
 use crate::chain::lease::{Grant, LeaseConfig, Leases};
 use crate::chain::rules::{Rule, holds};

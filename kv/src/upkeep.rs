@@ -1,8 +1,8 @@
 //! What a shard does beside requests, a little at a time: it ends what has expired, gives up keys for which
 //! there is no memory, frees what was cleared, and empties sparse pages.
 //!
-//! Each step is bounded by what it looks at, so that it takes some tens of microseconds, or some hundred while
-//! memory is short by much; between two of them requests are served.
+//! Each step is bounded by what it looks at, so that it takes some tens of microseconds, or some hundred
+//! while memory is short by much; between two of them requests are served.
 
 use crate::slot::Slot;
 use crate::store::Store;

@@ -39,6 +39,7 @@ pub use crate::partition::Version;
 pub use error::Error;
 
 use crate::effect::SessionId;
+use crate::fields::take_u16;
 use crate::limits::KEY_BYTES_MAX;
 use crate::native::status;
 use crate::native::wire::{self, CHANGES_MAX, Got, Info, ScanRequest, Scanned, Write};
@@ -558,7 +559,7 @@ fn failure(error: CallError, uncertain: Option<CallError>) -> Error {
         return certain_only(Error::Refused(error), uncertain);
     };
     let mut rest = &payload[..];
-    let change = wire::take(&mut rest).map(u16::from_le_bytes);
+    let change = take_u16(&mut rest);
     match (*status, change) {
         (status::CONDITION_FAILED, Ok(change)) => match wire::take_version(&mut rest) {
             Ok(version) => Error::ConditionFailed { change, version },

@@ -1,8 +1,11 @@
 //! The layouts of requests and answers, as docs/kv-protocol.md has them: little-endian, read in place.
 
 use crate::effect::SessionId;
+use crate::fields::{ended, take, take_slice, take_u16, take_u32, take_u64};
 use crate::partition::Version;
 use crate::session::Numbered;
+
+pub use crate::fields::Malformed;
 
 /// The value and version of a key. The payload is the key.
 pub const GET: &str = "kv.get";
@@ -30,10 +33,6 @@ pub const SCAN_COUNT_MAX: u16 = 128;
 
 /// The layout that [`Info`] has.
 pub const INFO_VERSION: u16 = 1;
-
-/// Bytes that are not what their layout wants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Malformed(pub &'static str);
 
 /// `kv.write`: whose request it is, and what it changes.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +126,7 @@ impl<'a> Write<'a> {
         if numbered.is_none() && (session.index, number, first_unanswered) != (0, 0, 0) {
             return Err(Malformed("a number without a session"));
         }
-        let count = usize::from(u16::from_le_bytes(take(&mut rest)?));
+        let count = usize::from(take_u16(&mut rest)?);
         if count == 0 || count > CHANGES_MAX {
             return Err(Malformed("a write has 1 to 128 changes"));
         }
@@ -175,12 +174,12 @@ impl<'a> Change<'a> {
     fn decode(rest: &mut &'a [u8]) -> Result<Self, Malformed> {
         let [kind] = take(rest)?;
         let condition = Condition::decode(rest)?;
-        let length = u16::from_le_bytes(take(rest)?);
+        let length = take_u16(rest)?;
         let key = take_slice(rest, length.into())?;
         let action = match kind {
             kind::PUT => {
                 let expiry = Expiry::decode(rest)?;
-                let length = u32::from_le_bytes(take(rest)?);
+                let length = take_u32(rest)?;
                 Action::Put { value: take_slice(rest, length as usize)?, expiry }
             }
             kind::DELETE => Action::Delete,
@@ -339,9 +338,9 @@ impl ScanRequest {
     /// # Errors
     /// If it is too short or too long.
     pub fn decode(mut bytes: &[u8]) -> Result<Self, Malformed> {
-        let partition = u16::from_le_bytes(take(&mut bytes)?);
-        let from = u32::from_le_bytes(take(&mut bytes)?);
-        let count = u16::from_le_bytes(take(&mut bytes)?);
+        let partition = take_u16(&mut bytes)?;
+        let from = take_u32(&mut bytes)?;
+        let count = take_u16(&mut bytes)?;
         ended(bytes, ScanRequest { partition, from, count })
     }
 
@@ -379,12 +378,12 @@ impl<'a> Scanned<'a> {
     /// If it is none.
     pub fn page(mut bytes: &'a [u8]) -> Result<(Option<u32>, Vec<Self>), Malformed> {
         let [is_last] = take(&mut bytes)?;
-        let next = u32::from_le_bytes(take(&mut bytes)?);
+        let next = take_u32(&mut bytes)?;
         let mut keys = Vec::new();
         while !bytes.is_empty() {
             let version = take_version(&mut bytes)?;
             let expires_at = take_u64(&mut bytes)?;
-            let length = u16::from_le_bytes(take(&mut bytes)?);
+            let length = take_u16(&mut bytes)?;
             let key = take_slice(&mut bytes, length.into())?;
             let expires_at = (expires_at > 0).then_some(expires_at);
             keys.push(Scanned { version, expires_at, key });
@@ -398,7 +397,7 @@ impl<'a> Scanned<'a> {
 /// # Errors
 /// If it is too short or too long.
 pub fn decode_open(mut bytes: &[u8]) -> Result<(u16, u64), Malformed> {
-    let partition = u16::from_le_bytes(take(&mut bytes)?);
+    let partition = take_u16(&mut bytes)?;
     let lifetime_ms = take_u64(&mut bytes)?;
     ended(bytes, (partition, lifetime_ms))
 }
@@ -414,7 +413,7 @@ pub fn encode_open(partition: u16, lifetime_ms: u64, out: &mut Vec<u8>) {
 /// # Errors
 /// If it is too short or too long.
 pub fn decode_session(mut bytes: &[u8]) -> Result<(u16, SessionId), Malformed> {
-    let partition = u16::from_le_bytes(take(&mut bytes)?);
+    let partition = take_u16(&mut bytes)?;
     let session = take_session(&mut bytes)?;
     ended(bytes, (partition, session))
 }
@@ -497,34 +496,8 @@ pub fn take_version(rest: &mut &[u8]) -> Result<Version, Malformed> {
 }
 
 fn take_session(rest: &mut &[u8]) -> Result<SessionId, Malformed> {
-    SessionId::decode(rest).map_err(|_| SHORT)
+    SessionId::decode(rest).map_err(|_| Malformed("it ends before its last field"))
 }
-
-fn take_u64(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    take(rest).map(u64::from_le_bytes)
-}
-
-/// Takes so many bytes off the front.
-///
-/// # Errors
-/// If there is too little.
-pub fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Malformed> {
-    let (taken, left) = rest.split_first_chunk::<N>().ok_or(SHORT)?;
-    *rest = left;
-    Ok(*taken)
-}
-
-fn take_slice<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed> {
-    let (taken, left) = rest.split_at_checked(length).ok_or(SHORT)?;
-    *rest = left;
-    Ok(taken)
-}
-
-fn ended<T>(rest: &[u8], value: T) -> Result<T, Malformed> {
-    if rest.is_empty() { Ok(value) } else { Err(Malformed("bytes behind the last field")) }
-}
-
-const SHORT: Malformed = Malformed("it ends before its last field");
 
 #[cfg(test)]
 mod tests;
