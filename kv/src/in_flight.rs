@@ -151,6 +151,93 @@ impl InFlight {
         true
     }
 
+    /// The index of the oldest entry, if there is one.
+    pub fn first(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.index)
+    }
+
+    /// Appends the effects of an entry, as they were encoded when it was ordered.
+    ///
+    /// # Panics
+    /// If it is not in flight.
+    pub fn copy_effects(&self, index: u64, out: &mut Vec<u8>) {
+        let place = self.place_of(index);
+        let mut at = self.start_of(place);
+        while at < self.entries[place].end {
+            let (_, bytes) = self.effect_at(at);
+            let start = (at - self.base) as usize + BEFORE_BYTES;
+            out.extend_from_slice(&self.bytes[start..start + bytes]);
+            at += (BEFORE_BYTES + bytes) as u64;
+        }
+    }
+
+    /// Takes back every entry behind `index`, as if it had not been added.
+    pub fn cut(&mut self, index: u64, memory: &Memory) {
+        while let Some(entry) = self.entries.back().copied().filter(|entry| entry.index > index) {
+            self.entries.pop_back();
+            let start = self.entries.back().map_or(self.head, |before| before.end);
+            self.take_back(start, entry, memory);
+            self.bytes.truncate((start - self.base) as usize);
+        }
+        if self.cleared.is_some_and(|(cleared, _)| cleared > index) {
+            self.cleared = self.last_clear();
+        }
+    }
+
+    /// The effects of the last entry, the last of them first, are not the newest on their keys any more.
+    fn take_back(&mut self, start: u64, entry: Entry, memory: &Memory) {
+        let (mut places, mut at) = (Vec::new(), start);
+        while at < entry.end {
+            places.push(at);
+            at += (BEFORE_BYTES + self.effect_at(at).1) as u64;
+        }
+        for at in places.into_iter().rev() {
+            let Some(key) = self.effect_at(at).0.key() else { continue };
+            let hash = spread(KeyHash::of(&memory.seed, key));
+            let before = self.at(at, 0).before;
+            let Ok(mut touched) = self.newest.find_entry(hash, |touched| touched.at == at) else {
+                continue;
+            };
+            match before {
+                None => drop(touched.remove()),
+                Some(place) => {
+                    let holder = self.entries.partition_point(|older| older.end <= place);
+                    // It may be an earlier effect of the entry that is taken back.
+                    let index = self.entries.get(holder).map_or(entry.index, |older| older.index);
+                    let touched = touched.get_mut();
+                    (touched.at, touched.index) = (place, index);
+                }
+            }
+        }
+    }
+
+    /// The last entry that empties its partition.
+    fn last_clear(&self) -> Option<(u64, u64)> {
+        let mut found = None;
+        for (place, entry) in self.entries.iter().enumerate() {
+            let mut at = self.start_of(place);
+            while at < entry.end {
+                let (effect, bytes) = self.effect_at(at);
+                if matches!(effect, EffectRef::Clear) {
+                    found = Some((entry.index, at));
+                }
+                at += (BEFORE_BYTES + bytes) as u64;
+            }
+        }
+        found
+    }
+
+    fn place_of(&self, index: u64) -> usize {
+        let first = self.first().expect("something is in flight");
+        let place = index.checked_sub(first).expect("it is in flight");
+        usize::try_from(place).expect("there are far fewer")
+    }
+
+    /// Where an entry begins.
+    fn start_of(&self, place: usize) -> u64 {
+        place.checked_sub(1).map_or(self.head, |before| self.entries[before].end)
+    }
+
     /// Notes the last effect on a key; answers the place of the one before it.
     fn touch(&mut self, touched: Touched, key: &[u8]) -> u64 {
         let hash = spread(touched.hash);
@@ -213,4 +300,99 @@ fn key_in(bytes: &[u8], base: u64, place: u64) -> &[u8] {
 /// The table takes the bucket from the low bits and a tag from the top ones.
 fn spread(hash: KeyHash) -> u64 {
     u64::from(hash.word()).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slot::Partitions;
+    use crate::slot_counts::SlotCounts;
+    use crate::table::{Arena, HashSeed};
+    use catena_engine::rng::Rng;
+
+    fn memory() -> Memory {
+        let partitions = Partitions::new(1).expect("a power of two");
+        Memory::new(Arena::new(16), HashSeed::new(7), SlotCounts::new(partitions, 0..1))
+    }
+
+    fn key(number: u64) -> Vec<u8> {
+        format!("key-{number}").into_bytes()
+    }
+
+    /// One to three effects, on a few keys; now and then all keys go.
+    fn effects(rng: &mut Rng) -> Vec<Vec<u8>> {
+        let count = 1 + rng.below(3);
+        let one = |rng: &mut Rng| {
+            let (key, mut bytes) = (key(rng.below(6)), Vec::new());
+            let effect = match rng.below(12) {
+                0 => EffectRef::Clear,
+                1 => EffectRef::NoOp,
+                2 | 3 => EffectRef::Delete { key: &key },
+                4 => EffectRef::Expire { key: &key, expires_at: Some(rng.next_u64() >> 1) },
+                5 => EffectRef::Splice { key: &key, offset: 3, bytes: b"piece" },
+                _ => EffectRef::Put { key: &key, value: b"value", expires_at: None },
+            };
+            effect.encode(&mut bytes);
+            bytes
+        };
+        (0..count).map(|_| one(rng)).collect()
+    }
+
+    fn push(in_flight: &mut InFlight, memory: &Memory, index: u64, entry: &[Vec<u8>]) {
+        let bytes = entry.concat();
+        let effects = crate::effect::effects(&bytes).collect::<Result<Vec<_>, _>>();
+        let effects = effects.expect("they were encoded here");
+        in_flight.push(index, &effects, |key| memory.hash(key));
+    }
+
+    /// All that can be asked: for each key what was done to it, the last first.
+    fn seen(in_flight: &InFlight, memory: &Memory) -> Vec<(Option<u64>, Vec<String>)> {
+        let of_key = |number| {
+            let key = key(number);
+            let newest = in_flight.newest(memory.hash(&key), &key);
+            let mut effects = Vec::new();
+            let mut next = newest;
+            while let Some(found) = next {
+                effects.push(format!("{:?}", found.effect));
+                next = found.before.map(|place| in_flight.before(place));
+            }
+            (newest.map(|newest| newest.index), effects)
+        };
+        (0..6).map(of_key).collect()
+    }
+
+    #[test]
+    fn what_is_cut_was_never_there() {
+        let mut rng = Rng::from_seed(1);
+        for round in 0..2_000 {
+            let mut memory = memory();
+            let (mut cut, mut never) = (InFlight::default(), InFlight::default());
+            let entries: Vec<_> = (0..rng.below(12)).map(|_| effects(&mut rng)).collect();
+            let keeps = rng.below(entries.len() as u64 + 1);
+            let committed = rng.below(keeps + 1);
+            for (index, entry) in (1..).zip(&entries) {
+                push(&mut cut, &memory, index, entry);
+                if index <= keeps {
+                    push(&mut never, &memory, index, entry);
+                }
+            }
+            for in_flight in [&mut cut, &mut never] {
+                while in_flight.commit(committed, &mut memory, |_, _, _| {}) {}
+            }
+            cut.cut(keeps, &memory);
+            // And goes on with others.
+            for index in keeps + 1..keeps + 3 {
+                assert_eq!(seen(&cut, &memory), seen(&never, &memory), "round {round}");
+                let entry = effects(&mut rng);
+                push(&mut cut, &memory, index, &entry);
+                push(&mut never, &memory, index, &entry);
+                let mut copied = Vec::new();
+                cut.copy_effects(index, &mut copied);
+                assert_eq!(copied, entry.concat());
+            }
+            assert_eq!(cut.first(), Some(committed + 1));
+            while cut.commit(u64::MAX, &mut memory, |_, _, _| {}) {}
+            assert!(cut.is_empty() && cut.newest.is_empty() && cut.cleared.is_none());
+        }
+    }
 }

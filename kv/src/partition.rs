@@ -233,6 +233,42 @@ impl Partition {
         Ok(())
     }
 
+    /// Takes in an entry that another replica has ordered: it is in flight then. It follows the last one.
+    ///
+    /// # Errors
+    /// If its effects cannot be read; it was not taken in then.
+    pub fn accept(
+        &mut self,
+        memory: &mut Memory,
+        epoch: u32,
+        payload: &[u8],
+    ) -> Result<u64, EffectError> {
+        let effects = effect::effects(payload).collect::<Result<Vec<_>, _>>()?;
+        self.epochs.begin(epoch, self.received + 1);
+        self.order(memory, &effects);
+        Ok(self.received)
+    }
+
+    /// Takes back every entry behind `index`, which has not committed: log and newest state are as if they
+    /// had not been ordered.
+    pub fn cut(&mut self, memory: &mut Memory, index: u64) {
+        debug_assert!(index >= self.committed, "what has committed stays");
+        self.in_flight.cut(index, memory);
+        memory.change_sessions(&mut self.sessions, |sessions| sessions.cut(index));
+        self.epochs.cut(index);
+        self.received = self.received.min(index);
+    }
+
+    /// Appends the effects of an entry in flight, as they are in the log.
+    pub fn copy_effects(&self, index: u64, out: &mut Vec<u8>) {
+        self.in_flight.copy_effects(index, out);
+    }
+
+    /// The oldest entry whose effects are at hand; one behind the last if there is none.
+    pub fn first_at_hand(&self) -> u64 {
+        self.in_flight.first().unwrap_or(self.received + 1)
+    }
+
     /// The version that the entry `index` has written.
     pub fn version_of(&self, index: u64) -> Version {
         Version { epoch: self.epochs.of(index), index }
@@ -334,7 +370,7 @@ impl Partition {
             return (self.settled(arena, hash, key), None);
         };
         let (index, mut effect, mut before) = (newest.index, newest.effect, newest.before);
-        let version = Version { epoch: self.epochs.current(), index };
+        let version = self.version_of(index);
         let mut expiry: Option<Option<u64>> = None;
         let mut splices: Vec<(usize, &[u8])> = Vec::new();
         // From the last effect back to one that gives a value.
@@ -404,6 +440,12 @@ impl Epochs {
         // One in which nothing was ordered leaves no trace.
         self.begun.pop_if(|(first, _)| *first >= index);
         self.begun.push((index, epoch));
+    }
+
+    /// None of what is behind `index` was ordered.
+    fn cut(&mut self, index: u64) {
+        let kept = self.begun.iter().take_while(|(first, _)| *first <= index).count();
+        self.begun.truncate(kept.max(1));
     }
 
     #[inline]

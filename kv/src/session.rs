@@ -209,6 +209,20 @@ impl Sessions {
         }
     }
 
+    /// What entries behind `index` have ordered is taken back: none of it has committed.
+    pub fn cut(&mut self, index: u64) {
+        self.list.retain(|id, _| id.index <= index);
+        for session in self.list.values_mut() {
+            session.closed_by.take_if(|closed_by| *closed_by > index);
+            session.answered.retain(|answered| answered.index <= index);
+            session.result_bytes =
+                session.answered.iter().map(|answered| answered.result.boxed_bytes()).sum();
+            // What was ordered beyond is said again by the next request.
+            session.newest_low = session.low;
+        }
+        self.bytes = self.list.values().map(Session::bytes).sum();
+    }
+
     /// No session is there.
     pub fn clear(&mut self) {
         *self = Sessions::default();
