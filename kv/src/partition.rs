@@ -16,6 +16,7 @@ use crate::checkpoint::walk::Walk;
 use crate::effect::{self, EffectError, EffectRef, SessionId};
 use crate::in_flight::InFlight;
 use crate::memory::Memory;
+use crate::replica::wire;
 use crate::session::{NoSessions, Sessions};
 use crate::slot::Partition as PartitionId;
 use crate::table::{Arena, KeyHash, NewEntry, NewValue, Table};
@@ -244,6 +245,8 @@ impl Partition {
         payload: &[u8],
     ) -> Result<u64, EffectError> {
         let effects = effect::effects(payload).collect::<Result<Vec<_>, _>>()?;
+        // This one may have been about to order in an epoch of which nothing came.
+        self.epochs.cut(self.received);
         self.epochs.begin(epoch, self.received + 1);
         self.order(memory, &effects);
         Ok(self.received)
@@ -259,9 +262,9 @@ impl Partition {
         self.received = self.received.min(index);
     }
 
-    /// Appends the effects of an entry in flight, as they are in the log.
-    pub fn copy_effects(&self, index: u64, out: &mut Vec<u8>) {
-        self.in_flight.copy_effects(index, out);
+    /// Appends an entry in flight, as it goes beside a message.
+    pub fn push_entry(&self, index: u64, out: &mut Vec<u8>) {
+        wire::push_entry(out, self.epochs.of(index), |out| self.in_flight.copy_effects(index, out));
     }
 
     /// The oldest entry whose effects are at hand; one behind the last if there is none.

@@ -1,6 +1,7 @@
 //! All that one core owns of the store: its partitions, their memory, and the log that they share.
 
 pub mod figures;
+pub mod replication;
 
 use crate::command::error::Error;
 use crate::disk::journal::Bell;
@@ -21,6 +22,7 @@ use catena_engine::driver::FileBuffer;
 use catena_engine::rng::Rng;
 use catena_engine::shard_index::ShardIndex;
 use figures::LogFigures;
+use replication::Replication;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -81,7 +83,11 @@ pub struct Common {
     /// Reads leave a stamp, so that it is known which keys are used.
     pub(crate) notes_use: bool,
     commits_at_once: bool,
+    /// The number of the first partition of this shard.
+    first_partition: u16,
     log: Option<Log>,
+    /// Chains commit what is ordered; `None`: this shard alone.
+    replication: Option<Box<Replication>>,
 }
 
 /// The log as the store has it.
@@ -181,7 +187,9 @@ impl Store {
                 scratch: Vec::new(),
                 notes_use: config.eviction == Eviction::Lru,
                 commits_at_once: true,
+                first_partition: own.start,
                 log: None,
+                replication: None,
             },
             config,
             bytes_elsewhere: 0,
@@ -193,7 +201,8 @@ impl Store {
 
     /// Writes a log from now on, which `bell` tells that there is something to write.
     pub fn begin_log(&mut self, writer: LogWriter, bell: Bell, durability: Durability) {
-        self.common.commits_at_once = durability != Durability::Sync;
+        self.common.commits_at_once =
+            durability != Durability::Sync && self.common.replication.is_none();
         self.common.log = Some(Log {
             writer,
             bell,
@@ -366,11 +375,16 @@ impl Store {
 
     /// A sync that the log wanted has ended: what became durable by it has committed.
     pub fn log_synced(&mut self, result: io::Result<()>) {
-        let Common { log, memory, commits_at_once, .. } = &mut self.common;
+        let Common { log, memory, commits_at_once, replication, .. } = &mut self.common;
         let Some(log) = log else { return };
         let durable = log.writer.synced(result);
         if *commits_at_once {
             return;
+        }
+        if let Some(replication) = replication {
+            let first = self.partitions.numbers.start;
+            let news = durable.iter().map(|(number, index)| (usize::from(number - first), *index));
+            return replication.durable.extend(news);
         }
         const LOGGED_HERE: &str = "it was logged here";
         for group in durable.chunks(COMMITS_PREFETCHED) {
@@ -645,8 +659,13 @@ impl OwnPartitions {
 
     /// The one of a number, if it is among these.
     pub fn by_number(&mut self, number: u16) -> Option<&mut Partition> {
-        let place = number.checked_sub(self.numbers.start)?;
-        self.list.get_mut(usize::from(place))
+        let place = self.place_of_number(number)?;
+        self.list.get_mut(place)
+    }
+
+    /// The place of a number, if it is among these.
+    fn place_of_number(&self, number: u16) -> Option<usize> {
+        self.numbers.contains(&number).then(|| usize::from(number - self.numbers.start))
     }
 
     /// The one at a place, if there is one.
@@ -670,10 +689,13 @@ impl Common {
         effects: &[EffectRef<'_>],
     ) -> Result<u64, Error> {
         if let Some(log) = &mut self.log {
-            log.append(partition, effects)?;
+            log.append_effects(partition, effects)?;
         }
         if self.commits_at_once {
             return Ok(partition.order_and_commit(&mut self.memory, effects));
+        }
+        if let Some(replication) = &mut self.replication {
+            replication.touch(usize::from(partition.id().0 - self.first_partition));
         }
         Ok(partition.order(&mut self.memory, effects))
     }
@@ -685,15 +707,32 @@ impl Log {
         self.writer.gathered_bytes() > GATHERED_BYTES_HELD && self.hindrance.is_none()
     }
 
-    fn append(&mut self, partition: &Partition, effects: &[EffectRef<'_>]) -> Result<(), Error> {
-        self.entry.clear();
-        self.entry.shrink_to(ENTRY_KEPT_BYTES);
+    fn append_effects(
+        &mut self,
+        partition: &Partition,
+        effects: &[EffectRef<'_>],
+    ) -> Result<(), Error> {
+        let mut entry = std::mem::take(&mut self.entry);
+        entry.clear();
+        entry.shrink_to(ENTRY_KEPT_BYTES);
         for effect in effects {
-            effect.encode(&mut self.entry);
+            effect.encode(&mut entry);
         }
         let index = partition.received() + 1;
-        let appended = self.writer.append(partition.id().0, partition.epoch(), index, &self.entry);
-        match appended {
+        let appended = self.append(partition.id(), partition.epoch(), index, &entry);
+        self.entry = entry;
+        appended
+    }
+
+    #[inline]
+    fn append(
+        &mut self,
+        partition: PartitionId,
+        epoch: u32,
+        index: u64,
+        payload: &[u8],
+    ) -> Result<(), Error> {
+        match self.writer.append(partition.0, epoch, index, payload) {
             Ok(()) => {
                 self.appended += 1;
                 self.bell.ring();

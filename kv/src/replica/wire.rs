@@ -81,15 +81,17 @@ pub fn encode(
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Appends an entry to what goes beside a message.
+/// Appends an entry to what goes beside a message; `effects` appends these.
 ///
 /// # Panics
 /// If it is longer than entries may be.
-pub fn push_entry(out: &mut Vec<u8>, entry: EntryRef<'_>) {
-    out.extend_from_slice(&entry.epoch.to_le_bytes());
-    let length = u32::try_from(entry.payload.len()).expect("an entry is at most some values long");
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(entry.payload);
+pub fn push_entry(out: &mut Vec<u8>, epoch: u32, effects: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&epoch.to_le_bytes());
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    effects(out);
+    let length = u32::try_from(out.len() - start - 4).expect("an entry is some values long");
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Takes an entry off the front of what goes beside a message.
@@ -289,7 +291,8 @@ fn take_chain(rest: &mut &[u8]) -> Result<Chain, Malformed> {
 }
 
 fn push_epochs(out: &mut Vec<u8>, epochs: &[(u64, u32)]) {
-    let count = u32::try_from(epochs.len()).expect("there are no more epochs than numbers for them");
+    let count =
+        u32::try_from(epochs.len()).expect("there are no more epochs than numbers for them");
     out.extend_from_slice(&count.to_le_bytes());
     for (first, epoch) in epochs {
         out.extend_from_slice(&first.to_le_bytes());

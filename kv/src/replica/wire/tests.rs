@@ -11,8 +11,7 @@ fn one_of_each_kind() -> Vec<Message> {
     let chain = Chain::new(7, members).expect("it is one");
     let (asked_at, length) = (Instant::from_nanos(u64::MAX - 5), Duration::from_millis(300));
     let epochs = vec![(0, 1), (17, 4), (1 << 40, u32::MAX)];
-    let entries =
-        Entries { link: 1, first: 2, count: 3, upstream_durable: u64::MAX, committed: 5 };
+    let entries = Entries { link: 1, first: 2, count: 3, upstream_durable: u64::MAX, committed: 5 };
     let position = Position { received: 9, committed: 8, epochs: epochs.clone() };
     vec![
         Message::Heartbeat {
@@ -101,7 +100,9 @@ fn entries_go_beside_messages() {
     let mut bytes = Vec::new();
     let entries = [(1, &b""[..]), (u32::MAX, b"effects")];
     let entries = entries.map(|(epoch, payload)| EntryRef { epoch, payload });
-    entries.iter().for_each(|entry| push_entry(&mut bytes, *entry));
+    for EntryRef { epoch, payload } in entries {
+        push_entry(&mut bytes, epoch, |out| out.extend_from_slice(payload));
+    }
     let mut rest = &bytes[..];
     assert_eq!(entries.map(|_| take_entry(&mut rest).expect("it is there")), entries);
     assert!(rest.is_empty());

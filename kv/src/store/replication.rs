@@ -1,0 +1,385 @@
+//! The replicas of a shard's partitions: what the chain protocol wants done ([`Effect`]) happens to the
+//! partitions here, and what it wants said is gathered for the nodes that it is said to.
+//!
+//! ```text
+//! ordered, durable, messages, time ─► replicas ─► effects ─┬─► commits, cuts ─► partitions
+//!                                                          ├─► messages ─► Outbox, by node and shard
+//!                                                          └─► proposals ─► the config store
+//! ```
+//!
+//! All that a turn has brought is seen to at its end: one message a successor and partition, one write of
+//! the log.
+
+use super::{Common, OwnPartitions, Store};
+use crate::chain::{Chain, Life, NodeId};
+use crate::fields::Malformed;
+use crate::partition::Partition;
+use crate::replica::message::{Entries, Envelope, Message};
+use crate::replica::wire::{self, EntryRef};
+use crate::replica::{Effect, History, MayNotRead, Replica, ReplicaConfig, Taken};
+use crate::slot::{Partition as PartitionId, Partitions, shard_of};
+use catena_engine::shard_index::ShardIndex;
+use catena_engine::time::Instant;
+use std::collections::BTreeMap;
+
+/// See the module page.
+#[derive(Debug)]
+pub struct Replication {
+    own: Life,
+    config: ReplicaConfig,
+    /// How many members a chain should have.
+    members: usize,
+    /// By place; `None`: no chain of it is known yet.
+    replicas: Vec<Option<Replica>>,
+    /// False: what is ordered counts as durable.
+    waits_for_disk: bool,
+    /// Places of partitions that have more in their log than was seen to.
+    pub(super) touched: Vec<usize>,
+    /// Places of partitions, and what has become durable of them.
+    pub(super) durable: Vec<(usize, u64)>,
+    outbox: Outbox,
+    proposals: Vec<(PartitionId, Chain)>,
+    /// Memory for entries on their way into a message.
+    payload: Vec<u8>,
+}
+
+/// Messages to other nodes, by node and its shard.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// How many shards each node has.
+    shards: BTreeMap<NodeId, u16>,
+    bytes: BTreeMap<(NodeId, ShardIndex), Vec<u8>>,
+    partitions: Partitions,
+}
+
+/// Bytes of entries in one message; one entry may be more. Some hundred small entries share a head of 80
+/// bytes then, and no message is much longer than others can wait for.
+const ENTRIES_BYTES: usize = 256 << 10;
+
+impl History for Partition {
+    fn received(&self) -> u64 {
+        Partition::received(self)
+    }
+
+    fn committed(&self) -> u64 {
+        Partition::committed(self)
+    }
+
+    fn epochs(&self) -> Vec<(u64, u32)> {
+        Partition::epochs(self).to_vec()
+    }
+
+    fn first_at_hand(&self) -> u64 {
+        Partition::first_at_hand(self)
+    }
+}
+
+/// At its start.
+impl Store {
+    /// The partitions are replicas from now on, of chains that should have so many members: nothing commits
+    /// but what its chain commits. `waits_for_disk`: only what is on the disk counts as durable.
+    pub fn replicate(
+        &mut self,
+        own: Life,
+        config: ReplicaConfig,
+        members: usize,
+        waits_for_disk: bool,
+    ) {
+        self.common.commits_at_once = false;
+        let outbox = Outbox { partitions: self.config.partitions, ..Outbox::default() };
+        self.common.replication = Some(Box::new(Replication {
+            own,
+            config,
+            members,
+            replicas: self.partitions.list.iter().map(|_| None).collect(),
+            waits_for_disk,
+            touched: Vec::new(),
+            durable: Vec::new(),
+            outbox,
+            proposals: Vec::new(),
+            payload: Vec::new(),
+        }));
+    }
+}
+
+/// What comes from outside.
+impl Store {
+    /// The config store has this chain of a partition; another shard's is passed over.
+    pub fn chain_seen(&mut self, now: Instant, partition: PartitionId, chain: &Chain) {
+        self.with_replica_of(partition, |replication, place, partition| {
+            let Replication { own, config, members, .. } = *replication;
+            let known = &mut replication.replicas[place];
+            let replica = known.get_or_insert_with(|| {
+                let replica = Replica::new(own, config, chain.clone(), partition.received());
+                if replica.is_head() {
+                    partition.begin_epoch(chain.epoch());
+                }
+                replica
+            });
+            replica.seen(chain.clone());
+            replica.want_membership(replica.chain().members().len() < members);
+            let _ = now;
+        });
+    }
+
+    /// How many shards a node has.
+    pub fn node_has_shards(&mut self, node: NodeId, shards: u16) {
+        if let Some(replication) = &mut self.common.replication {
+            replication.outbox.shards.insert(node, shards);
+        }
+    }
+
+    /// The connection to a node's shard was lost, or made anew: what was said may not have come.
+    pub fn disconnected(&mut self, node: NodeId, shard: ShardIndex) {
+        let Some(replication) = &mut self.common.replication else { return };
+        let shards = replication.outbox.shards.get(&node).copied().unwrap_or(1);
+        let partitions = self.config.partitions;
+        for (replica, partition) in replication.replicas.iter_mut().zip(&self.partitions.list) {
+            let Some(replica) = replica else { continue };
+            let peer = replica.chain().life_of(node);
+            let goes_there = shard_of(partition.id(), partitions, shards) == shard;
+            if let Some(peer) = peer.filter(|_| goes_there) {
+                replica.disconnected(peer);
+            }
+        }
+    }
+
+    /// Messages have come, one behind the other.
+    ///
+    /// # Errors
+    /// If they cannot be read: those before the first that cannot were taken.
+    pub fn take_messages(&mut self, now: Instant, mut bytes: &[u8]) -> Result<(), Malformed> {
+        while !bytes.is_empty() {
+            let wire::Received { partition, envelope, beside } = wire::decode(&mut bytes)?;
+            self.take_message(now, PartitionId(partition), envelope, beside)?;
+        }
+        Ok(())
+    }
+
+    fn take_message(
+        &mut self,
+        now: Instant,
+        partition: PartitionId,
+        envelope: Envelope,
+        mut beside: &[u8],
+    ) -> Result<(), Malformed> {
+        let count = match &envelope.message {
+            Message::Entries(entries) => entries.count,
+            _ => 0,
+        };
+        let taken = self.with_replica_of(partition, |replication, place, partition| {
+            let replica = replication.replicas[place].as_mut()?;
+            Some(replica.take(now, envelope, partition))
+        });
+        let Some(Some(Taken::Behind(known))) = taken else { return Ok(()) };
+        for number in 0..count {
+            let entry = wire::take_entry(&mut beside)?;
+            if number >= known && !self.accept(partition, entry)? {
+                // What follows is a gap then, which closes the link: all of it comes again.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an entry into the log. False: there is no room for it now.
+    fn accept(&mut self, number: PartitionId, entry: EntryRef<'_>) -> Result<bool, Malformed> {
+        let Store { partitions, common, .. } = self;
+        let Some(place) = partitions.place_of_number(number.0) else { return Ok(false) };
+        let partition = &mut partitions.list[place];
+        let Common { log, memory, replication, .. } = common;
+        let EntryRef { epoch, payload } = entry;
+        let index = partition.received() + 1;
+        if let Some(log) = log
+            && log.append(partition.id(), epoch, index, payload).is_err()
+        {
+            return Ok(false);
+        }
+        let accepted = partition.accept(memory, epoch, payload);
+        accepted.map_err(|_| Malformed("an entry with effects that cannot be read"))?;
+        replication.as_mut().expect("somebody has asked a replica").touch(place);
+        Ok(true)
+    }
+
+    /// Another [interval](ReplicaConfig::heartbeat) has passed.
+    pub fn tick(&mut self, now: Instant) {
+        let Some(replication) = &mut self.common.replication else { return };
+        replication.replicas.iter_mut().flatten().for_each(|replica| replica.tick(now));
+    }
+}
+
+/// What is asked of it.
+impl Store {
+    /// Whether reads of a partition, by its place, may be answered at this instant: one that was stamped
+    /// before the value is read, and after everything was taken in that had come.
+    ///
+    /// # Errors
+    /// [`MayNotRead`]
+    pub fn may_read(&self, now: Instant, place: usize) -> Result<(), MayNotRead> {
+        let Some(replication) = &self.common.replication else { return Ok(()) };
+        let replica = replication.replicas[place].as_ref().ok_or(MayNotRead::NotServing)?;
+        replica.may_read(now, &self.partitions.list[place])
+    }
+
+    /// Whether this node orders the writes of a partition; else who does, as far as is known.
+    ///
+    /// # Errors
+    /// Who does.
+    pub fn may_write(&self, place: usize) -> Result<(), Option<NodeId>> {
+        let Some(replication) = &self.common.replication else { return Ok(()) };
+        match &replication.replicas[place] {
+            Some(replica) if replica.is_head() => Ok(()),
+            Some(replica) => Err(Some(replica.chain().head().node)),
+            None => Err(None),
+        }
+    }
+
+    /// The chain of a partition, by its place, as it is known here.
+    pub fn chain(&self, place: usize) -> Option<&Chain> {
+        let replication = self.common.replication.as_ref()?;
+        replication.replicas[place].as_ref().map(Replica::chain)
+    }
+
+    /// Messages for other nodes' shards: to be sent, and then cleared.
+    pub fn messages(&mut self) -> impl Iterator<Item = ((NodeId, ShardIndex), &mut Vec<u8>)> + '_ {
+        let outbox = self.common.replication.as_mut().map(|it| &mut it.outbox.bytes);
+        let waiting = outbox.into_iter().flatten().filter(|(_, bytes)| !bytes.is_empty());
+        waiting.map(|(to, bytes)| (*to, bytes))
+    }
+
+    /// Chains that are to take the place of the ones before them.
+    pub fn take_proposals(&mut self) -> Vec<(PartitionId, Chain)> {
+        let proposals = self.common.replication.as_mut().map(|it| &mut it.proposals);
+        proposals.map(std::mem::take).unwrap_or_default()
+    }
+}
+
+/// What follows.
+impl Store {
+    /// A turn ends: what it has brought is seen to.
+    pub fn replicate_turn(&mut self, now: Instant) {
+        let Store { partitions, common, leaving, .. } = self;
+        let Common { memory, replication: Some(replication), .. } = common else { return };
+        let mut touched = std::mem::take(&mut replication.touched);
+        for place in touched.drain(..) {
+            let partition = &partitions.list[place];
+            let Some(replica) = &mut replication.replicas[place] else { continue };
+            replica.received(partition);
+            if !replication.waits_for_disk {
+                replica.durable(partition.received(), partition);
+            }
+        }
+        replication.touched = touched;
+        let mut durable = std::mem::take(&mut replication.durable);
+        for (place, index) in durable.drain(..) {
+            if let Some(replica) = &mut replication.replicas[place] {
+                replica.durable(index, &partitions.list[place]);
+            }
+        }
+        replication.durable = durable;
+        for place in 0..partitions.list.len() {
+            replication.carry_out(now, place, partitions, memory);
+        }
+        let list = &partitions.list;
+        leaving.forget(|place| list[place].committed());
+    }
+
+    fn with_replica_of<T>(
+        &mut self,
+        number: PartitionId,
+        run: impl FnOnce(&mut Replication, usize, &mut Partition) -> T,
+    ) -> Option<T> {
+        let place = self.partitions.place_of_number(number.0)?;
+        let replication = self.common.replication.as_mut()?;
+        Some(run(replication, place, &mut self.partitions.list[place]))
+    }
+}
+
+impl Replication {
+    /// There is more in the log of a partition.
+    pub(super) fn touch(&mut self, place: usize) {
+        if self.touched.last() != Some(&place) {
+            self.touched.push(place);
+        }
+    }
+
+    /// Does what a replica wants done.
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        place: usize,
+        partitions: &mut OwnPartitions,
+        memory: &mut crate::memory::Memory,
+    ) {
+        let partition = &mut partitions.list[place];
+        let Some(replica) = &mut self.replicas[place] else { return };
+        loop {
+            let effects: Vec<Effect> = replica.take_effects().collect();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Send(envelope) => self.outbox.push(partition, &envelope),
+                    Effect::Forward(envelope) => {
+                        self.outbox.push_entries(partition, envelope, &mut self.payload);
+                    }
+                    Effect::Commit(index) => partition.commit(memory, index),
+                    Effect::Learn(chain) => {
+                        replica.adopt(now, chain, partition);
+                        if replica.is_head() {
+                            partition.begin_epoch(replica.chain().epoch());
+                        }
+                        let count = replica.chain().members().len();
+                        replica.want_membership(count < self.members);
+                    }
+                    Effect::Propose(chain) => self.proposals.push((partition.id(), chain)),
+                    Effect::Cut(index) => partition.cut(memory, index),
+                    Effect::Void { .. } | Effect::Snapshot { .. } | Effect::Told { .. } => {
+                        unimplemented!("{effect:?}")
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Outbox {
+    fn to(&mut self, partition: PartitionId, node: NodeId) -> Option<&mut Vec<u8>> {
+        let shards = *self.shards.get(&node)?;
+        let shard = shard_of(partition, self.partitions, shards);
+        Some(self.bytes.entry((node, shard)).or_default())
+    }
+
+    fn push(&mut self, partition: &Partition, envelope: &Envelope) {
+        // One that is not registered cannot be reached.
+        if let Some(out) = self.to(partition.id(), envelope.to.node) {
+            wire::encode(partition.id().0, envelope, out, |_| {});
+        }
+    }
+
+    /// The same with entries beside it, in several messages if they are many.
+    fn push_entries(&mut self, partition: &Partition, envelope: Envelope, payload: &mut Vec<u8>) {
+        let Message::Entries(all) = envelope.message else {
+            unreachable!("entries alone are forwarded")
+        };
+        let Some(out) = self.to(partition.id(), envelope.to.node) else { return };
+        let (mut first, mut left) = (all.first, all.count);
+        loop {
+            payload.clear();
+            let mut count = 0;
+            while count < left && payload.len() < ENTRIES_BYTES {
+                partition.push_entry(first + count, payload);
+                count += 1;
+            }
+            let message = Message::Entries(Entries { first, count, ..all });
+            let part = Envelope { message, ..envelope };
+            wire::encode(partition.id().0, &part, out, |out| out.extend_from_slice(payload));
+            (first, left) = (first + count, left - count);
+            if left == 0 {
+                break;
+            }
+        }
+        payload.shrink_to(ENTRIES_BYTES);
+    }
+}
