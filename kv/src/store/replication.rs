@@ -105,7 +105,7 @@ impl Store {
 /// What comes from outside.
 impl Store {
     /// The config store has this chain of a partition; another shard's is passed over.
-    pub fn chain_seen(&mut self, now: Instant, partition: PartitionId, chain: &Chain) {
+    pub fn chain_seen(&mut self, partition: PartitionId, chain: &Chain) {
         self.with_replica_of(partition, |replication, place, partition| {
             let Replication { own, config, members, .. } = *replication;
             let known = &mut replication.replicas[place];
@@ -118,7 +118,6 @@ impl Store {
             });
             replica.seen(chain.clone());
             replica.want_membership(replica.chain().members().len() < members);
-            let _ = now;
         });
     }
 
@@ -335,9 +334,9 @@ impl Replication {
                     }
                     Effect::Propose(chain) => self.proposals.push((partition.id(), chain)),
                     Effect::Cut(index) => partition.cut(memory, index),
-                    Effect::Void { .. } | Effect::Snapshot { .. } | Effect::Told { .. } => {
-                        unimplemented!("{effect:?}")
-                    }
+                    // No snapshot is sent yet: a joiner that lacks more than is at hand stays one.
+                    Effect::Void { .. } | Effect::Snapshot { .. } => {}
+                    Effect::Told { .. } => unreachable!("the store asks no replica for versions"),
                 }
             }
         }
