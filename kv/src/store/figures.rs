@@ -1,6 +1,7 @@
 //! How a shard's log and its checkpoints are, for whoever looks after the store.
 
-use super::{Log, Store};
+use super::Store;
+use super::log::Log;
 use catena_engine::time::Duration;
 
 /// Figures of one shard's log; all zero where nothing is kept on a disk.

@@ -1,7 +1,9 @@
 //! A store whose log gathers and is never written.
 
 use super::*;
-use crate::log::batch::WriterConfig;
+use crate::disk::journal::Bell;
+use crate::log::batch::{Action, LogWriter, WriterConfig};
+use crate::log::segment::Segment;
 use crate::log::{DirectoryId, LogIdentity, LogStart};
 use crate::slot::Partitions;
 use crate::upkeep::{Step, Upkeep};
