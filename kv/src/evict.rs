@@ -150,10 +150,10 @@ impl Store {
         let Ok(place) = self.place_of(Slot::of(key)) else { return false };
         let mut keyspace = self.keyspace(place, now_ms);
         let given_up = keyspace.key(key).and_then(|key| keyspace.delete(&key));
-        let gate = keyspace.gate();
+        let ordered = keyspace.seen().index;
         let is_gone = given_up.is_ok();
         self.count_evicted(is_gone);
-        if let Some(index) = gate {
+        if let Some(index) = ordered {
             self.leaving_mut().add(Left { place, index, bytes });
         }
         is_gone

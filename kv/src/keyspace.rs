@@ -6,6 +6,7 @@ use crate::evict;
 use crate::limits::{KEY_BYTES_MAX, answer_bytes_max};
 use crate::partition::{Found, Partition, Version};
 use crate::store::Common;
+use crate::store::gate::Seen;
 use crate::table::KeyHash;
 
 /// See the module page.
@@ -13,8 +14,8 @@ pub struct Keyspace<'s> {
     pub(crate) partition: &'s mut Partition,
     pub(crate) common: &'s mut Common,
     pub(crate) now_ms: u64,
-    /// The last entry in flight that the answer depends on.
-    pub(crate) gate: Option<u64>,
+    /// What the answer depends on.
+    pub(crate) seen: Seen,
 }
 
 /// A key, and its hash.
@@ -31,9 +32,9 @@ impl Keyspace<'_> {
         self.now_ms
     }
 
-    /// The answer may be given when this entry has committed, if there is one.
-    pub fn gate(&self) -> Option<u64> {
-        self.gate
+    /// What the answer depends on.
+    pub fn seen(&self) -> Seen {
+        self.seen
     }
 
     /// The version that the next write makes.
@@ -100,7 +101,7 @@ impl Keyspace<'_> {
         }
         let Common { memory, scratch, .. } = self.common;
         let (found, gate) = self.partition.newest(&memory.arena, key.hash, key.bytes, scratch);
-        self.gate = self.gate.max(gate);
+        self.seen.index = self.seen.index.max(gate);
         match &found {
             Some(_) => self.common.counters.hits += 1,
             None => self.common.counters.misses += 1,
@@ -167,8 +168,9 @@ impl Keyspace<'_> {
 
     #[inline]
     fn ordered(&mut self, index: u64) -> Version {
+        self.seen.has_ordered = true;
         if self.partition.committed() < index {
-            self.gate = self.gate.max(Some(index));
+            self.seen.index = self.seen.index.max(Some(index));
         }
         Version { epoch: self.partition.epoch(), index }
     }
@@ -180,7 +182,7 @@ impl Keyspace<'_> {
         let has_expired = expires_at.is_some_and(|at| at <= self.now_ms);
         if has_expired {
             // Whoever is told that it is gone is told of the entry that says when.
-            self.gate = self.gate.max(gate);
+            self.seen.index = self.seen.index.max(gate);
         }
         has_expired
     }
@@ -189,8 +191,11 @@ impl Keyspace<'_> {
     /// does later.
     #[cold]
     fn end_expired(&mut self, key: &Key<'_>) -> bool {
-        // A log that has failed is told to whoever writes; to a reader the key is gone all the same.
-        let is_ordered = self.delete(key).is_ok();
+        // A log that has failed is told to whoever writes; to a reader the key is gone all the same. But that
+        // it is gone is for the head to say (CHAIN §4.7), whose clock may differ.
+        let ended = self.delete(key);
+        self.seen.wants_head |= ended == Err(Error::NOT_HEAD);
+        let is_ordered = ended.is_ok();
         self.common.counters.expired += u64::from(is_ordered);
         is_ordered
     }

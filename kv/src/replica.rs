@@ -198,6 +198,11 @@ impl Replica {
         self.chain.head() == self.own
     }
 
+    /// True if it is a member that has everything, and may answer reads.
+    pub fn serves(&self) -> bool {
+        self.chain.role(self.own) == Some(Role::Serving)
+    }
+
     /// True if it commits them.
     pub fn is_tail(&self) -> bool {
         self.chain.tail() == self.own

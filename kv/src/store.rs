@@ -1,6 +1,7 @@
 //! All that one core owns of the store: its partitions, their memory, and the log that they share.
 
 pub mod figures;
+pub mod gate;
 pub mod log;
 pub mod replication;
 
@@ -17,6 +18,7 @@ use crate::slot_counts::SlotCounts;
 use crate::table::{Arena, HashSeed, KeyHash, PAGES_MAX, Table};
 use catena_engine::rng::Rng;
 use catena_engine::shard_index::ShardIndex;
+use gate::Seen;
 pub use log::Durability;
 use log::Log;
 use replication::Replication;
@@ -257,7 +259,7 @@ impl Store {
     pub fn keyspace(&mut self, place: usize, now_ms: u64) -> Keyspace<'_> {
         let partition = &mut self.partitions.list[place];
         self.common.memory.stamp = evict::stamp(now_ms);
-        Keyspace { partition, common: &mut self.common, now_ms, gate: None }
+        Keyspace { partition, common: &mut self.common, now_ms, seen: Seen::default() }
     }
 
     /// Begins to bring a key into the cache. What is to be given to [`Store::prefetch_entry`] when the keys
@@ -477,6 +479,11 @@ impl Common {
         partition: &mut Partition,
         effects: &[EffectRef<'_>],
     ) -> Result<u64, Error> {
+        if let Some(replication) = &self.replication
+            && !replication.is_head(usize::from(partition.id().0 - self.first_partition))
+        {
+            return Err(Error::NOT_HEAD);
+        }
         if let Some(log) = &mut self.log {
             log.append_effects(partition, effects)?;
         }

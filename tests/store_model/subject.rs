@@ -225,7 +225,7 @@ impl Subject {
             text.clear();
             Reply::new(&mut text, Protocol::Resp2).error(&*error.0);
         }
-        let gate = keyspace.gate();
+        let gate = keyspace.seen().index;
         let mut rest = &text[..];
         let answer = Value::read(&mut rest).expect("an answer");
         assert!(rest.is_empty(), "more than one answer: {text:?}");

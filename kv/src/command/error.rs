@@ -57,6 +57,10 @@ impl Error {
          this one is carried out. Send pipelines without it, or one command on several keys",
     );
 
+    /// Another replica orders the writes of that key.
+    pub const NOT_HEAD: Error =
+        Error::fixed("TRYAGAIN another node orders the writes of that key; try again in a moment");
+
     /// There is no data directory.
     pub const NOTHING_KEPT: Error =
         Error::fixed("ERR this server keeps nothing on a disk; start it with --dir");

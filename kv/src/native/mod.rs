@@ -27,6 +27,7 @@ use crate::redis::server::Server;
 use crate::session::{LIFETIME_MS_MAX, LIFETIME_MS_MIN};
 use crate::slot::{Partition, Slot, shard_of};
 use crate::store::Store;
+use crate::store::gate::Seen;
 use bytes::Bytes;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::Duration;
@@ -101,8 +102,8 @@ impl Native {
 
     /// Gives the answers that are due.
     pub fn turn_ended(&self) {
-        let store = self.0.store.borrow();
-        self.0.waiting.borrow_mut().release(|place| store.committed(place));
+        let (store, now) = (self.0.store.borrow(), self.0.local.now());
+        self.0.waiting.borrow_mut().release(|gate| store.gate_state(gate, now));
     }
 
     /// Ends sessions that are not used, as long as the shard lives.
@@ -150,13 +151,22 @@ impl State {
         let answer = &mut *self.answer.borrow_mut();
         answer.clear();
         answer.shrink_to(ANSWER_KEPT_BYTES);
-        let done = run(self, &mut self.store.borrow_mut(), request, answer);
-        match done {
-            Err(Malformed(text)) => reply.fail(Status::MALFORMED, text),
-            Ok(Done { status, gate: None }) => reply.answer(status, answer[..].into()),
-            Ok(Done { status, gate: Some(gate) }) => {
+        let mut store = self.store.borrow_mut();
+        let done = match run(self, &mut store, request, answer) {
+            Ok(done) => done,
+            Err(Malformed(text)) => return reply.fail(Status::MALFORMED, text),
+        };
+        // Stamped after the request has come.
+        let gate = |(place, seen)| store.gate(place, seen, || self.local.now());
+        match done.seen.map_or(Ok(None), gate) {
+            Ok(None) => reply.answer(done.status, answer[..].into()),
+            Ok(Some(gate)) => {
                 let payload = Bytes::copy_from_slice(answer);
-                self.waiting.borrow_mut().put_off(gate, reply, status, payload)
+                self.waiting.borrow_mut().put_off(gate, reply, done.status, payload)
+            }
+            Err(elsewhere) => {
+                let status = Done::elsewhere(answer, elsewhere).status;
+                reply.answer(status, answer[..].into())
             }
         }
     }
@@ -172,6 +182,9 @@ impl State {
             Ok(place) => place,
             Err(shard) => return Ok(wrong_shard(answer, shard)),
         };
+        if let Err(elsewhere) = store.admit(place, false) {
+            return Ok(Done::elsewhere(answer, elsewhere));
+        }
         let mut keyspace = store.keyspace(place, (self.clock)());
         let Ok(key) = keyspace.key(bytes) else { return Err(Malformed("the key is too long")) };
         let status = match keyspace.get(&key) {
@@ -182,7 +195,7 @@ impl State {
                 Status::OK
             }
         };
-        Ok(Done { status, gate: keyspace.gate().map(|index| (place, index)) })
+        Ok(Done { status, seen: Some((place, keyspace.seen())) })
     }
 
     fn write(
@@ -212,6 +225,9 @@ impl State {
             Ok(place) => place,
             Err(shard) => return Ok(wrong_shard(answer, shard)),
         };
+        if let Err(elsewhere) = store.admit(place, false) {
+            return Ok(Done::elsewhere(answer, elsewhere));
+        }
         let now_ms = (self.clock)();
         let partition = &store.partitions()[place];
         answer.extend_from_slice(&[0; 5]);
@@ -225,7 +241,7 @@ impl State {
         });
         answer[0] = u8::from(next.is_none());
         answer[1..5].copy_from_slice(&next.unwrap_or(0).to_le_bytes());
-        Ok(Done::now(Status::OK))
+        Ok(Done { status: Status::OK, seen: Some((place, Seen::default())) })
     }
 
     fn open_session(
@@ -239,6 +255,9 @@ impl State {
             Ok(place) => place,
             Err(shard) => return Ok(wrong_shard(answer, shard)),
         };
+        if let Err(elsewhere) = store.admit(place, true) {
+            return Ok(Done::elsewhere(answer, elsewhere));
+        }
         if !(LIFETIME_MS_MIN..=LIFETIME_MS_MAX).contains(&lifetime_ms) {
             return Ok(refuse(answer, Status::MALFORMED, "a session lives for a second to a day"));
         }
@@ -249,10 +268,10 @@ impl State {
             return Ok(Done::now(status::SESSIONS_FULL));
         }
         Ok(match order(store, place, (self.clock)(), EffectRef::OpenSession { lifetime_ms }) {
-            Ok((session, gate)) => {
+            Ok((session, seen)) => {
                 session.encode(answer);
                 store.parts().0.at(place).sessions_mut().keep(session, self.local.now());
-                Done { status: Status::OK, gate }
+                Done { status: Status::OK, seen: Some((place, seen)) }
             }
             Err(error) => refused(answer, &error),
         })
@@ -269,11 +288,14 @@ impl State {
             Ok(place) => place,
             Err(shard) => return Ok(wrong_shard(answer, shard)),
         };
+        if let Err(elsewhere) = store.admit(place, true) {
+            return Ok(Done::elsewhere(answer, elsewhere));
+        }
         if !self.is_open(store, place, session) {
             return Ok(missing(store, place));
         }
         Ok(match order(store, place, (self.clock)(), EffectRef::CloseSession { session }) {
-            Ok((_, gate)) => Done { status: Status::OK, gate },
+            Ok((_, seen)) => Done { status: Status::OK, seen: Some((place, seen)) },
             Err(error) => refused(answer, &error),
         })
     }
@@ -289,6 +311,9 @@ impl State {
             Ok(place) => place,
             Err(shard) => return Ok(wrong_shard(answer, shard)),
         };
+        if let Err(elsewhere) = store.admit(place, true) {
+            return Ok(Done::elsewhere(answer, elsewhere));
+        }
         let is_open = self.is_open(store, place, session);
         Ok(if is_open { Done::now(Status::OK) } else { missing(store, place) })
     }
@@ -357,23 +382,24 @@ fn place_of(store: &Store, partition: u16) -> Result<Result<usize, ShardIndex>, 
     })
 }
 
-/// Orders an entry of one effect. Its (epoch, index), and what an answer has to wait for.
+/// Orders an entry of one effect. Its (epoch, index), and what an answer depends on.
 fn order(
     store: &mut Store,
     place: usize,
     now_ms: u64,
     effect: EffectRef<'_>,
-) -> Result<(SessionId, Option<(usize, u64)>), crate::command::error::Error> {
+) -> Result<(SessionId, Seen), crate::command::error::Error> {
     let mut keyspace = store.keyspace(place, now_ms);
     let version = keyspace.write_all(&[effect])?;
     let id = SessionId { epoch: version.epoch, index: version.index };
-    Ok((id, keyspace.gate().map(|index| (place, index))))
+    Ok((id, keyspace.seen()))
 }
 
 /// There is no such session; if it is what is in flight that says so, once that has committed.
 fn missing(store: &Store, place: usize) -> Done {
     let partition = &store.partitions()[place];
     let (committed, received) = (partition.committed(), partition.received());
-    let gate = (received > committed).then_some((place, received));
-    Done { status: status::NO_SESSION, gate }
+    let index = (received > committed).then_some(received);
+    let seen = Seen { index, ..Seen::default() };
+    Done { status: status::NO_SESSION, seen: Some((place, seen)) }
 }

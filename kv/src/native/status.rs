@@ -24,6 +24,10 @@ pub const OUT_OF_MEMORY: Status = Status::application(7);
 /// The partition has as many sessions as it may have.
 pub const SESSIONS_FULL: Status = Status::application(8);
 
+/// The keys are not for this node. The payload: the node that orders their writes u16, or nothing if that is
+/// not known. Not kept for repetitions.
+pub const WRONG_NODE: Status = Status::application(9);
+
 /// The name of a status, the engine's own included.
 pub fn name(status: Status) -> Option<&'static str> {
     Some(match status {
@@ -35,6 +39,7 @@ pub fn name(status: Status) -> Option<&'static str> {
         FORGOTTEN => "number is below the session's window",
         WINDOW_FULL => "number is beyond the session's window",
         OUT_OF_MEMORY => "out of memory",
+        WRONG_NODE => "the keys are another node's",
         SESSIONS_FULL => "too many sessions in this partition",
         other => return other.name(),
     })

@@ -11,6 +11,7 @@ use crate::partition::Version;
 use crate::session::{Lookup, Numbered};
 use crate::slot::{Partition, Slot};
 use crate::store::Store;
+use crate::store::gate::{Elsewhere, Seen};
 use catena_engine::Status;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::Instant;
@@ -32,14 +33,21 @@ pub struct Asked<'a> {
 pub struct Done {
     /// How it is answered.
     pub status: Status,
-    /// The place of the partition, and the entry that has to commit before.
-    pub gate: Option<(usize, u64)>,
+    /// The place of the partition, and what the answer depends on there.
+    pub seen: Option<(usize, Seen)>,
 }
 
 impl Done {
     /// Nothing to wait for.
     pub fn now(status: Status) -> Self {
-        Done { status, gate: None }
+        Done { status, seen: None }
+    }
+
+    /// The keys are not for this node.
+    pub fn elsewhere(answer: &mut Vec<u8>, Elsewhere(head): Elsewhere) -> Self {
+        answer.clear();
+        answer.extend(head.iter().flat_map(|node| node.0.to_le_bytes()));
+        Done::now(status::WRONG_NODE)
     }
 }
 
@@ -65,6 +73,9 @@ pub fn write(
         Err(Refused::Malformed(Malformed(text))) => return refuse(answer, Status::MALFORMED, text),
         Err(Refused::Elsewhere(shard)) => return wrong_shard(answer, shard),
     };
+    if let Err(elsewhere) = store.admit(place, true) {
+        return Done::elsewhere(answer, elsewhere);
+    }
     if let Some(numbered) = &write.numbered
         && let Some(done) = known(store, place, numbered, asked, answer)
     {
@@ -82,7 +93,7 @@ pub fn write(
     }
     let mut keyspace = store.keyspace(place, asked.now_ms);
     match carry_out(&mut keyspace, write, asked, answer) {
-        Ok(status) => Done { status, gate: keyspace.gate().map(|index| (place, index)) },
+        Ok(status) => Done { status, seen: Some((place, keyspace.seen())) },
         Err(error) => {
             answer.clear();
             refused(answer, &error)
@@ -147,19 +158,22 @@ fn known(
     let partition = store.parts().0.at(place);
     partition.sessions_mut().keep(numbered.session, asked.now);
     let (committed, received) = (partition.committed(), partition.received());
-    let after = |index: u64| (index > committed).then_some((place, index));
+    let after = |index: u64| (index > committed).then_some(index);
     let refusal = match partition.sessions().lookup(numbered) {
         Lookup::New => return None,
         Lookup::Known { status, result, index } => {
             answer.extend_from_slice(result);
-            return Some(Done { status: Status(status), gate: after(index) });
+            // The result of a number is a fact: no read, whoever tells it.
+            let seen = Seen { index: after(index), has_ordered: true, ..Seen::default() };
+            return Some(Done { status: Status(status), seen: Some((place, seen)) });
         }
         Lookup::NoSession => status::NO_SESSION,
         Lookup::Forgotten => status::FORGOTTEN,
         Lookup::Full => status::WINDOW_FULL,
     };
     // It may be what is in flight that says so.
-    Some(Done { status: refusal, gate: after(received) })
+    let seen = Seen { index: after(received), ..Seen::default() };
+    Some(Done { status: refusal, seen: Some((place, seen)) })
 }
 
 fn carry_out(
@@ -382,23 +396,29 @@ mod tests {
         (write(store, &request, &asked, &mut answer), answer)
     }
 
+    /// It waits for an entry, of its own or not.
+    fn done(status: Status, index: u64, has_ordered: bool) -> Done {
+        let seen = Seen { index: Some(index), has_ordered, wants_head: false };
+        Done { status, seen: Some((0, seen)) }
+    }
+
     #[test]
     fn an_answer_waits_for_the_entry_that_it_tells_of() {
         let mut store = store(Durability::Sync);
         let (first, answer) = ask(&mut store, 0, Condition::None, false);
-        assert_eq!(first, Done { status: Status::OK, gate: Some((0, 2)) });
+        assert_eq!(first, done(Status::OK, 2, true));
         let again = ask(&mut store, 0, Condition::None, true);
         assert_eq!(again, (first, answer), "it has met the entry of the first copy in flight");
         let (failed, _) = ask(&mut store, 1, Condition::Absent, false);
-        let seen = Done { status: status::CONDITION_FAILED, gate: Some((0, 2)) };
+        let seen = done(status::CONDITION_FAILED, 2, false);
         assert_eq!(failed, seen, "a failure tells of the key that it has seen");
         let (kept, _) = ask(&mut store, 1, Condition::Absent, true);
-        let logged = Done { status: status::CONDITION_FAILED, gate: Some((0, 3)) };
+        let logged = done(status::CONDITION_FAILED, 3, true);
         assert_eq!(kept, logged, "to a repetition it is an entry of its own");
         let closes = EffectRef::CloseSession { session: SESSION };
         store.keyspace(0, 1).write_all(&[closes]).expect("the log takes it");
         let (refused, _) = ask(&mut store, 2, Condition::None, false);
-        let waits = Done { status: status::NO_SESSION, gate: Some((0, 4)) };
+        let waits = done(status::NO_SESSION, 4, false);
         assert_eq!(refused, waits, "the end of the session is in flight");
     }
 
@@ -407,7 +427,10 @@ mod tests {
         let mut store = store(Durability::Batch);
         for is_repeat in [false, true] {
             let (done, answer) = ask(&mut store, 0, Condition::None, is_repeat);
-            assert_eq!(done, Done::now(Status::OK));
+            let Done { status: Status::OK, seen: Some((place, seen)) } = done else {
+                panic!("{done:?}")
+            };
+            assert_eq!(store.gate(place, seen, || Instant::ZERO), Ok(None));
             assert_eq!(answer[..12], [1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], "version 1-2");
         }
     }

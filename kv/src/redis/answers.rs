@@ -9,16 +9,12 @@
 //! ```
 
 use super::debts::Share;
+use crate::store::gate::{Gate, GateState};
 use std::collections::VecDeque;
 
-/// What an answer waits for.
+/// Nobody will know what became of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gate {
-    /// The partition, by its place in the shard.
-    pub partition: usize,
-    /// The index that has to be committed there.
-    pub index: u64,
-}
+pub struct Lost;
 
 /// Names an answer that another shard gives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,7 +143,7 @@ impl Answers {
         ticket
     }
 
-    /// An answer has come from another shard. False if nobody waits for it.
+    /// An answer has come from another shard; an empty one says that it is lost. False: nobody waits for it.
     pub fn come(&mut self, ticket: Ticket, text: Vec<u8>, share: Option<Share>) -> bool {
         let is_it = |answer: &&mut Answer| matches!(answer.waits, Waits::Shard(it) if it == ticket);
         let Some(answer) = self.waiting.iter_mut().find(is_it) else { return false };
@@ -158,17 +154,29 @@ impl Answers {
         true
     }
 
-    /// Moves the answers that are due to `output`. `committed`: the last index of a partition that is.
-    pub fn release(&mut self, output: &mut Vec<u8>, committed: impl Fn(usize) -> u64) {
+    /// Moves the answers that are due to `output`.
+    ///
+    /// # Errors
+    /// If one will never be: the connection is to be ended, for that is how this protocol tells so.
+    pub fn release(
+        &mut self,
+        output: &mut Vec<u8>,
+        state: impl Fn(&Gate) -> GateState,
+    ) -> Result<(), Lost> {
         while let Some(answer) = self.waiting.front() {
             match &answer.waits {
                 Waits::Turn => {}
-                Waits::Commit(gate) if committed(gate.partition) >= gate.index => {}
+                Waits::Commit(gate) => match state(gate) {
+                    GateState::Open => {}
+                    GateState::Shut => break,
+                    GateState::Lost => return Err(Lost),
+                },
+                Waits::Come { text, .. } if text.is_empty() => return Err(Lost),
                 Waits::Come { text, .. } => {
                     self.come_bytes -= text.len();
                     output.extend_from_slice(text);
                 }
-                Waits::Commit(_) | Waits::Shard(_) => break,
+                Waits::Shard(_) => break,
             }
             let end = self.told + answer.bytes;
             output.extend_from_slice(&self.text[self.told..end]);
@@ -185,6 +193,7 @@ impl Answers {
             self.text.drain(..self.told);
             self.told = 0;
         }
+        Ok(())
     }
 }
 
@@ -192,20 +201,24 @@ impl Answers {
 mod tests {
     use super::*;
 
+    fn up_to(committed: u64) -> impl Fn(&Gate) -> GateState {
+        move |gate| if gate.index() <= committed { GateState::Open } else { GateState::Shut }
+    }
+
     fn released(answers: &mut Answers, committed: u64) -> String {
         let mut output = Vec::new();
-        answers.release(&mut output, |_| committed);
+        answers.release(&mut output, up_to(committed)).expect("nothing is lost");
         String::from_utf8(output).expect("text")
     }
 
     #[test]
     fn answers_keep_the_order_of_their_commands() {
         let mut answers = Answers::default();
-        answers.push(b"a", Some(Gate { partition: 0, index: 5 }));
+        answers.push(b"a", Some(Gate::plain(0, 5)));
         answers.push(b"b", None);
         let ticket = answers.expect();
         answers.push(b"d", None);
-        answers.push(b"e", Some(Gate { partition: 0, index: 6 }));
+        answers.push(b"e", Some(Gate::plain(0, 6)));
         answers.push(b"f", None);
         assert_eq!(released(&mut answers, 4), "");
         assert_eq!(released(&mut answers, 6), "ab");
@@ -215,10 +228,27 @@ mod tests {
         assert_eq!(released(&mut answers, 6), "ef");
         assert!(answers.is_empty() && answers.text.is_empty());
     }
+
+    #[test]
+    fn what_is_lost_ends_what_is_told() {
+        let lost_from = |index| {
+            move |gate: &Gate| if gate.index() < index { GateState::Open } else { GateState::Lost }
+        };
+        let (mut answers, mut output) = (Answers::default(), Vec::new());
+        answers.push(b"a", Some(Gate::plain(0, 5)));
+        answers.push(b"b", Some(Gate::plain(0, 6)));
+        assert_eq!(answers.release(&mut output, lost_from(6)), Err(Lost));
+        assert_eq!(output, b"a", "what was known before is told");
+        let (mut answers, mut output) = (Answers::default(), Vec::new());
+        let ticket = answers.expect();
+        assert!(answers.come(ticket, Vec::new(), None));
+        assert_eq!(answers.release(&mut output, lost_from(9)), Err(Lost), "by another shard");
+    }
+
     #[test]
     fn bytes_that_wait_are_bounded_whoever_they_wait_for() {
         let value = vec![7; 100_000];
-        let gate = Gate { partition: 0, index: 5 };
+        let gate = Gate::plain(0, 5);
         let mut answers = Answers::default();
         answers.push(b"+OK", Some(gate));
         // What waits just for its turn counts as well.
@@ -229,7 +259,7 @@ mod tests {
         }
         assert_eq!(taken, BYTES_MAX / value.len() + 1);
         assert!(!answers.has_room());
-        answers.release(&mut Vec::new(), |_| 5);
+        answers.release(&mut Vec::new(), up_to(5)).expect("nothing is lost");
         assert!(answers.has_room() && answers.memory_bytes() < 2 * KEPT_BYTES);
 
         let tickets: Vec<Ticket> = (0..100).map(|_| answers.expect()).collect();
@@ -238,7 +268,7 @@ mod tests {
         assert!(answers.is_full(), "the others may be as long");
         tickets[1..].iter().for_each(|ticket| assert!(answers.come(*ticket, value.clone(), None)));
         let mut output = Vec::new();
-        answers.release(&mut output, |_| 5);
+        answers.release(&mut output, up_to(5)).expect("nothing is lost");
         assert!(answers.is_empty() && answers.has_room() && output.len() == 100 * value.len());
         (0..6).for_each(|_| _ = answers.expect());
         assert!(!answers.is_full());

@@ -1,7 +1,6 @@
 //! Commands that other shards carry out: asking, carrying out, telling.
 
 use super::Redis;
-use super::answers::Gate;
 use super::bundle::{AskKey, Asked, Bundle, Commands, Whole};
 use super::client::ClientState;
 use super::debts::Share;
@@ -17,6 +16,7 @@ use crate::limits::answer_bytes_max;
 use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
 use crate::slot::{Slot, shard_of};
 use crate::store::Store;
+use crate::store::gate::{Elsewhere, Gate};
 use catena_engine::Local;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::StreamId;
@@ -143,6 +143,16 @@ impl Redis {
         Error::of(format!("MOVED {} {host}:{port}", slot.number()))
     }
 
+    /// Who has the keys of a slot that are not for this node.
+    pub(super) fn elsewhere(&self, slot: Slot, Elsewhere(head): Elsewhere) -> Error {
+        match head {
+            None => Error::of("CLUSTERDOWN it is not known yet who has the keys of this slot"),
+            Some(_) => {
+                Error::of(format!("TRYAGAIN another node has the keys of slot {}", slot.number()))
+            }
+        }
+    }
+
     /// A message has come: commands to carry out, or answers.
     pub(super) fn take_bundle(&mut self, from: ShardIndex, mut message: Box<Bundle>) {
         let is_asked = matches!(*message, Bundle::Asked(_));
@@ -205,12 +215,12 @@ impl Redis {
         }
     }
 
-    /// A part has come. One that begins as errors do is the answer to all.
+    /// A part has come. One that begins as errors do is the answer to all, and so is one that is lost.
     fn told_part(&mut self, whole: AskKey, text: &[u8]) {
         let random = self.local.random();
         let Some(gathering) = self.hand_over.gathering(whole) else { return };
         let waiting = gathering.waiting;
-        if text.first() == Some(&b'-') {
+        if matches!(text.first(), None | Some(b'-')) {
             self.hand_over.waiting(whole);
             return self.told(waiting, text, None);
         }
@@ -224,6 +234,11 @@ impl Redis {
     /// A shard has done its part of a command whose keys are in several slots.
     fn told_split(&mut self, whole: AskKey, part: split::Part, text: &[u8], share: Option<Share>) {
         let Some(split) = self.hand_over.split(whole) else { return };
+        if text.is_empty() {
+            let waiting = split.waiting;
+            self.hand_over.waiting(whole);
+            return self.told(waiting, text, None);
+        }
         if split.add(part, text, share)
             && let Some(Waiting::Split(split)) = self.hand_over.waiting(whole)
         {
@@ -433,12 +448,14 @@ impl Redis {
         text: &mut Vec<u8>,
     ) -> Result<Option<Vec<Gate>>, Error> {
         let Run::Keyed(run) = spec.run else { unreachable!("its keys are here") };
-        let (_, Ok(place)) = place_of_keys(store, spec, args)? else {
+        let (slot, Ok(place)) = place_of_keys(store, spec, args)? else {
             unreachable!("all shards agree on where keys are")
         };
         if spec.flags.needs_memory && !store.make_room(now_ms, || self.local.random()) {
             return Err(Error::OUT_OF_MEMORY);
         }
+        let elsewhere = |elsewhere| self.elsewhere(slot, elsewhere);
+        store.admit(place, spec.flags.writes).map_err(elsewhere)?;
         let mut keyspace = store.keyspace(place, now_ms);
         let before = text.len();
         if let Err(error) = run(&mut keyspace, args, &mut Reply::new(text, asked.protocol)) {
@@ -446,8 +463,10 @@ impl Redis {
             text.truncate(before);
             Reply::new(text, asked.protocol).error(&*error.0);
         }
-        let gate = keyspace.gate().filter(|index| store.committed(place) < *index);
-        Ok(Some(gate.map(|index| Gate { partition: place, index }).into_iter().collect()))
+        let seen = keyspace.seen();
+        // Stamped after the message with the command was taken.
+        let gate = store.gate(place, seen, || self.local.now()).map_err(elsewhere)?;
+        Ok(Some(gate.into_iter().collect()))
     }
 
     /// This shard's part of a command about all keys. `None`: it is told when a walk has ended.
@@ -463,7 +482,7 @@ impl Redis {
             Part::Known(entries) => {
                 let open = |(place, index): &(usize, u64)| store.committed(*place) >= *index;
                 let waits = entries.into_iter().filter(|entry| !open(entry));
-                Ok(Some(waits.map(|(partition, index)| Gate { partition, index }).collect()))
+                Ok(Some(waits.map(|(place, index)| store.gate_of(place, index)).collect()))
             }
             Part::Walk(pattern) => {
                 self.walk(pattern, asker);
@@ -504,7 +523,7 @@ impl Redis {
 
     /// Tells what waited for commits.
     pub(super) fn tell_committed(&mut self) {
-        let store = self.store.borrow();
-        self.hand_over.release(|place| store.committed(place));
+        let (store, now) = (self.store.borrow(), self.local.now());
+        self.hand_over.release(|gate| store.gate_state(gate, now));
     }
 }

@@ -57,8 +57,14 @@ pub fn part(
 ) -> Result<Part, Error> {
     match command {
         Everywhere::DbSize => begin_part(text, store.len() as u64),
-        Everywhere::BgSave => store.want_checkpoint()?,
-        Everywhere::FlushAll => return Ok(Part::Known(store.clear()?)),
+        Everywhere::BgSave => {
+            store.want_checkpoint()?;
+            begin_part(text, 0);
+        }
+        Everywhere::FlushAll => {
+            begin_part(text, 0);
+            return Ok(Part::Known(store.clear()?));
+        }
         Everywhere::Keys => return Ok(Part::Walk(args.at(1).to_vec())),
         Everywhere::RandomKey => {
             begin_part(text, store.len() as u64);

@@ -8,12 +8,13 @@
 //! told ◄════════════ Bundle::Told ═══════════════════════════════════════════════════┘
 //! ```
 
-use super::answers::{Gate, Ticket};
+use super::answers::Ticket;
 use super::bundle::{AskKey, Bundle, Commands, Whole};
 use super::debts::{Debts, Gathered, Share};
 use super::everywhere::Gathering;
 use super::split::{Part, Split};
 use crate::resp::{Args, Protocol};
+use crate::store::gate::{Gate, GateState};
 use catena_engine::Local;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::stream::StreamId;
@@ -159,7 +160,7 @@ impl HandOver {
         self.outbound[shard.index()][ASKED].ask(ask, protocol, whole, args);
     }
 
-    /// Answers a command that another shard has asked for.
+    /// Answers a command that another shard has asked for; an empty text says that the answer is lost.
     pub fn tell(&mut self, asker: Asker, text: &[u8]) {
         self.has_outbound = true;
         self.outbound[asker.shard.index()][TOLD].tell(asker.ask, text);
@@ -172,12 +173,18 @@ impl HandOver {
         self.held.push(Held { asker, gates, text: text.to_vec() });
     }
 
-    /// Tells what waited for commits that have come since.
-    pub fn release(&mut self, committed: impl Fn(usize) -> u64) {
-        let is_open = |gate: &Gate| committed(gate.partition) >= gate.index;
-        for held in self.held.extract_if(.., |held| held.gates.iter().all(is_open)) {
+    /// Tells what waited for commits that have come since, or never will.
+    pub fn release(&mut self, state: impl Fn(&Gate) -> GateState) {
+        let is_known = |held: &mut Held| {
+            held.gates.retain(|gate| state(gate) != GateState::Open);
+            held.gates.is_empty() || held.gates.iter().any(|gate| state(gate) == GateState::Lost)
+        };
+        for mut held in self.held.extract_if(.., is_known) {
             self.has_outbound = true;
             self.held_bytes -= held.text.len();
+            if !held.gates.is_empty() {
+                held.text.clear();
+            }
             self.outbound[held.asker.shard.index()][TOLD].tell(held.asker.ask, &held.text);
             self.debts.give(self.here, held.asker.shard, held.text.len());
         }

@@ -34,7 +34,8 @@ use crate::resp::{Args, Limits, Parsed, Parser, Protocol, Reply};
 use crate::slot::Slot;
 use crate::store::Store;
 use crate::store::figures::LogFigures;
-use answers::Gate;
+use crate::store::gate::Elsewhere;
+use answers::{Answers, Lost};
 use ask::{Postponed, Walked};
 use bundle::{Bundle, Whole};
 use catena_engine::application::{Addresses, Message};
@@ -107,6 +108,8 @@ pub struct Redis {
     ending: Vec<(StreamId, Option<StreamId>)>,
     /// Clients that are slowed.
     slowed: usize,
+    /// The latest look at the clock that a command's lease is held against.
+    latest: Instant,
     /// When it was looked at the memory that the others take.
     looked_at: Instant,
     turns: u32,
@@ -158,6 +161,7 @@ impl Redis {
             looks_again: Rc::default(),
             ending: Vec::new(),
             slowed: 0,
+            latest: local.now(),
             looked_at: local.now(),
             turns: 0,
         }
@@ -320,17 +324,25 @@ impl Redis {
         let store = self.store.borrow();
         let is_behind = self.slowed > 0 && self.server.is_some_shard_behind();
         self.slowed = 0;
-        let clients = &mut self.clients;
+        // A command may have come after the turn began.
+        let now = self.latest.max(self.local.now());
+        let (clients, hand_over) = (&mut self.clients, &mut self.hand_over);
         self.waiting.retain(|stream| {
             let client = clients.get_mut(stream.slot()).and_then(Option::as_deref_mut);
             let Some(client) = client.filter(|client| client.state.stream == *stream) else {
                 return false;
             };
             let Some(mut output) = streams.get(*stream) else { return false };
-            let (answers, output) = (&mut client.state.answers, output.output());
-            let before = output.len();
-            answers.release(output, |place| store.committed(place));
-            self.totals.bytes_out += (output.len() - before) as u64;
+            let (answers, text) = (&mut client.state.answers, output.output());
+            let before = text.len();
+            let released = answers.release(text, |gate| store.gate_state(gate, now));
+            self.totals.bytes_out += (text.len() - before) as u64;
+            if released == Err(Lost) {
+                client.state.answers = Answers::default();
+                hand_over.forget(*stream);
+                output.close();
+                return false;
+            }
             let state = &mut client.state;
             state.is_barred &= !state.answers.is_empty();
             state.is_slowed &= is_behind;
@@ -490,9 +502,12 @@ impl Redis {
                 {
                     Err(Error::OUT_OF_MEMORY)
                 }
-                Ok((_, Ok(place))) => {
-                    self.run_keyed(client, store, (run, place), args, stream, now_ms);
-                    Ok(())
+                Ok((slot, Ok(place))) => {
+                    let admitted = store.admit(place, spec.flags.writes);
+                    let admitted = admitted.and_then(|()| {
+                        self.run_keyed(client, store, (run, place), args, stream, now_ms)
+                    });
+                    admitted.map_err(|elsewhere| self.elsewhere(slot, elsewhere))
                 }
                 Ok((slot, Err(shard))) if client.is_on_own_port => Err(self.moved(slot, shard)),
                 Ok((_, Err(shard))) => {
@@ -565,7 +580,7 @@ impl Redis {
         args: &Args<'_>,
         stream: &mut Stream<'_>,
         now_ms: u64,
-    ) {
+    ) -> Result<(), Elsewhere> {
         let mut keyspace = store.keyspace(place, now_ms);
         let is_direct = client.answers.is_empty();
         let output = if is_direct { stream.output() } else { &mut self.scratch };
@@ -575,13 +590,27 @@ impl Redis {
             Reply::new(output, client.protocol).error(&*error.0);
             self.totals.count_error(error.0.as_bytes());
         }
-        let gate = keyspace.gate().map(|index| Gate { partition: place, index });
-        if is_direct && gate.is_none() {
-            return;
-        }
+        let seen = keyspace.seen();
+        let gate = match store.gate(place, seen, || self.clock_of(stream)) {
+            Ok(None) if is_direct => return Ok(()),
+            Ok(gate) => gate,
+            Err(elsewhere) => {
+                let output = if is_direct { stream.output() } else { &mut self.scratch };
+                output.truncate(before);
+                return Err(elsewhere);
+            }
+        };
+        let output = if is_direct { stream.output() } else { &mut self.scratch };
         client.answers.push(&output[before..], gate);
         output.truncate(before);
         self.wait(client);
+        Ok(())
+    }
+
+    /// What time it is now: later than whatever has come on this stream.
+    fn clock_of(&mut self, stream: &Stream<'_>) -> Instant {
+        self.latest = stream.look_at_clock();
+        self.latest
     }
 
     fn run_here(

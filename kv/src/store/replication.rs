@@ -10,6 +10,7 @@
 //! All that a turn has brought is seen to at its end: one message a successor and partition, one write of
 //! the log.
 
+use super::gate::Elsewhere;
 use super::{Common, OwnPartitions, Store};
 use crate::chain::{Chain, Life, NodeId};
 use crate::fields::Malformed;
@@ -31,6 +32,8 @@ pub struct Replication {
     members: usize,
     /// By place; `None`: no chain of it is known yet.
     replicas: Vec<Option<Replica>>,
+    /// The same: how often it has ceased to serve.
+    tenures: Vec<u32>,
     /// False: what is ordered counts as durable.
     waits_for_disk: bool,
     /// Places of partitions that have more in their log than was seen to.
@@ -92,6 +95,7 @@ impl Store {
             config,
             members,
             replicas: self.partitions.list.iter().map(|_| None).collect(),
+            tenures: vec![0; self.partitions.list.len()],
             waits_for_disk,
             touched: Vec::new(),
             durable: Vec::new(),
@@ -220,19 +224,6 @@ impl Store {
         replica.may_read(now, &self.partitions.list[place])
     }
 
-    /// Whether this node orders the writes of a partition; else who does, as far as is known.
-    ///
-    /// # Errors
-    /// Who does.
-    pub fn may_write(&self, place: usize) -> Result<(), Option<NodeId>> {
-        let Some(replication) = &self.common.replication else { return Ok(()) };
-        match &replication.replicas[place] {
-            Some(replica) if replica.is_head() => Ok(()),
-            Some(replica) => Err(Some(replica.chain().head().node)),
-            None => Err(None),
-        }
-    }
-
     /// The chain of a partition, by its place, as it is known here.
     pub fn chain(&self, place: usize) -> Option<&Chain> {
         let replication = self.common.replication.as_ref()?;
@@ -295,6 +286,20 @@ impl Store {
 }
 
 impl Replication {
+    pub(super) fn is_head(&self, place: usize) -> bool {
+        self.replicas[place].as_ref().is_some_and(Replica::is_head)
+    }
+
+    pub(super) fn admit(&self, place: usize, writes: bool) -> Result<(), Elsewhere> {
+        let replica = self.replicas[place].as_ref().ok_or(Elsewhere(None))?;
+        let may = if writes { replica.is_head() } else { replica.serves() };
+        if may { Ok(()) } else { Err(Elsewhere(Some(replica.chain().head().node))) }
+    }
+
+    pub(super) fn tenure(&self, place: usize) -> u32 {
+        self.tenures[place]
+    }
+
     /// There is more in the log of a partition.
     pub(super) fn touch(&mut self, place: usize) {
         if self.touched.last() != Some(&place) {
@@ -325,7 +330,9 @@ impl Replication {
                     }
                     Effect::Commit(index) => partition.commit(memory, index),
                     Effect::Learn(chain) => {
+                        let served = replica.serves();
                         replica.adopt(now, chain, partition);
+                        self.tenures[place] += u32::from(served && !replica.serves());
                         if replica.is_head() {
                             partition.begin_epoch(replica.chain().epoch());
                         }

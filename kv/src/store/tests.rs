@@ -190,14 +190,14 @@ fn who_is_told_that_a_key_is_gone_waits_for_what_says_so() {
     let mut keyspace = store.keyspace(0, 1);
     let key = keyspace.key(b"key").expect("a short key");
     keyspace.expire(&key, Some(2)).expect("the log takes it");
-    let gate = keyspace.gate();
+    let gate = keyspace.seen().index;
     assert!(gate.is_some());
     // Nothing more fits, so its end cannot be logged.
     store.set_log_hindrance(Some("no space".to_owned()));
     let mut keyspace = store.keyspace(0, 3);
     let key = keyspace.key(b"key").expect("a short key");
     assert!(keyspace.get(&key).is_none());
-    assert_eq!(keyspace.gate(), gate);
+    assert_eq!(keyspace.seen().index, gate);
 }
 
 #[test]
