@@ -142,7 +142,8 @@ pub struct Replica {
     joiner: Option<Joiner>,
     /// As who is none yet: asking to be a member.
     knocking: Knocking,
-    /// As who is syncing: a snapshot has begun to come and is not complete.
+    /// A snapshot has begun to come and is not complete, whatever becomes of the link: nothing that is there
+    /// counts.
     is_loading: bool,
     /// The same: what the tail has said has committed.
     known_committed: u64,
@@ -458,7 +459,7 @@ impl Replica {
 /// What is in the log.
 fn position_of(history: &impl History) -> Position {
     let (received, committed) = (history.received(), history.committed());
-    Position { received, committed, epochs: history.epochs() }
+    Position { received, committed, epochs: history.epochs(), is_void: false }
 }
 
 /// As [`Entries`], to send.

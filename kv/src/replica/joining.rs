@@ -170,6 +170,13 @@ impl Replica {
         is_now && self.is_loading && self.is_upstream(envelope.from, link)
     }
 
+    /// True while pieces of the snapshot that ends with this one are to be sent.
+    pub fn sends_pieces(&self, last: &Envelope) -> bool {
+        let Message::Piece { link, .. } = last.message else { return false };
+        let is_now = last.epoch == self.chain.epoch() && last.from == self.own;
+        is_now && self.downstream.is_some_and(|it| it.peer == last.to && it.link == link)
+    }
+
     fn is_upstream(&self, from: Life, link: u64) -> bool {
         self.upstream.is_some_and(|it| it.peer == from && it.link == link)
     }
@@ -228,8 +235,9 @@ impl Replica {
         } else {
             position.received.min(history.received())
         };
+        // CHAIN §6.1: a walk that was cut off before it was done starts again.
         let is_at_hand = common >= position.committed && common + 1 >= history.first_at_hand();
-        if is_at_hand {
+        if is_at_hand && !position.is_void {
             self.send(life, Message::Begin { link, start: Start::Behind(common) });
             return Some(common);
         }

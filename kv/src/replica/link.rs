@@ -79,8 +79,11 @@ impl Replica {
             return;
         }
         self.upstream = Some(Upstream { peer: from, link });
-        self.is_loading = false;
-        self.send(from, Message::Opened { link, position: position_of(history) });
+        let position = match self.is_loading {
+            true => Position { received: 0, committed: 0, epochs: Vec::new(), is_void: true },
+            false => position_of(history),
+        };
+        self.send(from, Message::Opened { link, position });
     }
 
     /// The successor tells what it has: the rest follows.

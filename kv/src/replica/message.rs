@@ -125,6 +125,8 @@ pub struct Position {
     pub committed: u64,
     /// The first index of each epoch, and its number.
     pub epochs: Vec<(u64, u32)>,
+    /// A snapshot has begun to come and is not complete: nothing of it counts.
+    pub is_void: bool,
 }
 
 /// Where a syncing member goes on.

@@ -35,7 +35,7 @@ const MISSED: &[(Rule, u64)] = &[
     (Rule::GrantsCountFromAsking, 272),
     (Rule::VictimsGetNoGrants, 0),
     (Rule::ProposalsStandUntilTheEpochMoves, 74),
-    (Rule::RemovalWaitsForGrants, 32),
+    (Rule::RemovalWaitsForGrants, 28),
     (Rule::OldLinksAreClosed, 183),
     (Rule::CommitsAreDurableUpstream, 0),
     (Rule::CommitsAreDurable, 0),

@@ -143,6 +143,7 @@ fn push_message(out: &mut Vec<u8>, message: &Message) {
         Message::Opened { link, position } => {
             out.push(kind::OPENED);
             push_u64s(out, [*link, position.received, position.committed]);
+            out.push(position.is_void.into());
             push_epochs(out, &position.epochs);
         }
         Message::Begin { link, start: Start::Behind(index) } => {
@@ -210,7 +211,8 @@ fn take_message(rest: &mut &[u8]) -> Result<Message, Malformed> {
         kind::OPEN => Message::Open { link: next()? },
         kind::OPENED => {
             let (link, received, committed) = (next()?, next()?, next()?);
-            let position = Position { received, committed, epochs: take_epochs(rest)? };
+            let is_void = take::<1>(rest)? == [1];
+            let position = Position { received, committed, epochs: take_epochs(rest)?, is_void };
             Message::Opened { link, position }
         }
         kind::BEGIN_BEHIND => Message::Begin { link: next()?, start: Start::Behind(next()?) },

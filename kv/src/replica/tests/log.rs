@@ -52,17 +52,14 @@ impl Log {
 
 impl History for Log {
     fn received(&self) -> u64 {
-        if self.is_void { 0 } else { self.base + self.entries.len() as u64 }
+        self.base + self.entries.len() as u64
     }
 
     fn committed(&self) -> u64 {
-        if self.is_void { 0 } else { self.committed }
+        self.committed
     }
 
     fn epochs(&self) -> Vec<(u64, u32)> {
-        if self.is_void {
-            return Vec::new();
-        }
         let mut epochs = self.base_epochs.clone();
         for (index, entry) in (self.base + 1..).zip(&self.entries) {
             if epochs.last().is_none_or(|(_, epoch)| *epoch != entry.epoch) {

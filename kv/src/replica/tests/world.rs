@@ -126,6 +126,7 @@ struct Read {
 enum Event {
     Tick(usize),
     Message { connection: u64, envelope: Envelope, beside: Beside },
+    Piece { envelope: Envelope, pieces: Vec<(u64, u64)> },
     Durable { node: usize, generation: u64, index: u64 },
     Learnt { node: usize, generation: u64 },
     Restart(usize),
@@ -264,6 +265,7 @@ impl World {
             }
             Event::Restart(_) => None,
             Event::Message { envelope, .. } => Some(place(envelope.to)),
+            Event::Piece { envelope, .. } => Some(place(envelope.from)),
             Event::Proposed { .. } | Event::Client | Event::Fault | Event::Heal(..) => None,
         };
         if let Some(node) = at.map(|node| &self.nodes[node]) {
@@ -284,6 +286,11 @@ impl World {
             }
             Event::Message { connection, envelope, beside } => {
                 self.message(connection, envelope, &beside);
+            }
+            Event::Piece { envelope, pieces } => {
+                if self.nodes[place(envelope.from)].replica.sends_pieces(&envelope) {
+                    self.send(envelope, Beside { pieces, ..Beside::default() });
+                }
             }
             Event::Durable { node, generation, index } => {
                 let it = &mut self.nodes[node];
@@ -431,7 +438,9 @@ impl World {
                     }
                     let (one, other) = pieces.split_at(1);
                     self.send(first, Beside { pieces: one.to_vec(), ..Beside::default() });
-                    self.send(last, Beside { pieces: other.to_vec(), ..Beside::default() });
+                    // Entries come in between.
+                    let delay = self.some(100 * MS);
+                    self.after(delay, Event::Piece { envelope: last, pieces: other.to_vec() });
                     self.seen.snapshots += 1;
                 }
                 Effect::Commit(index) => self.commit(node, index),

@@ -12,7 +12,7 @@ fn one_of_each_kind() -> Vec<Message> {
     let (asked_at, length) = (Instant::from_nanos(u64::MAX - 5), Duration::from_millis(300));
     let epochs = vec![(0, 1), (17, 4), (1 << 40, u32::MAX)];
     let entries = Entries { link: 1, first: 2, count: 3, upstream_durable: u64::MAX, committed: 5 };
-    let position = Position { received: 9, committed: 8, epochs: epochs.clone() };
+    let position = Position { received: 9, committed: 8, epochs: epochs.clone(), is_void: true };
     vec![
         Message::Heartbeat {
             ask: Ask { asked_at, length },
