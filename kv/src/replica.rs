@@ -32,7 +32,7 @@ use crate::chain::lease::{Grant, LeaseConfig, Leases};
 use crate::chain::rules::{Rule, holds};
 use crate::chain::{Chain, Life, Role};
 use catena_engine::time::{Duration, Instant};
-use joining::{Joiner, Knocking};
+use joining::{Joiner, Knocking, Loading};
 use link::{Downstream, Upstream};
 use message::{Entries, Envelope, Message, Position};
 use removal::Removal;
@@ -83,11 +83,11 @@ pub enum Effect {
         /// The epochs up to there.
         epochs: Vec<(u64, u32)>,
     },
-    /// Send a snapshot as of this index, in pieces, each with an envelope like this one.
+    /// Send a snapshot as of this index, which has committed now, in [pieces](Replica::piece).
     Snapshot {
-        /// The last one of them.
-        last: Envelope,
-        /// The index: what has committed now.
+        /// On this link.
+        link: u64,
+        /// The index.
         as_of: u64,
     },
     /// Up to there the tail has committed, at some instant since this was asked.
@@ -144,7 +144,7 @@ pub struct Replica {
     knocking: Knocking,
     /// A snapshot has begun to come and is not complete, whatever becomes of the link: nothing that is there
     /// counts.
-    is_loading: bool,
+    loading: Option<Loading>,
     /// The same: what the tail has said has committed.
     known_committed: u64,
     /// The same: what the tail was told last, and on which link.
@@ -172,7 +172,7 @@ impl Replica {
             removal: None,
             joiner: None,
             knocking: Knocking::default(),
-            is_loading: false,
+            loading: None,
             known_committed: 0,
             told_durable: None,
             appending_since: None,
@@ -284,9 +284,7 @@ impl Replica {
         self.see_to_removal(now);
         self.see_to_joiner(now);
         self.knock(now);
-        if self.downstream.as_ref().is_some_and(|it| !it.is_open()) {
-            self.open_downstream();
-        }
+        self.ask_again_to_open();
     }
 
     /// The connection to a member has been lost: what was said to it may not have come.
@@ -352,8 +350,8 @@ impl Replica {
                 let grant = self.leases.answer(now, &self.chain, from, ask);
                 self.send(from, Message::Granted(grant));
                 // It may have come to this epoch just now, and missed the link's opening.
-                if self.downstream.as_ref().is_some_and(|it| it.peer == from && !it.is_open()) {
-                    self.open_downstream();
+                if self.chain.successor(self.own) == Some(from) {
+                    self.ask_again_to_open();
                 }
             }
             Message::Granted(grant) => {
@@ -364,7 +362,9 @@ impl Replica {
             Message::Open { link } => self.take_open(from, link, history),
             Message::Opened { link, position } => self.take_opened(from, link, &position, history),
             Message::Begin { link, start } => self.take_begin(from, link, start, history),
-            Message::Piece { link, is_last } => self.take_piece(from, (link, is_last), history),
+            Message::Piece { link, number, is_last } => {
+                self.take_piece(from, (link, number, is_last), history);
+            }
             Message::Durable { link, index } => self.take_durable(from, link, index, history),
             Message::Join { heard } => self.take_join(now, from, &heard),
             Message::Heard => self.knocking.heard(now, from),
@@ -429,7 +429,7 @@ impl Replica {
             }
             self.commit(safe, history);
         }
-        if self.chain.role(self.own) == Some(Role::Syncing) && !self.is_loading {
+        if self.chain.role(self.own) == Some(Role::Syncing) && self.loading.is_none() {
             self.commit(self.known_committed.min(history.received()), history);
         }
         self.tell_durable();
@@ -440,7 +440,7 @@ impl Replica {
             return;
         }
         self.effects.push(Effect::Commit(index));
-        if let Some(Upstream { peer, link }) = self.upstream {
+        if let Some(Upstream { peer, link, .. }) = self.upstream {
             self.send(peer, Message::Committed { link, committed: index });
         }
     }

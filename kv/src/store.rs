@@ -4,6 +4,7 @@ pub mod figures;
 pub mod gate;
 pub mod log;
 pub mod replication;
+pub mod snapshot;
 
 use crate::command::error::Error;
 use crate::disk::recover::WrongEntry;

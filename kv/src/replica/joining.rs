@@ -57,6 +57,13 @@ impl Joiner {
     }
 }
 
+/// A snapshot that comes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Loading {
+    /// The number of the next piece.
+    next: u64,
+}
+
 /// Asking to be a member.
 #[derive(Clone, Debug, Default)]
 pub struct Knocking {
@@ -116,6 +123,9 @@ impl Replica {
         if !self.is_upstream(from, link) || self.chain.role(self.own) != Some(Role::Syncing) {
             return;
         }
+        if let Some(upstream) = &mut self.upstream {
+            upstream.has_begun = true;
+        }
         // What was before it in an earlier membership says nothing about those who are now: it may have been
         // the head.
         self.upstream_durable = 0;
@@ -128,31 +138,38 @@ impl Replica {
                 }
             }
             Start::Snapshot { as_of, epochs } => {
-                self.is_loading = true;
+                self.loading = Some(Loading { next: 0 });
                 self.durable = 0;
                 self.known_committed = as_of;
                 self.effects.push(Effect::Void { as_of, epochs });
             }
         }
         self.told_durable = None;
+        // Nothing may come for long where nobody writes.
+        self.tell_durable();
     }
 
     /// A piece of a snapshot has come.
     pub(super) fn take_piece(
         &mut self,
         from: Life,
-        (link, is_last): (u64, bool),
+        (link, number, is_last): (u64, u64, bool),
         history: &impl History,
     ) {
-        if self.is_upstream(from, link) && is_last && self.is_loading {
-            self.is_loading = false;
+        if !self.has_begun(from, link) {
+            return;
+        }
+        let Some(loading) = self.loading.as_mut().filter(|it| it.next == number) else { return };
+        loading.next += 1;
+        if is_last {
+            self.loading = None;
             self.advance(history);
         }
     }
 
     /// Commits what the tail says has committed, and tells it what is durable here.
     pub(super) fn tell_durable(&mut self) {
-        if self.chain.role(self.own) != Some(Role::Syncing) || self.is_loading {
+        if self.chain.role(self.own) != Some(Role::Syncing) || self.loading.is_some() {
             return;
         }
         let Some(upstream) = self.upstream else { return };
@@ -163,18 +180,16 @@ impl Replica {
         }
     }
 
-    /// True if a piece of a snapshot that has come is one of the snapshot that is expected.
-    pub fn takes_pieces(&self, envelope: &Envelope) -> bool {
-        let Message::Piece { link, .. } = envelope.message else { return false };
+    /// True if a piece of a snapshot that has come is the next one of the snapshot that is expected.
+    pub fn takes_piece(&self, envelope: &Envelope) -> bool {
+        let Message::Piece { link, number, .. } = envelope.message else { return false };
         let is_now = envelope.epoch == self.chain.epoch() && envelope.to == self.own;
-        is_now && self.is_loading && self.is_upstream(envelope.from, link)
+        let is_next = self.loading.as_ref().is_some_and(|it| it.next == number);
+        is_now && is_next && self.has_begun(envelope.from, link)
     }
 
-    /// True while pieces of the snapshot that ends with this one are to be sent.
-    pub fn sends_pieces(&self, last: &Envelope) -> bool {
-        let Message::Piece { link, .. } = last.message else { return false };
-        let is_now = last.epoch == self.chain.epoch() && last.from == self.own;
-        is_now && self.downstream.is_some_and(|it| it.peer == last.to && it.link == link)
+    fn has_begun(&self, from: Life, link: u64) -> bool {
+        self.is_upstream(from, link) && self.upstream.is_some_and(|it| it.has_begun)
     }
 
     fn is_upstream(&self, from: Life, link: u64) -> bool {
@@ -244,10 +259,7 @@ impl Replica {
         let as_of = history.committed();
         let start = Start::Snapshot { as_of, epochs: epochs_up_to(history, as_of) };
         self.send(life, Message::Begin { link, start });
-        let (from, epoch) = (self.own, self.chain.epoch());
-        let message = Message::Piece { link, is_last: true };
-        let last = Envelope { from, to: life, epoch, message };
-        self.effects.push(Effect::Snapshot { last, as_of });
+        self.effects.push(Effect::Snapshot { link, as_of });
         Some(as_of)
     }
 
@@ -276,6 +288,14 @@ impl Replica {
             (joiner.link, joiner.durable, joiner.is_near) = (None, 0, false);
             joiner.has_committed = false;
         }
+    }
+
+    /// The envelope for a piece of the snapshot that goes out on a link. `None`: that link is no more.
+    pub fn piece(&self, link: u64, number: u64, is_last: bool) -> Option<Envelope> {
+        let downstream = self.downstream.filter(|it| it.link == link)?;
+        let message = Message::Piece { link, number, is_last };
+        let (from, epoch) = (self.own, self.chain.epoch());
+        Some(Envelope { from, to: downstream.peer, epoch, message })
     }
 
     /// Promotes who has come, when that is safe.

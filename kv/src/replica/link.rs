@@ -21,6 +21,9 @@ pub struct Upstream {
     pub peer: Life,
     /// Its number.
     pub link: u64,
+    /// As who is syncing: it was said where this one goes on. What comes on a link on which that was lost is
+    /// not taken.
+    pub has_begun: bool,
 }
 
 /// The link to the successor.
@@ -69,17 +72,28 @@ impl Replica {
         self.send(peer, Message::Open { link });
     }
 
-    /// The predecessor opens its link.
+    /// Asks the successor once more, by the same number: whatever has become of the first time.
+    pub(super) fn ask_again_to_open(&mut self) {
+        match self.downstream {
+            None => self.open_downstream(),
+            Some(Downstream { peer, link, sent: None }) => self.send(peer, Message::Open { link }),
+            Some(_) => {}
+        }
+    }
+
+    /// The predecessor opens its link, or asks once more to.
     ///
     /// CHAIN §4.2 ✦: the epoch has been adopted, and older links are closed, before `received` is told: what
     /// comes on them later is not taken.
     pub(super) fn take_open(&mut self, from: Life, link: u64, history: &impl History) {
-        let is_newer = self.upstream.is_none_or(|it| it.peer != from || it.link < link);
-        if self.chain.predecessor(self.own) != Some(from) || !is_newer {
+        let is_older = self.upstream.is_some_and(|it| it.peer == from && it.link > link);
+        if self.chain.predecessor(self.own) != Some(from) || is_older {
             return;
         }
-        self.upstream = Some(Upstream { peer: from, link });
-        let position = match self.is_loading {
+        if self.upstream.is_none_or(|it| (it.peer, it.link) != (from, link)) {
+            self.upstream = Some(Upstream { peer: from, link, has_begun: false });
+        }
+        let position = match self.loading.is_some() {
             true => Position { received: 0, committed: 0, epochs: Vec::new(), is_void: true },
             false => position_of(history),
         };
@@ -147,6 +161,12 @@ impl Replica {
         if !is_open && holds(Rule::OldLinksAreClosed) {
             return Taken::Nothing;
         }
+        let is_syncing = self.chain.role(self.own) == Some(Role::Syncing);
+        if is_syncing && !self.upstream.is_some_and(|it| it.has_begun) {
+            self.upstream = None;
+            self.send(from, Message::Closed { link });
+            return Taken::Nothing;
+        }
         // Only `received + 1` is taken: what is there already is passed over, and a gap closes the link.
         let received = history.received();
         if first > received + 1 {
@@ -155,7 +175,7 @@ impl Replica {
             return Taken::Nothing;
         }
         self.upstream_durable = self.upstream_durable.max(upstream_durable);
-        if self.chain.role(self.own) == Some(Role::Syncing) {
+        if is_syncing {
             self.known_committed = self.known_committed.max(committed);
         }
         let known = (received + 1 - first).min(count);

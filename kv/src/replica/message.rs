@@ -55,6 +55,8 @@ pub enum Message {
     Piece {
         /// On which link.
         link: u64,
+        /// How many were before it: one that is missing is not to be missed.
+        number: u64,
         /// It is the last one.
         is_last: bool,
     },

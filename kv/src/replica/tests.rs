@@ -1,5 +1,6 @@
 //! Replicas, their network and a config store, at random: what a chain promises is looked at at each step.
 
+mod event;
 mod log;
 mod world;
 
@@ -28,22 +29,22 @@ fn nothing_that_was_acknowledged_is_lost_and_no_read_is_stale() {
 }
 
 /// Each rule off, and a seed that misses it. No seed is known yet for `GrantsAreOfMembers` and
-/// `PromotionIsKnownToAll`: their worlds have several chains, and members that lag far behind.
+/// `PromotionIsKnownToAll`: their worlds have several chains, and members that lag far behind; nor for
+/// `OldLinksAreClosed`: each message carries its epoch here, and within one an older link brings the same log.
 const MISSED: &[(Rule, u64)] = &[
-    (Rule::ReadsNeedGrants, 20),
-    (Rule::QueriesNeedGrants, 14),
-    (Rule::GrantsCountFromAsking, 272),
-    (Rule::VictimsGetNoGrants, 0),
-    (Rule::ProposalsStandUntilTheEpochMoves, 74),
-    (Rule::RemovalWaitsForGrants, 28),
-    (Rule::OldLinksAreClosed, 183),
+    (Rule::ReadsNeedGrants, 4),
+    (Rule::QueriesNeedGrants, 12),
+    (Rule::GrantsCountFromAsking, 114),
+    (Rule::VictimsGetNoGrants, 33),
+    (Rule::ProposalsStandUntilTheEpochMoves, 59),
+    (Rule::RemovalWaitsForGrants, 1),
     (Rule::CommitsAreDurableUpstream, 0),
     (Rule::CommitsAreDurable, 0),
-    (Rule::NewTailsCatchUp, 21),
-    (Rule::PromotionWaits, 14),
+    (Rule::NewTailsCatchUp, 6),
+    (Rule::PromotionWaits, 0),
     (Rule::PromotedHaveWhatCommits, 1),
-    (Rule::PromotersSayNothing, 14),
-    (Rule::DivergentEntriesAreCut, 8),
+    (Rule::PromotersSayNothing, 4),
+    (Rule::DivergentEntriesAreCut, 0),
 ];
 
 #[test]

@@ -155,9 +155,9 @@ fn push_message(out: &mut Vec<u8>, message: &Message) {
             push_u64s(out, [*link, *as_of]);
             push_epochs(out, epochs);
         }
-        Message::Piece { link, is_last } => {
+        Message::Piece { link, number, is_last } => {
             out.push(kind::PIECE);
-            push_u64s(out, [*link]);
+            push_u64s(out, [*link, *number]);
             out.push((*is_last).into());
         }
         Message::Durable { link, index } => {
@@ -222,8 +222,8 @@ fn take_message(rest: &mut &[u8]) -> Result<Message, Malformed> {
             Message::Begin { link, start }
         }
         kind::PIECE => {
-            let link = next()?;
-            Message::Piece { link, is_last: take::<1>(rest)? == [1] }
+            let (link, number) = (next()?, next()?);
+            Message::Piece { link, number, is_last: take::<1>(rest)? == [1] }
         }
         kind::DURABLE => Message::Durable { link: next()?, index: next()? },
         kind::JOIN => Message::Join { heard: take_lives(rest)? },

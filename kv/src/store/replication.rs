@@ -11,6 +11,7 @@
 //! the log.
 
 use super::gate::Elsewhere;
+use super::snapshot::Snapshot;
 use super::{Common, OwnPartitions, Store};
 use crate::chain::{Chain, Life, NodeId};
 use crate::fields::Malformed;
@@ -31,7 +32,7 @@ pub struct Replication {
     /// How many members a chain should have.
     members: usize,
     /// By place; `None`: no chain of it is known yet.
-    replicas: Vec<Option<Replica>>,
+    pub(super) replicas: Vec<Option<Replica>>,
     /// The same: how often it has ceased to serve.
     tenures: Vec<u32>,
     /// False: what is ordered counts as durable.
@@ -40,7 +41,8 @@ pub struct Replication {
     pub(super) touched: Vec<usize>,
     /// Places of partitions, and what has become durable of them.
     pub(super) durable: Vec<(usize, u64)>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
+    pub(super) snapshots: Vec<Snapshot>,
     proposals: Vec<(PartitionId, Chain)>,
     /// Memory for entries on their way into a message.
     payload: Vec<u8>,
@@ -52,6 +54,8 @@ pub struct Outbox {
     /// How many shards each node has.
     shards: BTreeMap<NodeId, u16>,
     bytes: BTreeMap<(NodeId, ShardIndex), Vec<u8>>,
+    /// Bytes that have gone, and nothing was heard of yet.
+    under_way: BTreeMap<(NodeId, ShardIndex), usize>,
     partitions: Partitions,
 }
 
@@ -100,6 +104,7 @@ impl Store {
             touched: Vec::new(),
             durable: Vec::new(),
             outbox,
+            snapshots: Vec::new(),
             proposals: Vec::new(),
             payload: Vec::new(),
         }));
@@ -166,21 +171,44 @@ impl Store {
         envelope: Envelope,
         mut beside: &[u8],
     ) -> Result<(), Malformed> {
+        self.take_piece(partition, &envelope, beside)?;
         let count = match &envelope.message {
             Message::Entries(entries) => entries.count,
             _ => 0,
         };
-        let taken = self.with_replica_of(partition, |replication, place, partition| {
-            let replica = replication.replicas[place].as_mut()?;
-            Some(replica.take(now, envelope, partition))
-        });
-        let Some(Some(Taken::Behind(known))) = taken else { return Ok(()) };
+        let Some(place) = self.partitions.place_of_number(partition.0) else { return Ok(()) };
+        let Common { memory, replication: Some(replication), .. } = &mut self.common else {
+            return Ok(());
+        };
+        let Some(replica) = &mut replication.replicas[place] else { return Ok(()) };
+        let taken = replica.take(now, envelope, &self.partitions.list[place]);
+        // What is to be cut or voided, is before anything that comes behind.
+        replication.carry_out(now, place, &mut self.partitions, memory);
+        let Taken::Behind(known) = taken else { return Ok(()) };
         for number in 0..count {
             let entry = wire::take_entry(&mut beside)?;
             if number >= known && !self.accept(partition, entry)? {
                 // What follows is a gap then, which closes the link: all of it comes again.
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes in a piece of a snapshot, if it is one that is expected.
+    fn take_piece(
+        &mut self,
+        number: PartitionId,
+        envelope: &Envelope,
+        piece: &[u8],
+    ) -> Result<(), Malformed> {
+        let Some(place) = self.partitions.place_of_number(number.0) else { return Ok(()) };
+        let Common { memory, replication, .. } = &mut self.common;
+        let Some(replication) = replication else { return Ok(()) };
+        let replica = &replication.replicas[place];
+        if replica.as_ref().is_some_and(|replica| replica.takes_piece(envelope)) {
+            self.partitions.list[place].snapshot_goes_on(memory, piece)?;
+            replication.touch(place);
         }
         Ok(())
     }
@@ -254,9 +282,9 @@ impl Store {
         for place in touched.drain(..) {
             let partition = &partitions.list[place];
             let Some(replica) = &mut replication.replicas[place] else { continue };
-            replica.received(partition);
-            if !replication.waits_for_disk {
-                replica.durable(partition.received(), partition);
+            match replication.waits_for_disk {
+                true => replica.received(partition),
+                false => replica.durable(partition.received(), partition),
             }
         }
         replication.touched = touched;
@@ -269,6 +297,9 @@ impl Store {
         replication.durable = durable;
         for place in 0..partitions.list.len() {
             replication.carry_out(now, place, partitions, memory);
+        }
+        if !replication.snapshots.is_empty() {
+            replication.step_snapshots(&mut partitions.list, memory);
         }
         let list = &partitions.list;
         leaving.forget(|place| list[place].committed());
@@ -316,8 +347,8 @@ impl Replication {
         memory: &mut crate::memory::Memory,
     ) {
         let partition = &mut partitions.list[place];
-        let Some(replica) = &mut self.replicas[place] else { return };
         loop {
+            let Some(replica) = &mut self.replicas[place] else { return };
             let effects: Vec<Effect> = replica.take_effects().collect();
             if effects.is_empty() {
                 return;
@@ -329,32 +360,73 @@ impl Replication {
                         self.outbox.push_entries(partition, envelope, &mut self.payload);
                     }
                     Effect::Commit(index) => partition.commit(memory, index),
-                    Effect::Learn(chain) => {
-                        let served = replica.serves();
-                        replica.adopt(now, chain, partition);
-                        self.tenures[place] += u32::from(served && !replica.serves());
-                        if replica.is_head() {
-                            partition.begin_epoch(replica.chain().epoch());
-                        }
-                        let count = replica.chain().members().len();
-                        replica.want_membership(count < self.members);
-                    }
+                    Effect::Learn(chain) => self.adopt(now, place, chain, partition),
                     Effect::Propose(chain) => self.proposals.push((partition.id(), chain)),
                     Effect::Cut(index) => partition.cut(memory, index),
-                    // No snapshot is sent yet: a joiner that lacks more than is at hand stays one.
-                    Effect::Void { .. } | Effect::Snapshot { .. } => {}
+                    Effect::Void { as_of, epochs } => {
+                        partition.snapshot_begins(memory, as_of, epochs);
+                    }
+                    Effect::Snapshot { link, as_of } => {
+                        debug_assert_eq!(as_of, partition.committed(), "it is of this instant");
+                        self.begin_snapshot(place, link, partition);
+                    }
                     Effect::Told { .. } => unreachable!("the store asks no replica for versions"),
                 }
             }
         }
     }
+
+    /// A newer chain is acted in from now on.
+    fn adopt(&mut self, now: Instant, place: usize, chain: Chain, partition: &mut Partition) {
+        let Some(replica) = &mut self.replicas[place] else { return };
+        let served = replica.serves();
+        replica.adopt(now, chain, partition);
+        self.tenures[place] += u32::from(served && !replica.serves());
+        if replica.is_head() {
+            partition.begin_epoch(replica.chain().epoch());
+        }
+        let count = replica.chain().members().len();
+        replica.want_membership(count < self.members);
+    }
 }
 
 impl Outbox {
-    fn to(&mut self, partition: PartitionId, node: NodeId) -> Option<&mut Vec<u8>> {
+    /// The shard of a node that has a partition, if the node is registered.
+    pub(super) fn shard_of(
+        &self,
+        partition: PartitionId,
+        node: NodeId,
+    ) -> Option<(NodeId, ShardIndex)> {
         let shards = *self.shards.get(&node)?;
-        let shard = shard_of(partition, self.partitions, shards);
-        Some(self.bytes.entry((node, shard)).or_default())
+        Some((node, shard_of(partition, self.partitions, shards)))
+    }
+
+    /// Bytes of messages that wait, and that nothing was heard of.
+    pub(super) fn under_way(&self, to: (NodeId, ShardIndex)) -> usize {
+        let waiting = self.bytes.get(&to).map_or(0, Vec::len);
+        waiting + self.under_way.get(&to).copied().unwrap_or(0)
+    }
+
+    pub(super) fn sent(&mut self, to: (NodeId, ShardIndex), bytes: usize) {
+        *self.under_way.entry(to).or_default() += bytes;
+    }
+
+    pub(super) fn ended(&mut self, to: (NodeId, ShardIndex), bytes: usize) {
+        if let Some(under_way) = self.under_way.get_mut(&to) {
+            *under_way = under_way.saturating_sub(bytes);
+        }
+    }
+
+    fn to(&mut self, partition: PartitionId, node: NodeId) -> Option<&mut Vec<u8>> {
+        let to = self.shard_of(partition, node)?;
+        Some(self.bytes.entry(to).or_default())
+    }
+
+    /// A message with these bytes beside it.
+    pub(super) fn push_with(&mut self, partition: PartitionId, envelope: &Envelope, beside: &[u8]) {
+        if let Some(out) = self.to(partition, envelope.to.node) {
+            wire::encode(partition.0, envelope, out, |out| out.extend_from_slice(beside));
+        }
     }
 
     fn push(&mut self, partition: &Partition, envelope: &Envelope) {
@@ -389,3 +461,6 @@ impl Outbox {
         payload.shrink_to(ENTRIES_BYTES);
     }
 }
+
+#[cfg(test)]
+mod tests;

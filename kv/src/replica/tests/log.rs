@@ -74,13 +74,6 @@ impl History for Log {
     }
 }
 
-/// What comes beside a message.
-#[derive(Clone, Default)]
-pub struct Beside {
-    pub entries: Vec<Entry>,
-    pub pieces: Vec<(u64, u64)>,
-}
-
 /// The index of the last write of a key.
 pub fn last_write(entries: &[Entry], key: u64) -> u64 {
     entries.iter().rposition(|entry| entry.key == key).map_or(0, |at| at as u64 + 1)

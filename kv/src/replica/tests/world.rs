@@ -1,6 +1,7 @@
 //! A world of replicas of one partition, from one seed.
 
-use super::log::{Beside, Entry, Log, last_write};
+use super::event::{Beside, Event};
+use super::log::{Entry, Log, last_write};
 use crate::chain::lease::LeaseConfig;
 use crate::chain::{Chain, Incarnation, Life, NodeId, Role};
 use crate::replica::message::{Envelope, Message};
@@ -121,21 +122,6 @@ struct Read {
     committed_before: u64,
     /// Up to where it has to wait.
     until: Option<u64>,
-}
-
-enum Event {
-    Tick(usize),
-    Message { connection: u64, envelope: Envelope, beside: Beside },
-    Piece { envelope: Envelope, pieces: Vec<(u64, u64)> },
-    Durable { node: usize, generation: u64, index: u64 },
-    Learnt { node: usize, generation: u64 },
-    Restart(usize),
-    Proposed { node: usize, chain: Chain },
-    Tell { node: usize, chain: Chain },
-    Look(usize),
-    Client,
-    Fault,
-    Heal(usize, usize),
 }
 
 pub struct World {
@@ -265,8 +251,9 @@ impl World {
             }
             Event::Restart(_) => None,
             Event::Message { envelope, .. } => Some(place(envelope.to)),
-            Event::Piece { envelope, .. } => Some(place(envelope.from)),
-            Event::Proposed { .. } | Event::Client | Event::Fault | Event::Heal(..) => None,
+            Event::Piece { from, .. } => Some(place(*from)),
+            Event::Proposed { .. } | Event::Client | Event::Fault => None,
+            Event::Heal(..) | Event::Reset(..) => None,
         };
         if let Some(node) = at.map(|node| &self.nodes[node]) {
             if !node.is_alive {
@@ -287,11 +274,14 @@ impl World {
             Event::Message { connection, envelope, beside } => {
                 self.message(connection, envelope, &beside);
             }
-            Event::Piece { envelope, pieces } => {
-                if self.nodes[place(envelope.from)].replica.sends_pieces(&envelope) {
-                    self.send(envelope, Beside { pieces, ..Beside::default() });
+            Event::Piece { from, link, pieces } => {
+                let replica = &self.nodes[place(from)].replica;
+                let piece = replica.piece(link, 1, true).filter(|piece| piece.from == from);
+                if let Some(piece) = piece {
+                    self.send(piece, Beside { pieces, ..Beside::default() });
                 }
             }
+            Event::Reset(one, other) => self.reset((one, other)),
             Event::Durable { node, generation, index } => {
                 let it = &mut self.nodes[node];
                 if generation != it.generation {
@@ -322,6 +312,8 @@ impl World {
             Event::Fault => self.fault(),
             Event::Heal(one, other) => {
                 self.cut.retain(|pair| *pair != (one, other));
+                // What was said meanwhile is lost, and that is known.
+                self.reset((one, other));
             }
         }
     }
@@ -341,7 +333,7 @@ impl World {
         let Node { replica, log, .. } = &mut self.nodes[to];
         let is_last = matches!(envelope.message, Message::Piece { is_last: true, .. });
         let is_piece = matches!(envelope.message, Message::Piece { .. });
-        if is_piece && replica.takes_pieces(&envelope) {
+        if is_piece && replica.takes_piece(&envelope) {
             log.table.extend(beside.pieces.iter().copied());
             log.is_void &= !is_last;
         }
@@ -428,19 +420,18 @@ impl World {
                     (it.durable, it.before_cut) = (as_of, None);
                     (it.syncing, it.generation) = (false, it.generation + 1);
                 }
-                Effect::Snapshot { last, as_of } => {
+                Effect::Snapshot { link, as_of } => {
                     let log = &self.nodes[node].log;
                     assert_eq!(log.committed, as_of);
                     let pieces = (0..KEYS).map(|key| (key, log.value(key))).collect::<Vec<_>>();
-                    let mut first = last.clone();
-                    if let Message::Piece { is_last, .. } = &mut first.message {
-                        *is_last = false;
-                    }
                     let (one, other) = pieces.split_at(1);
+                    let first = self.nodes[node].replica.piece(link, 0, false);
+                    let first = first.expect("the link is the one that it was asked for on");
+                    let from = first.from;
                     self.send(first, Beside { pieces: one.to_vec(), ..Beside::default() });
                     // Entries come in between.
                     let delay = self.some(100 * MS);
-                    self.after(delay, Event::Piece { envelope: last, pieces: other.to_vec() });
+                    self.after(delay, Event::Piece { from, link, pieces: other.to_vec() });
                     self.seen.snapshots += 1;
                 }
                 Effect::Commit(index) => self.commit(node, index),
@@ -466,7 +457,9 @@ impl World {
             return;
         }
         if !is_peace && self.rng.below(self.faults.cut_one_in) == 0 {
-            return self.reset(pair);
+            // What is said behind it may come before anybody knows that this was lost.
+            let delay = self.some(self.faults.delay);
+            return self.after(delay, Event::Reset(pair.0, pair.1));
         }
         let delay = self.some(if is_peace { MS / 5 } else { self.faults.delay });
         let (number, last) = *self.connections.entry(pair).or_insert((0, 0));
