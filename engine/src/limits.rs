@@ -130,6 +130,13 @@ pub const OUTPUT_KEEP_BYTES_MAX: usize = 64 * 1_024;
 /// size, which are as many connections answering at once.
 pub const OUTPUTS_KEPT_BYTES_MAX: usize = 32 << 20;
 
+/// How long a stream that is owed too much to be read from may take nothing of it before it is read from all
+/// the same: its peer may be one that writes all it has to say before it reads, and waits to be read from.
+pub const STREAM_STALL: Duration = Duration::from_secs(1);
+/// Bytes that are put aside of such a one, after each [`STREAM_STALL`] so many more: what is read of half a
+/// million short commands. Memory of all streams together bounds what that comes to.
+pub const STREAM_STALLED_READ_BYTES: usize = 16 << 20;
+
 /// How long a peer has to read our last word, and the end behind it, and to end its own side, before the
 /// socket is closed. A close with unread input resets the connection, and a reset destroys what the
 /// peer has not read yet.

@@ -68,7 +68,12 @@ pub(crate) struct State {
     pub(crate) has_ended_sends: bool,
     pub(crate) part: Part,
     pub(crate) accounted: usize,
-    pub(crate) linger: Option<TimerId>,
+    /// The end of its time to read its last word; or else the next look whether it takes what it is owed.
+    pub(crate) timer: Option<TimerId>,
+    /// It has taken something of what it is owed since the last look.
+    pub(crate) has_taken: bool,
+    /// Bytes that may be put aside of it while it is owed too much to be read from.
+    pub(crate) stalled_input_max: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

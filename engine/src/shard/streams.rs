@@ -3,11 +3,13 @@
 use super::spare::SpareOutputs;
 use crate::application::Application;
 use crate::driver::{Chunk, Driver, SendState, SocketId};
-use crate::limits::{BACKLOG_READ_MAX, LINGER, STREAM_INPUT_KEEP_BYTES};
+use crate::limits::{
+    BACKLOG_READ_MAX, LINGER, STREAM_INPUT_KEEP_BYTES, STREAM_STALL, STREAM_STALLED_READ_BYTES,
+};
 use crate::local::{Local, TimerKey};
 use crate::metrics::ShardMetrics;
 use crate::stream::{Part, Phase, State, Stream, StreamId, Streams};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::output::Output;
 use std::collections::VecDeque;
 use std::io;
@@ -95,7 +97,9 @@ impl Streams {
             has_ended_sends: false,
             part: Part::of(self.turn),
             accounted: 0,
-            linger: None,
+            timer: None,
+            has_taken: false,
+            stalled_input_max: 0,
         });
         application.accepted(&mut self.handle(&mut state, &|| driver.now()));
         if is_surplus || self.is_draining {
@@ -119,7 +123,7 @@ impl Streams {
             let bytes = driver.bytes(&chunk);
             if state.phase != Phase::Open {
                 // Whoever is being ended is not listened to.
-            } else if self.is_full() {
+            } else if self.is_full() || self.is_overfull(&state) {
                 state.keep(bytes);
                 state.put_off();
             } else if state.input.is_empty() && !state.is_held {
@@ -148,7 +152,11 @@ impl Streams {
         let Some(socket) = self.behind.pop_front() else { return };
         let Some(mut state) = self.take_out(socket) else { return };
         state.is_behind = false;
-        self.deliver_input(&mut state, application, &|| driver.now());
+        if self.is_overfull(&state) {
+            state.put_off();
+        } else {
+            self.deliver_input(&mut state, application, &|| driver.now());
+        }
         self.put_back(state);
     }
 
@@ -156,13 +164,10 @@ impl Streams {
         self.spare.keep(output);
         let Some(state) = self.state_mut(socket) else { return };
         state.is_sending = false;
+        state.has_taken = true;
         state.sending_bytes = 0;
         if result.is_err() {
             state.phase = Phase::Lost;
-        }
-        if state.wants_more_turns() && !state.is_behind {
-            state.is_behind = true;
-            self.behind.push_back(socket);
         }
         self.mark_dirty(socket);
     }
@@ -181,13 +186,16 @@ impl Streams {
         self.mark_dirty(socket);
     }
 
-    /// The time to read the last word is over.
+    /// The time to read the last word is over, or to take something of what is owed.
     pub(super) fn timeout(&mut self, socket: SocketId) {
-        if let Some(state) = self.state_mut(socket) {
-            state.linger = None;
+        let Some(state) = self.state_mut(socket) else { return };
+        state.timer = None;
+        if state.phase == Phase::Lingering {
             state.phase = Phase::Lost;
-            self.mark_dirty(socket);
+        } else if !std::mem::take(&mut state.has_taken) {
+            state.stalled_input_max = state.input.len() + STREAM_STALLED_READ_BYTES;
         }
+        self.mark_dirty(socket);
     }
 
     /// All streams end when their answers are out.
@@ -233,6 +241,11 @@ impl Streams {
     /// gone, for nobody knows how long the answers will be that it asks for.
     fn is_full(&self) -> bool {
         self.memory > self.memory_max
+    }
+
+    /// True if so much is owed to a stream that what it asks for waits.
+    fn is_overfull(&self, state: &State) -> bool {
+        state.output.len() + state.sending_bytes > self.output_bytes_max
     }
 
     /// Counts what a stream holds now, in place of what it held before.
@@ -284,9 +297,7 @@ impl Streams {
             Phase::Ending if application.owes(StreamId(socket)) || !state.output.is_empty() => {}
             Phase::Ending => {
                 state.phase = Phase::Lingering;
-                let timer = local.now() + LINGER;
-                let key = TimerKey::Stream(socket);
-                state.linger = Some(local.state().timers.borrow_mut().insert(timer, key));
+                set_timer(state, LINGER, local);
                 state.input = Vec::new();
                 if std::mem::take(&mut state.is_paused) {
                     driver.resume_receive(socket);
@@ -307,14 +318,29 @@ impl Streams {
         if state.phase == Phase::Open {
             let is_overfull = state.output.len() + state.sending_bytes > output_bytes_max;
             let is_waiting = state.is_behind || state.is_held;
-            let wants_pause = is_overfull || (is_waiting && state.input.len() > BACKLOG_READ_MAX);
+            let wants_pause = match is_overfull {
+                true => state.input.len() >= state.stalled_input_max,
+                false => is_waiting && state.input.len() > BACKLOG_READ_MAX,
+            };
+            if !is_overfull {
+                state.stalled_input_max = 0;
+            } else if state.timer.is_none() {
+                state.has_taken = false;
+                set_timer(state, STREAM_STALL, local);
+            }
             match (state.is_paused, wants_pause) {
                 (false, true) => driver.pause_receive(socket),
                 (true, false) => driver.resume_receive(socket),
                 _ => {}
             }
             state.is_paused = wants_pause;
+            // There may be room for more answers since, at once or now that it has taken some.
+            if !is_overfull && state.wants_more_turns() && !state.is_behind {
+                state.is_behind = true;
+                self.behind.push_back(socket);
+            }
         }
+        let Some(state) = self.state_mut(socket) else { return };
         let held = state.held_bytes();
         let held_before = std::mem::replace(&mut state.accounted, held);
         self.account(held, held_before);
@@ -358,7 +384,7 @@ impl Streams {
         let Some(state) = self.slots[socket.slot as usize].take() else { return };
         self.count -= 1;
         self.memory -= state.accounted;
-        if let Some(timer) = state.linger {
+        if let Some(timer) = state.timer {
             local.state().timers.borrow_mut().cancel(timer);
         }
         if state.output.capacity() > 0 {
@@ -417,8 +443,7 @@ impl Streams {
     #[inline]
     fn put_back(&mut self, mut state: Box<State>) {
         let socket = state.socket;
-        let is_overfull = state.output.len() + state.sending_bytes > self.output_bytes_max;
-        if state.wants_more_turns() && !is_overfull && !state.is_behind {
+        if state.wants_more_turns() && !self.is_overfull(&state) && !state.is_behind {
             state.is_behind = true;
             self.behind.push_back(socket);
         }
@@ -432,4 +457,12 @@ impl Streams {
         self.slots[socket.slot as usize] = Some(state);
         self.mark_dirty(socket);
     }
+}
+
+fn set_timer(state: &mut State, after: Duration, local: &Local) {
+    let mut timers = local.state().timers.borrow_mut();
+    if let Some(timer) = state.timer.take() {
+        timers.cancel(timer);
+    }
+    state.timer = Some(timers.insert(local.now() + after, TimerKey::Stream(state.socket)));
 }

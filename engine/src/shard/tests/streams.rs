@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::application::{Application, Message};
-use crate::limits::{BACKLOG_READ_MAX, LINGER, STREAM_TURN_COMMANDS_MAX};
+use crate::limits::{
+    BACKLOG_READ_MAX, LINGER, STREAM_STALL, STREAM_STALLED_READ_BYTES, STREAM_TURN_COMMANDS_MAX,
+};
 use crate::shard_index::ShardIndex;
 use crate::stream::{Stream, StreamId, Streams};
 
@@ -174,6 +176,65 @@ fn a_stream_that_floods_has_its_part_and_no_more() {
     assert!(scene.lines() <= 1 + STREAM_TURN_COMMANDS_MAX as usize, "{}", scene.lines());
     while scene.turn().busy {}
     assert_eq!(scene.heard(flooding).len(), 2 * count, "nothing is lost");
+}
+
+#[test]
+fn what_was_owed_and_is_out_at_once_holds_nothing_up() {
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.turn();
+    scene.says(stream, &format!("flood {}\nlast\n", 2 << 20));
+    while scene.turn().busy {}
+    assert_eq!(scene.lines(), 2);
+}
+
+/// It writes all it has to say before it reads, and could not go on for ever.
+#[test]
+fn who_takes_nothing_for_long_is_read_from_and_not_answered() {
+    const LINES: usize = STREAM_STALLED_READ_BYTES / 1_024;
+    let line = "x".repeat(1_023) + "\n";
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.turn();
+    scene.driver.holds_sends = true;
+    scene.says(stream, &format!("flood {}\n", 2 << 20));
+    scene.turn();
+    assert!(scene.driver.paused.contains(&stream));
+    for _ in 0..3 {
+        scene.driver.wait(STREAM_STALL);
+        scene.turn();
+        assert!(!scene.driver.paused.contains(&stream), "it may be waiting to be read from");
+        scene.says(stream, &line.repeat(LINES));
+        scene.turn();
+        assert!(scene.driver.paused.contains(&stream), "there are bounds");
+        assert_eq!(scene.lines(), 1, "what it asks for waits");
+    }
+    scene.driver.holds_sends = false;
+    scene.driver.send_held();
+    while scene.turn().busy {}
+    assert!(!scene.driver.paused.contains(&stream));
+    assert_eq!(scene.lines(), 1 + 3 * LINES, "nothing is lost");
+    assert!(scene.shard.connection_memory_bytes() < 1 << 20);
+}
+
+/// A long way to it, or a slow reader: as long as it takes something it is not read from.
+#[test]
+fn who_takes_what_it_is_owed_slowly_is_not_read_from() {
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.turn();
+    scene.driver.holds_sends = true;
+    scene.says(stream, &format!("flood {}\n", 2 << 20).repeat(4));
+    scene.turn();
+    for _ in 0..3 {
+        scene.driver.wait(STREAM_STALL / 2);
+        scene.driver.send_held();
+        scene.turn();
+        scene.driver.wait(STREAM_STALL / 2);
+        while scene.turn().busy {}
+        assert!(scene.driver.paused.contains(&stream), "after {} answers", scene.lines());
+    }
+    assert_eq!(scene.lines(), 4);
 }
 
 #[test]
