@@ -329,10 +329,31 @@ impl Store {
         Ok(entries)
     }
 
-    /// One of the keys, by chance.
+    /// One of the keys, by chance; where nearly all have expired, one of those that have not.
     pub fn random_key(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
-        let mut random = Rng::from_seed(random);
-        (0..RANDOM_KEY_TRIES).find_map(|_| self.any_key(random.next_u64(), now_ms))
+        let mut rng = Rng::from_seed(random);
+        let mut tries = (0..RANDOM_KEY_TRIES).map(|_| self.any_key(rng.next_u64(), now_ms));
+        tries.find_map(|key| key).or_else(|| self.next_key(random, now_ms))
+    }
+
+    /// The first key from somewhere on that has not expired, unless there are too many that have.
+    fn next_key(&self, random: u64, now_ms: u64) -> Option<&[u8]> {
+        let (first, _) = self.place_by_chance(random)?;
+        let (before, behind) = self.partitions.list.split_at(first);
+        let mut left = RANDOM_KEY_LOOKS;
+        for partition in behind.iter().chain(before) {
+            let (mut from, mut key) = (Some(0), None);
+            while let Some(at) = from.filter(|_| key.is_none() && left > 0) {
+                from = partition.table().walk(self.arena(), at, left.min(1_000), |entry| {
+                    left = left.saturating_sub(1);
+                    key = key.or(Some(entry.key()).filter(|_| !entry.is_expired(now_ms)));
+                });
+            }
+            if key.is_some() || left == 0 {
+                return key;
+            }
+        }
+        None
     }
 
     /// A key by chance, unless it has expired.
@@ -504,6 +525,9 @@ const PAGES_RESERVED: u32 = 1 << 15;
 
 /// Keys that are looked at for one that has not expired. As in Redis.
 const RANDOM_KEY_TRIES: usize = 100;
+
+/// The same one behind the other, when none was found: a few milliseconds.
+const RANDOM_KEY_LOOKS: usize = 100_000;
 
 /// Memory that is kept for reading values in flight.
 const SCRATCH_KEPT_BYTES: usize = 64 * 1_024;

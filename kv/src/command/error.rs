@@ -51,10 +51,10 @@ impl Error {
         "MISCONF writing the log has failed, so nothing is written any more; see the server's log",
     );
 
-    /// `MULTI`.
+    /// A command behind `MULTI`.
     pub const NO_TRANSACTIONS: Error = Error::fixed(
-        "ERR unknown command 'MULTI': there are no transactions; the connection ends, so that nothing of \
-         this one is carried out. Send pipelines without it, or one command on several keys",
+        "ERR there are no transactions, and nothing of this one is carried out; send pipelines without \
+         MULTI, or one command on several keys",
     );
 
     /// Another replica orders the writes of that key.
@@ -100,9 +100,6 @@ impl Error {
 
     /// There is no such command.
     pub fn unknown<'a>(name: &[u8], args: impl Iterator<Item = &'a [u8]>) -> Self {
-        if name.eq_ignore_ascii_case(b"multi") {
-            return Error::NO_TRANSACTIONS;
-        }
         let mut text =
             format!("ERR unknown command '{}', with args beginning with: ", clip(name, 128));
         for arg in args {

@@ -158,21 +158,7 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
 /// connections.
 #[inline]
 pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
-    static MEMORY_USAGE: Spec = Spec {
-        name: "memory|usage",
-        arity: -3,
-        flags: READ,
-        keys: KeyPlaces { first: 2, last: 2, step: 1 },
-        run: Run::Keyed(usage::memory_usage),
-        summary: "Tells what a key takes.",
-    };
-    static OBJECT: Spec = Spec {
-        name: "object",
-        arity: 3,
-        run: Run::Keyed(object::object),
-        summary: "Tells how the value of a key is kept.",
-        ..MEMORY_USAGE
-    };
+    static OBJECT: Spec = object("object", "Tells how the value of a key is kept.");
     static CLIENT_LIST: Spec =
         everywhere("client|list", -2, ADMIN, Everywhere::ClientList, "Tells the connections.");
     static CLIENT_KILL: Spec =
@@ -183,7 +169,7 @@ pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
     let Run::Here(command) = spec.run else { return Some(spec) };
     let is_about = |word: &[u8]| args.get(1).is_some_and(|arg| arg.eq_ignore_ascii_case(word));
     match command {
-        Here::Memory if args.len() > 2 && is_about(b"usage") => Some(&MEMORY_USAGE),
+        Here::Memory if args.len() > 2 && is_about(b"usage") => Some(MEMORY_USAGE_SPEC),
         Here::Object if object::asks_of_a_key(args) => Some(&OBJECT),
         Here::Client if is_about(b"list") => Some(&CLIENT_LIST),
         Here::Client if is_about(b"kill") && args.len() == 3 => Some(&CLIENT_KILL_ONE),
@@ -192,12 +178,51 @@ pub fn of(args: &Args<'_>) -> Option<&'static Spec> {
     }
 }
 
+/// Subcommands that are about a key, for clients that ask where that is.
+static OF_KEYS: [Spec; 5] = [
+    MEMORY_USAGE,
+    object("object|encoding", "Tells how the value of a key is kept."),
+    object("object|freq", "Tells how often a key is used."),
+    object("object|idletime", "Tells for how many seconds a key was not used."),
+    object("object|refcount", "Tells how many refer to the value of a key."),
+];
+
+static MEMORY_USAGE_SPEC: &Spec = &OF_KEYS[0];
+
+const MEMORY_USAGE: Spec = Spec {
+    name: "memory|usage",
+    arity: -3,
+    flags: READ,
+    keys: KeyPlaces { first: 2, last: 2, step: 1 },
+    run: Run::Keyed(usage::memory_usage),
+    summary: "Tells what a key takes.",
+};
+
+const fn object(name: &'static str, summary: &'static str) -> Spec {
+    Spec { name, arity: 3, run: Run::Keyed(object::object), summary, ..MEMORY_USAGE }
+}
+
+/// The subcommands of a command that are about a key.
+pub fn subcommands(of: &Spec) -> impl Iterator<Item = &'static Spec> {
+    let is_of = |sub: &&Spec| sub.name.split_once('|').is_some_and(|(name, _)| name == of.name);
+    OF_KEYS.iter().filter(is_of)
+}
+
+/// The subcommand of this name, `command|subcommand`, if it is about a key.
+pub fn find_subcommand(name: &[u8]) -> Option<&'static Spec> {
+    OF_KEYS.iter().find(|sub| sub.name.as_bytes().eq_ignore_ascii_case(name))
+}
+
 /// The longest name of a command, in bytes: it fits into one word.
 const NAME_BYTES_MAX: usize = 16;
 
-/// A name in lower case as one number. `None`: too long for a name.
+/// A name in lower case as one number. `None`: none has it.
 #[inline]
 fn name_word(name: &[u8]) -> Option<u128> {
+    // Zeros stand behind the shorter ones.
+    if name.contains(&0) {
+        return None;
+    }
     let mut lower = [0; NAME_BYTES_MAX];
     lower.get_mut(..name.len())?.copy_from_slice(name);
     lower.make_ascii_lowercase();
@@ -294,13 +319,14 @@ const TWO: KeyPlaces = KeyPlaces::TWO;
 const MANY: KeyPlaces = KeyPlaces::ALL;
 const PAIRS: KeyPlaces = KeyPlaces::PAIRS;
 
-static ALL: [Spec; 69] = [
+static ALL: [Spec; 70] = [
     keyed("append", 3, GROW, ONE, strings::append, "Appends to the value of a key."),
     keyed("cas", 4, GROW, ONE, strings::cas, "Sets a key if its version is the one given."),
     keyed("copy", -3, GROW, TWO, keys::copy, "Copies the value of a key to another one."),
     keyed("decr", 2, GROW, ONE, strings::decr, "Subtracts one from a number."),
     keyed("decrby", 3, GROW, ONE, strings::decrby, "Subtracts from a number."),
     keyed("del", -2, WRITE_MANY, MANY, keys::del, "Deletes keys."),
+    keyed("delifeq", 3, WRITE, ONE, strings::delifeq, "Deletes a key if it has that value."),
     keyed("exists", -2, READ_MANY, MANY, keys::exists, "Counts the keys that exist."),
     keyed("expire", -3, WRITE, ONE, keys::expire, "Sets in how many seconds a key expires."),
     keyed("expireat", -3, WRITE, ONE, keys::expireat, "Sets the Unix time when a key expires."),

@@ -50,6 +50,17 @@ pub fn cas(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> D
     Ok(())
 }
 
+/// `DELIFEQ key value`: deletes the key if that is its value. Answers whether it was.
+pub fn delifeq(keys: &mut Keyspace<'_>, args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
+    let key = keys.key(args.at(1))?;
+    let is_it = keys.get(&key).is_some_and(|found| found.value == args.at(2));
+    if is_it {
+        keys.delete(&key)?;
+    }
+    reply.integer(is_it.into());
+    Ok(())
+}
+
 /// What stands behind `SET key value`.
 #[derive(Default)]
 struct SetOptions {

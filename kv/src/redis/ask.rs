@@ -117,11 +117,13 @@ impl Redis {
     ) -> Result<(), Error> {
         let here = self.local.shard();
         let shard_of = |key: &[u8]| store.place_of(Slot::of(key)).err().unwrap_or(here);
-        let mut parts = Parts::of(spec, args, self.local.shard_count(), shard_of)?;
+        let value_bytes_max = store.config().value_bytes_max;
+        let bounds = (self.local.shard_count(), value_bytes_max);
+        let mut parts = Parts::of(spec, args, bounds, shard_of)?;
         let ticket = client.answers.expect();
         let waiting = Waiting::Client(client.stream, ticket, client.protocol);
         let waiting = self.hand_over.wait(waiting);
-        let bytes_max = answer_bytes_max(store.config().value_bytes_max);
+        let bytes_max = answer_bytes_max(value_bytes_max);
         let split = Split::new(spec, &mut parts, waiting, bytes_max);
         let whole = self.hand_over.wait(Waiting::Split(split));
         for (shard, texts) in (0..).map(ShardIndex).zip(&parts.texts) {

@@ -1,6 +1,7 @@
 //! One connection that speaks the Redis protocol, as its shard knows it.
 
 use super::answers::Answers;
+use super::transaction::Transaction;
 use crate::checkpoint::write::Writer;
 use crate::resp::{Limits, Parser, Protocol};
 use catena_engine::stream::StreamId;
@@ -39,6 +40,8 @@ pub struct ClientState {
     pub(super) is_slowed: bool,
     /// It is in the list of those whose answers wait, or who are slowed.
     pub(super) is_waiting: bool,
+    /// What it has begun with `MULTI`.
+    pub(super) transaction: Option<Transaction>,
     /// The backup that it takes.
     pub(super) backup: Option<Box<Writer>>,
 }

@@ -67,10 +67,9 @@ pub fn part(
         }
         Everywhere::Keys => return Ok(Part::Walk(args.at(1).to_vec())),
         Everywhere::RandomKey => {
-            begin_part(text, store.len() as u64);
-            if let Some(key) = store.random_key(random, now_ms) {
-                text.extend_from_slice(key);
-            }
+            let key = store.random_key(random, now_ms);
+            begin_part(text, key.map_or(0, |_| store.len() as u64));
+            text.extend_from_slice(key.unwrap_or_default());
         }
         Everywhere::ClientKill | Everywhere::ClientKillOne | Everywhere::ClientList => {
             unreachable!("the store knows no connections")

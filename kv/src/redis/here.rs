@@ -76,6 +76,8 @@ pub fn run(
     }
     match command {
         Here::Quit => Ended::Closes,
+        // Whoever has asked for no answers would take the next ones for others'.
+        Here::Client if connection::wants_silence(args) => Ended::Closes,
         // It has no answer but that the connection ends.
         Here::Shutdown if text.is_empty() => Ended::Closes,
         _ => Ended::Stays,

@@ -27,6 +27,7 @@ pub mod hand_over;
 pub mod here;
 pub mod server;
 mod split;
+mod transaction;
 
 use crate::command::error::Error;
 use crate::command::spec::{self, Here, Run, RunKeyed, Spec};
@@ -53,6 +54,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use transaction::Bracket;
 
 /// Commands of a pipeline whose keys are brought into the cache together: as many as a core has reads of
 /// memory under way, about.
@@ -204,6 +206,7 @@ impl Application for Redis {
             is_barred: false,
             is_slowed: false,
             is_waiting: false,
+            transaction: None,
             backup: None,
         };
         let slot = stream.id().slot();
@@ -443,6 +446,14 @@ impl Redis {
             Ok(spec) => spec,
             Err(error) => {
                 self.totals.commands += 1;
+                if let Some(bracket) = Bracket::of(args.name()).filter(|_| client.is_authenticated)
+                {
+                    self.run_bracket(client, bracket, stream);
+                    return Taken::Yes;
+                }
+                if let Some(transaction) = &mut client.transaction {
+                    transaction.refuse();
+                }
                 self.refuse(client, stream, &error);
                 let is_named = |word: &[u8]| args.name().eq_ignore_ascii_case(word);
                 // A browser was made to send this: what follows is not meant for a store. As in Redis.
@@ -451,10 +462,6 @@ impl Redis {
                         let from = client.address;
                         tracing::warn!(?from, count, "HTTP where the Redis protocol is spoken");
                     }
-                    stream.close();
-                }
-                // The commands of the transaction that there is not here follow: all or none, so none.
-                if is_named(b"multi") {
                     stream.close();
                 }
                 return Taken::Yes;
@@ -565,10 +572,25 @@ impl Redis {
         if !client.is_authenticated && !spec.flags.without_auth {
             return Err(Error::NO_AUTH);
         }
+        if client.transaction.is_some() && !matches!(spec.run, Run::Here(Here::Reset | Here::Quit))
+        {
+            return Err(Error::NO_TRANSACTIONS);
+        }
         if !self.serving.get() && spec.run.needs_keys() {
             return Err(Error::LOADING);
         }
         Ok(spec)
+    }
+
+    /// Answers `MULTI` and its like.
+    #[cold]
+    fn run_bracket(&mut self, client: &mut ClientState, bracket: Bracket, stream: &mut Stream<'_>) {
+        let mut text = Vec::new();
+        if let Err(error) = bracket.run(client, &mut Reply::new(&mut text, client.protocol)) {
+            Reply::new(&mut text, client.protocol).error(&*error.0);
+        }
+        self.totals.count_if_error(&text);
+        self.answer(client, stream, |reply| reply.raw(&text));
     }
 
     #[inline]

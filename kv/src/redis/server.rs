@@ -84,6 +84,7 @@ struct Running {
     shards: Box<[ShardFigures]>,
     /// What the totals were when `CONFIG RESETSTAT` was asked last.
     forgotten: Mutex<Totals>,
+    pace: Mutex<Pace>,
     /// Why logs have no next segment, by their shards.
     hindrances: Mutex<BTreeMap<ShardIndex, String>>,
     debts: Arc<Debts>,
@@ -145,6 +146,7 @@ impl Server {
             began_ms: now_ms,
             shards: (0..shards).map(|_| ShardFigures::default()).collect(),
             forgotten: Mutex::default(),
+            pace: Mutex::new(Pace { at_ms: now_ms, ..Pace::default() }),
             hindrances: Mutex::default(),
             debts: Arc::new(Debts::new(shards)),
         });
@@ -189,6 +191,13 @@ impl Server {
     /// Since when it runs, in Unix milliseconds.
     pub fn began_ms(&self) -> u64 {
         self.running().began_ms
+    }
+
+    /// Commands a second, since this was asked a second ago at least, or since the start. `commands`: all so
+    /// far.
+    pub fn commands_per_second(&self, now_ms: u64, commands: u64) -> u64 {
+        let mut pace = self.running().pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.look(now_ms, commands)
     }
 
     /// Since when there is a checkpoint of every shard, in Unix milliseconds; before the first one, and where
@@ -291,6 +300,27 @@ impl Server {
 
 /// Milliseconds from one line about strangers to the next: who guesses passwords may not fill a disk.
 pub const COMPLAINT_EVERY_MS: u64 = 1_000;
+
+/// How fast commands come.
+#[derive(Debug, Default)]
+struct Pace {
+    at_ms: u64,
+    commands: u64,
+    per_second: u64,
+}
+
+impl Pace {
+    fn look(&mut self, now_ms: u64, commands: u64) -> u64 {
+        let passed_ms = now_ms.saturating_sub(self.at_ms);
+        if passed_ms >= 1_000 {
+            // Fewer than before: the counts were set back.
+            let more = commands.saturating_sub(self.commands);
+            let per_second = more.saturating_mul(1_000) / passed_ms;
+            *self = Pace { at_ms: now_ms, commands, per_second };
+        }
+        self.per_second
+    }
+}
 
 /// What strangers do, as far as the log is concerned.
 #[derive(Debug, Default)]
@@ -579,6 +609,14 @@ mod tests {
         assert_eq!(ids[2], "0123456789012345678901234567890123450002");
         assert!(ids.iter().all(|id| id.len() == NODE_ID_DIGITS));
         assert_ne!(ids[0], ids[1]);
+    }
+
+    #[test]
+    fn the_pace_is_that_of_the_last_second_or_more() {
+        let mut pace = Pace { at_ms: 1_000, ..Pace::default() };
+        let looks = [(1_500, 100), (3_000, 400), (3_500, 900), (4_000, 900), (5_000, 10)];
+        let seen = looks.map(|(now_ms, commands)| pace.look(now_ms, commands));
+        assert_eq!(seen, [0, 200, 200, 500, 0]);
     }
 
     #[test]

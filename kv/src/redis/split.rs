@@ -7,6 +7,7 @@ use super::bundle::AskKey;
 use super::debts::Share;
 use crate::command::error::Error;
 use crate::command::spec::Spec;
+use crate::limits::KEY_BYTES_MAX;
 use crate::resp::{Args, Reply};
 use catena_engine::shard_index::ShardIndex;
 
@@ -76,11 +77,11 @@ impl Parts {
     /// Of a command that [may be split](may_be_split).
     ///
     /// # Errors
-    /// If a key lacks its value.
+    /// If a key lacks its value, or one of either is too long: all are looked at before the first is written.
     pub fn of(
         spec: &Spec,
         args: &Args<'_>,
-        shard_count: u16,
+        (shard_count, value_bytes_max): (u16, usize),
         shard_of: impl Fn(&[u8]) -> ShardIndex,
     ) -> Result<Self, Error> {
         let mut texts = vec![Vec::new(); shard_count.into()];
@@ -91,6 +92,12 @@ impl Parts {
             let behind = at + usize::from(spec.keys.step.unsigned_abs());
             if behind > args.len() {
                 return Err(Error::arity(spec.name));
+            }
+            if args.at(at).len() > KEY_BYTES_MAX {
+                return Err(Error::KEY_TOO_LONG);
+            }
+            if (at + 1..behind).any(|value| args.at(value).len() > value_bytes_max) {
+                return Err(Error::TOO_LONG);
             }
             let parts: &mut Vec<Vec<u8>> = &mut texts[shard.index()];
             let is_long = |part: &Vec<u8>| has_values && part.len() >= PART_BYTES;

@@ -30,7 +30,8 @@ fn nothing_that_was_acknowledged_is_lost_and_no_read_is_stale() {
 
 /// Each rule off, and a seed that misses it. No seed is known yet for `GrantsAreOfMembers` and
 /// `PromotionIsKnownToAll`: their worlds have several chains, and members that lag far behind; nor for
-/// `OldLinksAreClosed`: each message carries its epoch here, and within one an older link brings the same log.
+/// `OldLinksAreClosed`: each message carries its epoch here, and within one an older link brings the same
+/// log.
 const MISSED: &[(Rule, u64)] = &[
     (Rule::ReadsNeedGrants, 4),
     (Rule::QueriesNeedGrants, 12),

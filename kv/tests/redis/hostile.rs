@@ -352,3 +352,22 @@ fn what_comes_behind_a_request_of_http_is_not_carried_out() {
         assert_eq!(peer.ask("DBSIZE"), ":1", "{first}");
     }
 }
+
+/// Many clients do so with a pipeline, and Redis takes it.
+#[test]
+fn who_writes_all_before_it_reads_is_answered() {
+    const COUNT: usize = 400_000;
+    for driver in ["auto", "epoll"] {
+        let catena = Catena::start_with(1, &["--driver", driver]);
+        let mut peer = catena.connect();
+        let value = "v".repeat(200);
+        assert_eq!(peer.ask(&format!("SET key {value}")), "+OK");
+        let mut socket = catena.socket();
+        let asked = encoded(&["GET", "key"]).repeat(COUNT);
+        socket.write_all(&asked).expect("all of it is taken");
+        let answer = format!("${}\r\n{value}\r\n", value.len());
+        let mut said = vec![0; COUNT * answer.len()];
+        socket.read_exact(&mut said).expect("all of it is answered");
+        assert!(said.chunks(answer.len()).all(|said| said == answer.as_bytes()));
+    }
+}

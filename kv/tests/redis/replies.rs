@@ -2,7 +2,6 @@
 
 use crate::peer::{Peer, encoded, shown};
 use crate::server::{ARGS, Catena, PATIENCE};
-use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
@@ -405,20 +404,119 @@ fn keys_of_several_slots_are_refused_on_a_port_of_a_shard() {
 
 #[test]
 fn nothing_of_a_transaction_is_carried_out() {
+    let catena = Catena::start(2);
+    let mut peer = catena.connect();
+    let refused = "-ERR there are no transactions, and nothing of this one is carried out; ";
+    for (command, expected) in [
+        ("EXEC", "-ERR EXEC without MULTI"),
+        ("DISCARD", "-ERR DISCARD without MULTI"),
+        ("MULTI", "+OK"),
+        ("EXEC", "*0"),
+        ("multi", "+OK"),
+        ("SET key 1", refused),
+        ("MULTI", "-ERR MULTI calls can not be nested"),
+        ("FLUSHALL", refused),
+        ("DBSIZE", refused),
+        ("EXEC", "-EXECABORT Transaction discarded because of previous errors."),
+        ("EXISTS key", ":0"),
+        ("MULTI", "+OK"),
+        ("NOSUCH", "-ERR unknown command 'NOSUCH'"),
+        ("EXEC", "-EXECABORT"),
+        ("MULTI", "+OK"),
+        ("INCR key", refused),
+        ("DISCARD", "+OK"),
+        ("MULTI", "+OK"),
+        ("RESET", "+RESET"),
+        ("INCR key", ":1"),
+    ] {
+        let said = peer.ask(command);
+        assert!(said.starts_with(expected), "{command}: {said}");
+    }
+}
+
+#[test]
+fn who_wants_no_answers_is_told_that_it_cannot_be() {
     let catena = Catena::start(1);
     let mut peer = catena.connect();
-    let asked = ["MULTI", "SET key 1", "INCR key", "EXEC"].map(|line| {
-        let words: Vec<&str> = line.split(' ').collect();
-        encoded(&words)
-    });
-    let mut socket = catena.socket();
-    socket.write_all(&asked.concat()).expect("it listens");
-    let mut said = String::new();
-    // It may have ended before it has read all.
-    let _ended = socket.read_to_string(&mut said);
-    assert!(!said.contains("+OK"), "{said}");
-    assert_eq!(peer.ask("EXISTS key"), ":0");
-    let why = "-ERR unknown command 'MULTI': there are no transactions; the connection ends, ";
-    assert!(peer.ask("MULTI").starts_with(why));
+    assert_eq!(peer.ask("CLIENT REPLY ON"), "+OK");
+    assert!(peer.ask("CLIENT REPLY OFF").starts_with("-ERR every command is answered"));
     assert!(peer.is_closed());
+}
+
+#[test]
+fn a_name_with_zeros_behind_it_is_another_name() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    assert_eq!(peer.ask("SET key 1"), "+OK");
+    for name in ["flushall\0", "get\0", "\0"] {
+        assert!(peer.ask(name).starts_with("-ERR unknown command"), "{name:?}");
+    }
+    assert_eq!(peer.ask("EXISTS key"), ":1");
+}
+
+#[test]
+fn arguments_that_are_too_long_are_seen_before_anything_is_written() {
+    let catena = Catena::start_with(2, &["--value-max", "64k"]);
+    let mut peer = catena.connect();
+    let (key, value) = ("k".repeat(65_536), "v".repeat(65_537));
+    assert_eq!(peer.ask("SET d 1"), "+OK");
+    for command in [
+        format!("MSET a 1 b 2 {key} 3 c 4"),
+        format!("MSET a 1 b {value} c 4"),
+        format!("DEL d {key}"),
+    ] {
+        assert!(peer.ask(&command).starts_with("-ERR"), "{}", &command[..16]);
+    }
+    assert_eq!(peer.ask("EXISTS a b c d"), ":1");
+}
+
+#[test]
+fn a_random_key_is_one_that_has_not_expired() {
+    for shards in [1, 2] {
+        let catena = Catena::start(shards);
+        let mut peer = catena.connect();
+        for number in 0..2_000 {
+            assert_eq!(peer.ask(&format!("SET key-{number} value PX 1")), "+OK");
+        }
+        assert_eq!(peer.ask("SET live value"), "+OK");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        for _ in 0..50 {
+            assert_eq!(peer.ask("RANDOMKEY"), "$4 live");
+        }
+        assert_eq!(peer.ask("DEL live"), ":1");
+        assert_eq!(peer.ask("RANDOMKEY"), "$-1");
+    }
+}
+
+/// Cluster clients ask for these to know where to send them.
+#[test]
+fn subcommands_tell_where_their_keys_are() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    for (command, expected) in [
+        ("COMMAND GETKEYS OBJECT ENCODING a", "*1 $1 a"),
+        ("COMMAND GETKEYS memory usage a SAMPLES 5", "*1 $1 a"),
+        ("COMMAND GETKEYS CONFIG GET a", "-ERR The command has no key arguments"),
+    ] {
+        assert_eq!(peer.ask(command), expected, "{command}");
+    }
+    let described = peer.ask("COMMAND INFO object|encoding");
+    assert!(described.starts_with("*1 *10 $15 object|encoding :3 "), "{described}");
+    assert!(peer.ask("COMMAND INFO object").contains("*10 $15 object|encoding :3 "));
+}
+
+#[test]
+fn a_lock_is_given_up_by_who_holds_it() {
+    let catena = Catena::start(1);
+    let mut peer = catena.connect();
+    for (command, expected) in [
+        ("SET lock mine NX PX 100000", "+OK"),
+        ("DELIFEQ lock yours", ":0"),
+        ("EXISTS lock", ":1"),
+        ("DELIFEQ lock mine", ":1"),
+        ("EXISTS lock", ":0"),
+        ("DELIFEQ lock mine", ":0"),
+    ] {
+        assert_eq!(peer.ask(command), expected, "{command}");
+    }
 }

@@ -113,7 +113,7 @@ pub(super) fn hello(
 
 fn facts(client: &ClientState, reply: &mut Reply<'_>) {
     reply.map(7);
-    let mode = if client.is_on_own_port { "cluster" } else { "standalone" };
+    let mode = mode_of(client);
     for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
         reply.bulk(name.as_bytes());
         reply.bulk(value.as_bytes());
@@ -139,6 +139,7 @@ pub(super) fn number_of(protocol: Protocol) -> i64 {
 
 /// As it was when it connected.
 pub(super) fn reset(client: &mut ClientState, server: &Server) {
+    client.transaction = None;
     client.protocol = Protocol::Resp2;
     client.is_authenticated = server.config.password.is_none();
     client.name.clear();
@@ -211,7 +212,7 @@ pub(super) fn client(
             b"on" => reply.ok(),
             b"off" | b"skip" => {
                 return Err(Error::fixed(
-                    "ERR every command is answered: CLIENT REPLY takes ON only",
+                    "ERR every command is answered: CLIENT REPLY takes ON only; the connection ends",
                 ));
             }
             _ => return Err(Error::SYNTAX),
@@ -224,6 +225,18 @@ pub(super) fn client(
         }
     }
     Ok(())
+}
+
+/// What the server is to a client: a shard's own port is a node of a cluster.
+pub(super) fn mode_of(client: &ClientState) -> &'static str {
+    if client.is_on_own_port { "cluster" } else { "standalone" }
+}
+
+/// True of `CLIENT REPLY OFF` and `SKIP`.
+pub(super) fn wants_silence(args: &Args<'_>) -> bool {
+    let is =
+        |at, word: &[u8]| args.get(at).is_some_and(|arg: &[u8]| arg.eq_ignore_ascii_case(word));
+    is(1, b"reply") && (is(2, b"off") || is(2, b"skip"))
 }
 
 /// No connection is ever given up for memory, and entries know no such finesse: both have no effect.

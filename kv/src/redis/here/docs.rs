@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
 fn docs(args: &Args<'_>, reply: &mut Reply<'_>) {
     let specs: Vec<&Spec> = match args.len() {
         2 => spec::all().collect(),
-        _ => args.iter().skip(2).filter_map(spec::find).collect(),
+        _ => args.iter().skip(2).filter_map(find).collect(),
     };
     reply.map(specs.len());
     for spec in specs {
@@ -70,15 +70,22 @@ fn info(args: &Args<'_>, reply: &mut Reply<'_>) {
     }
     reply.array(args.len() - 2);
     for name in args.iter().skip(2) {
-        match spec::find(name) {
+        match find(name) {
             Some(spec) => describe(spec, reply),
             None => reply.null(),
         }
     }
 }
 
+/// A command, or a subcommand that is about a key.
+fn find(name: &[u8]) -> Option<&'static Spec> {
+    spec::find(name).or_else(|| spec::find_subcommand(name))
+}
+
 fn get_keys(args: &Args<'_>, reply: &mut Reply<'_>) -> Done {
     let spec = spec::find(args.at(2)).ok_or(Error::fixed("ERR Invalid command specified"))?;
+    let sub = args.get(3).and_then(|sub| spec::find_subcommand(&[args.at(2), b"|", sub].concat()));
+    let spec = sub.unwrap_or(spec);
     if spec.keys.first == 0 {
         return Err(Error::fixed("ERR The command has no key arguments"));
     }
@@ -127,8 +134,9 @@ fn describe(spec: &Spec, reply: &mut Reply<'_>) {
     // No tips.
     reply.array(0);
     key_specs(spec, reply);
-    // No subcommands.
-    reply.array(0);
+    let subcommands: Vec<&Spec> = spec::subcommands(spec).collect();
+    reply.array(subcommands.len());
+    subcommands.into_iter().for_each(|subcommand| describe(subcommand, reply));
 }
 
 fn words(words: &[&str], reply: &mut Reply<'_>) {

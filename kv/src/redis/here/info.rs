@@ -1,6 +1,7 @@
 //! `INFO`: facts and figures of the whole server, under the names of Redis wherever they mean the same.
 
 use super::Place;
+use super::connection::mode_of;
 use crate::redis::client::ClientState;
 use crate::redis::server::{ProcessFacts, REDIS_VERSION, Totals};
 use crate::resp::{Args, Reply};
@@ -66,14 +67,13 @@ impl Lines<'_> {
 fn server(lines: &mut Lines<'_>) {
     let Place { server, addresses, store, now_ms, .. } = *lines.place;
     let up_s = now_ms.saturating_sub(server.began_ms()) / 1_000;
-    let has_nodes = !addresses.shards.is_empty();
     let port = match lines.client.is_on_own_port {
         true => addresses.shards.get(store.config().shard.index()).copied(),
         false => addresses.shared,
     };
     lines.add("redis_version", REDIS_VERSION);
     lines.add("catena_version", env!("CARGO_PKG_VERSION"));
-    lines.add("redis_mode", if has_nodes { "cluster" } else { "standalone" });
+    lines.add("redis_mode", mode_of(lines.client));
     lines.add("os", std::env::consts::OS);
     lines.add("arch_bits", usize::BITS);
     lines.add("process_id", std::process::id());
@@ -122,6 +122,9 @@ fn stats(lines: &mut Lines<'_>) {
     let totals = lines.totals;
     lines.add("total_connections_received", totals.accepted);
     lines.add("total_commands_processed", totals.commands);
+    let Place { server, now_ms, .. } = *lines.place;
+    let pace = server.commands_per_second(now_ms, totals.commands);
+    lines.add("instantaneous_ops_per_sec", pace);
     lines.add("total_net_input_bytes", totals.bytes_in);
     lines.add("total_net_output_bytes", totals.bytes_out);
     lines.add("rejected_connections", totals.rejected);

@@ -144,7 +144,7 @@ impl Cluster {
         assert_eq!(self.state(node, gate), GateState::Open);
     }
 
-    /// What a node has committed, by partition: how much of each partition, and all keys with their values' checksums.
+    /// What a node has committed, by partition.
     fn committed(&self, node: usize) -> Vec<(u64, Keys)> {
         let store = &self.nodes[node].store;
         let of = |partition: &Partition| {
