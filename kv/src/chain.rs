@@ -19,6 +19,7 @@
 //! Members never change places, and a node is in a chain once at most.
 
 use std::fmt;
+use std::str::FromStr;
 
 pub mod lease;
 pub mod rules;
@@ -95,6 +96,8 @@ pub enum Malformed {
     SyncingBeforeEnd(NodeId),
     /// There are more than [`MEMBERS_MAX`].
     TooMany(usize),
+    /// What should be a chain is written otherwise.
+    Text,
 }
 
 /// A step that the protocol does not allow, or not to who asks for it.
@@ -327,6 +330,26 @@ impl fmt::Display for Chain {
     }
 }
 
+/// As it is [displayed](fmt::Display).
+impl FromStr for Chain {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let (epoch, members) = text.split_once(':').ok_or(Malformed::Text)?;
+        let epoch = epoch.parse().map_err(|_| Malformed::Text)?;
+        let member = |word: &str| {
+            let syncing = word.strip_prefix('(').and_then(|word| word.strip_suffix(')'));
+            let role = if syncing.is_some() { Role::Syncing } else { Role::Serving };
+            let (node, incarnation) = syncing.unwrap_or(word).split_once('/')?;
+            let (node, incarnation) = (node.parse().ok()?, incarnation.parse().ok()?);
+            let life = Life { node: NodeId(node), incarnation: Incarnation(incarnation) };
+            Some(Member { life, role })
+        };
+        let members: Option<Vec<Member>> = members.split_whitespace().map(member).collect();
+        Chain::new(epoch, members.ok_or(Malformed::Text)?)
+    }
+}
+
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -335,6 +358,7 @@ impl fmt::Display for Malformed {
             Malformed::SyncingBeforeEnd(node) => {
                 write!(f, "node {} is syncing, and not at the end of the chain", node.0)
             }
+            Malformed::Text => f.write_str("a chain is written like \"7: 1/4 2/9 (3/2)\""),
             Malformed::TooMany(count) => {
                 write!(f, "the chain has {count} members, and may have {MEMBERS_MAX}")
             }

@@ -18,7 +18,7 @@
 //! |---|---|---|
 //! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`] | bytes, instants |
 //! | pure | [`upkeep`] | bytes, instants |
-//! | pure, not used by [`node`] yet | [`chain`], [`replica`] | instants, messages |
+//! | pure, not used by [`node`] yet | [`chain`], [`replica`], [`cluster`] | instants, messages |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
 //! | protocol | [`native`], [`keyspace`] | the engine's requests |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
@@ -30,6 +30,7 @@ pub mod backup;
 pub mod chain;
 pub mod checkpoint;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod disk;
 pub mod effect;

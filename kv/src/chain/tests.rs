@@ -144,3 +144,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chain_is_read_as_it_is_displayed() {
+    for text in ["1: 1/1", "7: 1/4 2/9 (3/2)", "4294967295: 65535/18446744073709551615 2/1"] {
+        let chain: Chain = text.parse().expect(text);
+        assert_eq!(chain.to_string(), text);
+    }
+    for text in ["", "1", "x: 1/1", "1: 1", "1: 1/x", "1: (1/1", "1: 1/1)", "-1: 1/1"] {
+        assert_eq!(text.parse::<Chain>(), Err(Malformed::Text), "{text:?}");
+    }
+    assert_eq!("1: (1/1)".parse::<Chain>(), Err(Malformed::NobodyServes));
+    assert_eq!("1: 1/1 1/2".parse::<Chain>(), Err(Malformed::Twice(NodeId(1))));
+}
