@@ -8,6 +8,8 @@
 //!
 //! The mark says for all later starts that this one may have acknowledged writes, on so many shards.
 
+use crate::cluster::member::{ClusterMember, Joined, Member, Proposals, Seen};
+use crate::cluster::view::View;
 use crate::disk::checkpoint::{self, CheckpointConfig};
 use crate::disk::former::{self, FormerStarts, Needs};
 use crate::disk::journal::{self, Bell};
@@ -57,6 +59,8 @@ pub struct NodeConfig {
     pub memory_bytes_max: u64,
     /// What happens to writes then.
     pub eviction: Eviction,
+    /// The cluster that it is a member of; then nothing is kept in a directory.
+    pub cluster: Option<ClusterMember>,
     /// What commands about the server know of it.
     pub server: Arc<Server>,
     /// Unix time in milliseconds.
@@ -71,6 +75,10 @@ pub struct NodeConfig {
 pub fn router(local: &Local, config: &NodeConfig) -> Router {
     let node = Node::new(local, config.clone());
     let router = node.native.route(Router::new());
+    let router = match &node.member {
+        Some(member) => member.route(router),
+        None => router,
+    };
     router.application(node)
 }
 
@@ -81,6 +89,7 @@ struct Node {
     redis: Redis,
     native: Native,
     store: Rc<RefCell<Store>>,
+    member: Option<Member>,
     /// On the first shard: what former starts have left.
     former: Option<FormerStarts>,
     has_failed: bool,
@@ -92,6 +101,9 @@ struct Node {
 
 /// From the first shard to all: its mark is durable.
 struct MayServe;
+
+/// From a shard to itself.
+struct AnotherTurn;
 
 /// How large a batch may become while the one before it is on its way to the disk, in bytes. Clients are
 /// held long before.
@@ -107,13 +119,16 @@ impl Node {
         let server = config.server.clone();
         let redis = Redis::new(local, server.clone(), store.clone(), move || clock());
         let (clock, serving) = (config.clock.clone(), redis.serving());
-        let native = Native::new(local, server, store.clone(), clock, serving);
+        let native = Native::new(local, server.clone(), store.clone(), clock, serving);
+        let cluster = config.cluster.clone();
+        let member = cluster.map(|it| Member::new(local, it, server, store.clone()));
         Node {
             local: local.clone(),
             config,
             redis,
             native,
             store,
+            member,
             former: None,
             has_failed: false,
             settles: false,
@@ -152,6 +167,58 @@ impl Node {
             }
             former::remove(local, data.path.clone(), needless).await;
         });
+    }
+
+    /// What the turn has brought goes to the other replicas. True if something was ordered.
+    fn replicate(&self) -> bool {
+        self.member.as_ref().is_some_and(Member::turn_ended)
+    }
+
+    /// Takes a message about the cluster; gives back one that is none.
+    fn of_cluster(&mut self, message: Message) -> Option<Message> {
+        let Some(member) = &mut self.member else { return Some(message) };
+        let message = match message.downcast::<Joined>() {
+            Ok(joined) => {
+                let of = joined.view().config();
+                let (local, partitions) = (&self.local, Some(of.partitions));
+                *self.store.borrow_mut() = empty(local, &self.config, of.hash_seed, 0, partitions);
+                member.join(&joined);
+                keep_up(&self.local, self.store.clone(), self.config.clock.clone());
+                self.see(joined.view());
+                return None;
+            }
+            Err(message) => message,
+        };
+        let message = match message.downcast::<Seen>() {
+            Ok(seen) => {
+                self.see(seen.view());
+                return None;
+            }
+            Err(message) => message,
+        };
+        match message.downcast::<Proposals>() {
+            Ok(proposals) => member.propose(*proposals),
+            Err(message) => return (!message.is::<AnotherTurn>()).then_some(message),
+        }
+        None
+    }
+
+    /// The view of the cluster is this by now.
+    fn see(&mut self, view: &Arc<View>) {
+        let Some(member) = &mut self.member else { return };
+        if !member.see(view) {
+            let name = member.name().to_owned();
+            self.fail(format!(
+                "another process has joined the cluster as {name:?}: this one is out, and ends. Give each \
+                 node a name of its own"
+            ));
+            return;
+        }
+        let serving = self.redis.serving();
+        if !serving.get() && !view.chains().is_empty() {
+            serving.set(true);
+            (self.config.on_ready)(self.local.shard(), Recovered::default());
+        }
     }
 
     /// The first shard opens the directory for all.
@@ -221,8 +288,14 @@ impl Node {
 
 impl Application for Node {
     fn started(&mut self, addresses: Addresses) {
-        self.redis.started(addresses);
+        self.redis.started(addresses.clone());
         self.native.keep_up();
+        if let Some(member) = &self.member {
+            if self.local.shard() == ShardIndex(0) {
+                member.register(&addresses);
+            }
+            return;
+        }
         match &self.config.directory {
             None => {
                 keep_up(&self.local, self.store.clone(), self.config.clock.clone());
@@ -264,15 +337,24 @@ impl Application for Node {
             Ok(needs) => return self.note(from, *needs),
             Err(message) => message,
         };
-        match message.downcast::<MayServe>() {
-            Ok(_) => self.may_serve.ring(),
-            Err(message) => self.redis.message(from, message, streams),
+        let message = match message.downcast::<MayServe>() {
+            Ok(_) => return self.may_serve.ring(),
+            Err(message) => message,
+        };
+        if let Some(message) = self.of_cluster(message) {
+            self.redis.message(from, message, streams);
         }
     }
 
     fn turn_ended(&mut self, streams: &mut Streams) {
+        // What has committed is answered in the same turn, …
+        self.replicate();
         self.redis.turn_ended(streams);
         self.native.turn_ended();
+        // … and what was put off until now is replicated as well.
+        if self.replicate() {
+            self.local.send(self.local.shard(), Box::new(AnotherTurn));
+        }
         let failure = self.store.borrow().log_failure().map(ToString::to_string);
         if let Some(failure) = failure {
             self.fail(failure);

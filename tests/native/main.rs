@@ -38,6 +38,7 @@ fn config(password: Option<&str>) -> NodeConfig {
         value_bytes_max: 1 << 20,
         memory_bytes_max: 1 << 30,
         eviction: Eviction::None,
+        cluster: None,
         server: Arc::new(Server::new(server)),
         clock: Arc::new(|| 1 << 40),
         on_failure: Arc::new(|shard, reason| panic!("{shard:?} cannot go on: {reason}")),

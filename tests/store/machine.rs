@@ -159,6 +159,7 @@ fn config(durability: Durability, said: &Arc<Said>, log_bytes_min: u64) -> NodeC
         value_bytes_max: 1 << 20,
         memory_bytes_max: 1 << 30,
         eviction: Eviction::None,
+        cluster: None,
         server: Arc::default(),
         clock: Arc::new(move || clock.now_ms.load(Relaxed)),
         on_failure: Arc::new(move |shard, reason| {

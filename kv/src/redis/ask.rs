@@ -14,7 +14,7 @@ use crate::command::error::Error;
 use crate::command::spec::{self, Everywhere, Run, Spec};
 use crate::limits::answer_bytes_max;
 use crate::resp::{Args, Parsed, Parser, Protocol, Reply};
-use crate::slot::{Slot, shard_of};
+use crate::slot::{Partition, Slot, shard_of};
 use crate::store::Store;
 use crate::store::gate::{Elsewhere, Gate};
 use catena_engine::Local;
@@ -147,10 +147,19 @@ impl Redis {
 
     /// Who has the keys of a slot that are not for this node.
     pub(super) fn elsewhere(&self, slot: Slot, Elsewhere(head): Elsewhere) -> Error {
-        match head {
+        let address = || {
+            let view = self.server.view()?;
+            let partitions = view.config().partitions;
+            let redis = &view.node(head?)?.redis;
+            let shards = u16::try_from(redis.len()).ok()?;
+            let shard = shard_of(Partition::of(slot, partitions), partitions, shards);
+            redis.get(shard.index()).copied()
+        };
+        match address() {
             None => Error::of("CLUSTERDOWN it is not known yet who has the keys of this slot"),
-            Some(_) => {
-                Error::of(format!("TRYAGAIN another node has the keys of slot {}", slot.number()))
+            Some(address) => {
+                let (host, port) = (address.ip(), address.port());
+                Error::of(format!("MOVED {} {host}:{port}", slot.number()))
             }
         }
     }

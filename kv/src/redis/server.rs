@@ -10,6 +10,7 @@
 
 use super::debts::Debts;
 use super::here::slowlog::SlowLog;
+use crate::cluster::view::View;
 use crate::evict::Eviction;
 use crate::limits::VALUE_BYTES_DEFAULT;
 use crate::store::Durability;
@@ -85,6 +86,8 @@ struct Running {
     /// What the totals were when `CONFIG RESETSTAT` was asked last.
     forgotten: Mutex<Totals>,
     pace: Mutex<Pace>,
+    /// The cluster, if it is one of one.
+    view: Mutex<Option<Arc<View>>>,
     /// Why logs have no next segment, by their shards.
     hindrances: Mutex<BTreeMap<ShardIndex, String>>,
     debts: Arc<Debts>,
@@ -146,6 +149,7 @@ impl Server {
             began_ms: now_ms,
             shards: (0..shards).map(|_| ShardFigures::default()).collect(),
             forgotten: Mutex::default(),
+            view: Mutex::default(),
             pace: Mutex::new(Pace { at_ms: now_ms, ..Pace::default() }),
             hindrances: Mutex::default(),
             debts: Arc::new(Debts::new(shards)),
@@ -191,6 +195,16 @@ impl Server {
     /// Since when it runs, in Unix milliseconds.
     pub fn began_ms(&self) -> u64 {
         self.running().began_ms
+    }
+
+    /// The cluster looks like this by now.
+    pub fn set_view(&self, view: Arc<View>) {
+        *self.running().view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
+    }
+
+    /// How the cluster looks, if there is one.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.running().view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Commands a second, since this was asked a second ago at least, or since the start. `commands`: all so

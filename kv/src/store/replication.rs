@@ -274,10 +274,11 @@ impl Store {
 
 /// What follows.
 impl Store {
-    /// A turn ends: what it has brought is seen to.
-    pub fn replicate_turn(&mut self, now: Instant) {
+    /// A turn ends: what it has brought is seen to. True if there was more in the log of some partition.
+    pub fn replicate_turn(&mut self, now: Instant) -> bool {
         let Store { partitions, common, leaving, .. } = self;
-        let Common { memory, replication: Some(replication), .. } = common else { return };
+        let Common { memory, replication: Some(replication), .. } = common else { return false };
+        let has_more = !replication.touched.is_empty();
         let mut touched = std::mem::take(&mut replication.touched);
         for place in touched.drain(..) {
             let partition = &partitions.list[place];
@@ -303,6 +304,7 @@ impl Store {
         }
         let list = &partitions.list;
         leaving.forget(|place| list[place].committed());
+        has_more
     }
 
     fn with_replica_of<T>(

@@ -149,6 +149,7 @@ fn node_config(args: &ServeArgs, redis: &Arc<RedisServer>, told: &Sender<Event>)
         value_bytes_max: args.value_max as usize,
         memory_bytes_max: redis.config.memory_bytes_max,
         eviction: args.eviction,
+        cluster: None,
         server: redis.clone(),
         clock: Arc::new(unix_ms),
         on_failure: Arc::new(move |shard, reason| {
