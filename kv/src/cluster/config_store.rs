@@ -1,5 +1,7 @@
 //! Where the view of a cluster is kept: a small linearizable store that nothing on the way of a request asks.
 
+pub mod directory;
+
 use super::view::{Change, Refused, View};
 use catena_engine::Local;
 use catena_engine::time::Duration;

@@ -9,7 +9,8 @@
 //! | [`peers`] | the other nodes, as it speaks to them |
 //!
 //! Nobody is in charge: a node works out a change of the view, and has the config store put it in the place
-//! of the one that it has read. What another one has changed meanwhile is read, and the change worked out anew.
+//! of the one that it has read. What another one has changed meanwhile is read, and the change worked out
+//! anew.
 
 pub mod config_store;
 pub mod member;

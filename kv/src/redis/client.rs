@@ -23,6 +23,8 @@ pub struct ClientState {
     pub(super) stream: StreamId,
     pub(super) address: Option<SocketAddr>,
     pub(super) is_on_own_port: bool,
+    /// `READONLY`: it reads at whichever replica, and is not sent to the head.
+    pub(super) is_readonly: bool,
     pub(super) connected_at: Instant,
     pub(super) protocol: Protocol,
     pub(super) is_authenticated: bool,

@@ -111,7 +111,11 @@ fn carry_out(
         Here::Memory => memory(args, reply)?,
         Here::Object => object(args, reply)?,
         Here::Ping => ping(args, reply)?,
-        Here::Quit | Here::ReadOnly | Here::ReadWrite => reply.ok(),
+        Here::ReadOnly | Here::ReadWrite => {
+            client.is_readonly = command == Here::ReadOnly;
+            reply.ok();
+        }
+        Here::Quit => reply.ok(),
         Here::Select => select(args, reply)?,
         Here::Shutdown => shutdown(place.server, args)?,
         Here::Slowlog => slowlog::run(place, args, reply)?,

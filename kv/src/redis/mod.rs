@@ -195,6 +195,7 @@ impl Application for Redis {
             stream: stream.id(),
             address: stream.peer_address(),
             is_on_own_port: stream.is_on_own_port(),
+            is_readonly: false,
             connected_at: self.local.now(),
             protocol: Protocol::Resp2,
             is_authenticated: self.server.config.password.is_none(),
@@ -510,7 +511,9 @@ impl Redis {
                     Err(Error::OUT_OF_MEMORY)
                 }
                 Ok((slot, Ok(place))) => {
-                    let admitted = store.admit(place, spec.flags.writes);
+                    // A cluster's client reads where it has said so, as in Redis; any other wherever it is.
+                    let to_head = client.is_on_own_port && !client.is_readonly;
+                    let admitted = store.admit(place, spec.flags.writes || to_head);
                     let admitted = admitted.and_then(|()| {
                         self.run_keyed(client, store, (run, place), args, stream, now_ms)
                     });

@@ -140,6 +140,7 @@ pub(super) fn number_of(protocol: Protocol) -> i64 {
 /// As it was when it connected.
 pub(super) fn reset(client: &mut ClientState, server: &Server) {
     client.transaction = None;
+    client.is_readonly = false;
     client.protocol = Protocol::Resp2;
     client.is_authenticated = server.config.password.is_none();
     client.name.clear();
