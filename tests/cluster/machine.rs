@@ -2,7 +2,6 @@
 
 use catena_engine::sim::{Engine, EngineConfig, HostId, World};
 use catena_engine::time::{Duration, Instant};
-use catena_kv::chain::lease::LeaseConfig;
 use catena_kv::cluster::config_store::InMemory;
 use catena_kv::cluster::member::ClusterMember;
 use catena_kv::disk::checkpoint::CheckpointConfig;
@@ -92,10 +91,7 @@ fn config(
         cluster: Some(ClusterMember {
             name: name.to_owned(),
             config_store: Arc::new(config_store.clone()),
-            replica: ReplicaConfig {
-                heartbeat: Duration::from_millis(50),
-                lease: LeaseConfig { length: Duration::from_millis(300), margin_thousandths: 50 },
-            },
+            replica: ReplicaConfig::default(),
         }),
         server: Arc::default(),
         clock: Arc::new(move || clock.load(Relaxed)),

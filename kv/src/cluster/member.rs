@@ -12,6 +12,7 @@ use super::view::{Change, NodeRecord, View};
 use crate::chain::{Incarnation, Life};
 use crate::fields::Malformed;
 use crate::log::DirectoryId;
+use crate::redis::here::connection::is_same;
 use crate::redis::server::Server;
 use crate::replica::ReplicaConfig;
 use crate::slot::Partition;
@@ -19,6 +20,7 @@ use crate::store::Store;
 use catena_engine::application::Addresses;
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::Duration;
+use catena_engine::wire::metadata::TOKEN;
 use catena_engine::{Local, Router, Status};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -88,7 +90,14 @@ impl Member {
     pub fn route(&self, router: Router) -> Router {
         let (local, store, cluster) =
             (self.local.clone(), self.store.clone(), self.cluster.clone());
+        let server = self.server.clone();
         router.method(TELL, move |request, reply| {
+            if let Some(password) = &server.config.password {
+                let token = request.metadata().find(TOKEN).ok().flatten();
+                if !token.is_some_and(|token| is_same(token, password.as_bytes())) {
+                    return reply.fail(Status::UNAUTHENTICATED, "it has another password");
+                }
+            }
             let Some(cluster) = cluster.get() else {
                 return reply.fail(Status::UNAVAILABLE, "this node has not joined its cluster yet");
             };
@@ -152,7 +161,8 @@ impl Member {
         let mut store = self.store.borrow_mut();
         store.replicate(life, self.config.replica, config.members, false);
         drop(store);
-        let peers = Peers::new(&self.local, self.store.clone(), config.id.0);
+        let password = self.server.config.password.as_deref();
+        let peers = Peers::new(&self.local, self.store.clone(), config.id.0, password);
         self.cluster.set(Some(config.id));
         self.joined = Some((life, peers));
         let (local, store, interval) =

@@ -7,6 +7,7 @@ use catena_engine::client::{Client, ClientConfig};
 use catena_engine::shard_index::ShardIndex;
 use catena_engine::time::Duration;
 use catena_engine::wire::frame::MethodId;
+use catena_engine::wire::metadata::{MetadataBuf, TOKEN};
 use catena_engine::{CallError, Local, Status};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub struct Peers {
     local: Local,
     store: Rc<RefCell<Store>>,
     cluster: [u8; 16],
+    /// The password as every call carries it, if there is one: that of all nodes is the same.
+    metadata: Option<MetadataBuf>,
     clients: BTreeMap<(NodeId, ShardIndex), Client>,
     /// Those that are known not to belong to this cluster: told once.
     strangers: Rc<RefCell<Vec<SocketAddr>>>,
@@ -32,9 +35,20 @@ pub struct Peers {
 
 impl Peers {
     /// None yet.
-    pub fn new(local: &Local, store: Rc<RefCell<Store>>, cluster: [u8; 16]) -> Self {
+    pub fn new(
+        local: &Local,
+        store: Rc<RefCell<Store>>,
+        cluster: [u8; 16],
+        password: Option<&str>,
+    ) -> Self {
         let (local, clients) = (local.clone(), BTreeMap::new());
-        Peers { local, store, cluster, clients, strangers: Rc::default() }
+        let metadata = password.map(|password| {
+            let mut metadata = MetadataBuf::default();
+            let pushed = metadata.push(TOKEN, password.as_bytes());
+            pushed.expect("a password is no longer than metadata may be");
+            metadata
+        });
+        Peers { local, store, cluster, metadata, clients, strangers: Rc::default() }
     }
 
     /// Where the shards of a node are reached.
@@ -63,7 +77,11 @@ impl Peers {
             let Some(client) = self.clients.get(&to) else { continue };
             let bytes = payload.len();
             store.messages_sent(to, bytes);
-            let call = client.call(MethodId::of(TELL), payload).timeout(PATIENCE).into_future();
+            let mut call = client.call(MethodId::of(TELL), payload).timeout(PATIENCE);
+            if let Some(metadata) = &self.metadata {
+                call = call.metadata(metadata.clone());
+            }
+            let call = call.into_future();
             let (store, address) = (self.store.clone(), client.address());
             let strangers = self.strangers.clone();
             let ended = async move {
@@ -72,11 +90,12 @@ impl Peers {
                 store.messages_ended(to, bytes);
                 let Err(error) = result else { return };
                 store.disconnected(to.0, to.1);
-                if let CallError::Status { status: Status::DENIED, .. } = error
-                    && !strangers.borrow().contains(&address)
-                {
+                let CallError::Status { status, payload } = error else { return };
+                let is_refused = [Status::DENIED, Status::UNAUTHENTICATED].contains(&status);
+                if is_refused && !strangers.borrow().contains(&address) {
                     strangers.borrow_mut().push(address);
-                    tracing::error!(%address, "what answers there belongs to another cluster");
+                    let why = String::from_utf8_lossy(&payload);
+                    tracing::error!(%address, %why, "a node of the cluster takes nothing from this one");
                 }
             };
             self.local.spawn(ended).detach();

@@ -14,11 +14,13 @@
 //! | [`backups`] | `catena backup` and `catena restore`, and what they leave behind when they fail |
 //! | [`flags`] | flags that cannot be meant, and what a start says |
 //! | [`clients`] | redis-cli, redis-benchmark, redis-py |
+//! | [`clusters`] | nodes that replicate each other, killed one after the other |
 //!
 //! What needs a program that is not there says so and passes. No verdict hangs on how fast this machine is.
 
 mod backups;
 mod clients;
+mod clusters;
 mod differential;
 mod disasters;
 mod flags;

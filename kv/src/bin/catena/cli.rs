@@ -11,6 +11,8 @@ use catena_engine::limits::{
 use catena_engine::reactor::turn::PollMode;
 use catena_engine::server::{Cores, DriverChoice};
 use catena_engine::time::Duration;
+use catena_kv::chain::MEMBERS_MAX;
+use catena_kv::cluster::view::NODES_MAX;
 use catena_kv::evict::Eviction;
 use catena_kv::limits::VALUE_BYTES_MAX;
 use catena_kv::slot::Partitions;
@@ -39,6 +41,50 @@ pub enum Verb {
     Backup(BackupArgs),
     /// Makes a data directory from a backup, for `catena serve --dir`.
     Restore(RestoreArgs),
+    /// Makes a cluster, or tells how one is.
+    Cluster(ClusterArgs),
+}
+
+/// `cluster`
+#[derive(Args, Debug)]
+pub struct ClusterArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ClusterVerb,
+}
+
+/// What can be done with a cluster.
+#[derive(Subcommand, Debug)]
+pub enum ClusterVerb {
+    /// Makes a cluster without nodes, for `catena serve --cluster`.
+    Init(InitArgs),
+    /// Tells its nodes, and the chains of its partitions.
+    Status(StatusArgs),
+}
+
+/// `cluster init`
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Where the view of the cluster is kept: directory:PATH, which all nodes see.
+    #[arg(value_name = "STORE", value_parser = parse_config_store)]
+    pub store: PathBuf,
+    /// Keys are divided among the nodes when so many have come.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = count_up_to(NODES_MAX as u32))]
+    pub nodes: u32,
+    /// How many nodes have each key.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = count_up_to(MEMBERS_MAX as u32))]
+    pub replicas: u32,
+    /// How many partitions there are, a power of two: their number is fixed then.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = parse_partitions)]
+    pub partitions: Partitions,
+}
+
+/// `cluster status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Where the view of the cluster is kept: directory:PATH.
+    #[arg(value_name = "STORE", value_parser = parse_config_store)]
+    pub store: PathBuf,
 }
 
 /// `backup`
@@ -131,6 +177,14 @@ pub struct ServeArgs {
     /// not served].
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub rpc_listen: Option<SocketAddr>,
+    /// The cluster that this is a node of, by where its view is kept: directory:PATH. Nodes keep keys in
+    /// memory, and replicate them among each other.
+    #[arg(long, value_name = "STORE", requires = "node", conflicts_with_all = ["dir", "partitions"],
+        value_parser = parse_config_store)]
+    pub cluster: Option<PathBuf>,
+    /// The name of this node in its cluster; no other one has it.
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub node: Option<String>,
     /// Directory for log and checkpoints; without it nothing outlives the process.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -351,6 +405,14 @@ fn parse_host(text: &str) -> Result<String, String> {
             "{text:?} is no host; say a name or an address, or leave it out for the address of --listen"
         )),
         false => Ok(text.to_owned()),
+    }
+}
+
+/// The path of a config store in a directory, the only kind that there is.
+fn parse_config_store(text: &str) -> Result<PathBuf, String> {
+    match text.split_once(':') {
+        Some(("directory", path)) if !path.is_empty() => Ok(path.into()),
+        _ => Err("say directory:PATH".to_owned()),
     }
 }
 

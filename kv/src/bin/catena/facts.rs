@@ -79,10 +79,14 @@ const PASSWORD_BYTES_MAX: usize = 4_096;
 
 /// Digits that no other server has, from the numbers that the standard library draws for its hash maps.
 fn random_id() -> String {
-    let word = || RandomState::new().build_hasher().finish();
-    let mut id = format!("{:016x}{:016x}{:016x}", word(), word(), word());
+    let mut id = format!("{:016x}{:016x}{:016x}", random_bits(), random_bits(), random_bits());
     id.truncate(NODE_ID_DIGITS);
     id
+}
+
+/// Bits that no other process draws, in all likelihood.
+pub fn random_bits() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Ticks of the processor's clock in `/proc`, a second. Source: `USER_HZ`, part of Linux' interface.

@@ -9,6 +9,7 @@
 //! | [`config_file`] | the same in a file |
 //! | [`serve`] | `catena serve`: the store |
 //! | [`backup`] | `catena backup`, `catena restore` |
+//! | [`cluster`] | `catena cluster`: makes one, tells how it is |
 //! | [`upstream`] | where those servers are named |
 //! | [`ends`] | what ends a server |
 //!
@@ -19,6 +20,7 @@
 mod backup;
 mod check;
 mod cli;
+mod cluster;
 mod config_file;
 mod ends;
 mod facts;
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     let checked = match &cli.verb {
         Verb::Proxy(args) => check::proxy(args),
         Verb::Serve(args) => check::serve(args, &given),
-        Verb::Backup(_) | Verb::Restore(_) => Ok(()),
+        Verb::Backup(_) | Verb::Restore(_) | Verb::Cluster(_) => Ok(()),
     };
     if let Err(problem) = checked {
         return misused(&problem);
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(args, &given),
         Verb::Backup(args) => backup::take(args),
         Verb::Restore(args) => backup::restore(args),
+        Verb::Cluster(args) => cluster::run(args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,11 +13,15 @@ use catena_engine::metrics::{MetricsSnapshot, ShardMetrics};
 use catena_engine::rpc::admission::AdmissionConfig;
 use catena_engine::server::{Server, StartError};
 use catena_engine::shard_index::ShardIndex;
+use catena_kv::cluster::config_store::directory::InDirectory;
+use catena_kv::cluster::member::ClusterMember;
 use catena_kv::disk::checkpoint::CheckpointConfig;
 use catena_kv::disk::recover::Recovered;
 use catena_kv::node::{self, NodeConfig};
 use catena_kv::redis::server::Server as RedisServer;
+use catena_kv::replica::ReplicaConfig;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -53,7 +57,9 @@ pub fn run(args: &ServeArgs, given: &Given<'_>) -> Result<(), Failure> {
     let config = node_config(args, &redis, &told);
     let shard_ports = shard_ports(args, shards);
     let mut builder = Server::builder();
-    if let Some(address) = args.rpc_listen {
+    // Nodes of a cluster speak to each other there.
+    let of_peers = args.cluster.is_some().then(|| SocketAddr::new(args.listen.ip(), 0));
+    if let Some(address) = args.rpc_listen.or(of_peers) {
         builder = builder.listen(address);
     }
     if let Some(asked) = asked {
@@ -149,7 +155,7 @@ fn node_config(args: &ServeArgs, redis: &Arc<RedisServer>, told: &Sender<Event>)
         value_bytes_max: args.value_max as usize,
         memory_bytes_max: redis.config.memory_bytes_max,
         eviction: args.eviction,
-        cluster: None,
+        cluster: member(args),
         server: redis.clone(),
         clock: Arc::new(unix_ms),
         on_failure: Arc::new(move |shard, reason| {
@@ -159,6 +165,15 @@ fn node_config(args: &ServeArgs, redis: &Arc<RedisServer>, told: &Sender<Event>)
             let _ending = ready.send(Event::Ready(recovered));
         }),
     }
+}
+
+/// The cluster that it is a node of.
+fn member(args: &ServeArgs) -> Option<ClusterMember> {
+    Some(ClusterMember {
+        name: args.node.clone()?,
+        config_store: Arc::new(InDirectory::new(args.cluster.as_ref()?)),
+        replica: ReplicaConfig::default(),
+    })
 }
 
 /// Says where it listens.

@@ -1,7 +1,8 @@
 //! `CLUSTER`: where the slots are. Each shard that has a port of its own is a node, so that a cluster client
-//! of any language talks to the core that has the key. Without such ports the server is one node. In a cluster
-//! of several servers a node orders the writes of some slots and answers reads of others as well, which Redis
-//! has no word for: `SLOTS` tells both, `NODES` and `SHARDS` the former.
+//! of any language talks to the core that has the key. Without such ports the server is one node.
+//!
+//! In a cluster of several servers a node orders the writes of some slots and answers reads of others as
+//! well, which Redis has no word for: `SLOTS` tells both, `NODES` and `SHARDS` the former.
 
 use super::Place;
 use super::subcommand::{Sub, choose, sub};
