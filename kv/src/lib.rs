@@ -12,15 +12,19 @@
 //! 5. What is durable commits: it is applied to the table ([`table`]), and the answers that waited for it
 //!    go out ([`redis::answers`]).
 //!
+//! In a [`cluster`] an entry goes to the partition's other replicas as well ([`store::replication`],
+//! [`replica`]), and commits when the last of them has it.
+//!
 //! A read is steps 1 to 3, and waits like a write if it has seen something that has not committed.
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | pure | [`slot`], [`resp`], [`table`], [`effect`], [`session`], [`log`], [`store`] | bytes, instants |
 //! | pure | [`upkeep`] | bytes, instants |
-//! | pure, not used by [`node`] yet | [`chain`], [`replica`], [`cluster`] | instants, messages |
+//! | pure | [`chain`], [`replica`]: how partitions are replicated | instants, messages |
 //! | protocol | [`redis`], [`command`], [`keyspace`] | the engine's streams |
 //! | protocol | [`native`], [`keyspace`] | the engine's requests |
+//! | cluster | [`cluster`] | the engine's calls, the config store |
 //! | disk | [`disk`], [`backup`] | the driver's file operations; backups: plain files |
 //! | start | [`node`] | all of these |
 
