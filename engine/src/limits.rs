@@ -130,8 +130,9 @@ pub const OUTPUT_KEEP_BYTES_MAX: usize = 64 * 1_024;
 /// size, which are as many connections answering at once.
 pub const OUTPUTS_KEPT_BYTES_MAX: usize = 32 << 20;
 
-/// How long a stream that is owed too much to be read from may take nothing of it before it is read from all
-/// the same: its peer may be one that writes all it has to say before it reads, and waits to be read from.
+/// How long a stream that is owed too much to be read from may take nothing of it, for each MiB that it is
+/// owed, before it is read from all the same: its peer may be one that writes all it has to say before it
+/// reads, and waits to be read from.
 pub const STREAM_STALL: Duration = Duration::from_secs(1);
 /// Bytes that are put aside of such a one, after each [`STREAM_STALL`] so many more: what is read of half a
 /// million short commands. Memory of all streams together bounds what that comes to.

@@ -326,7 +326,10 @@ impl Streams {
                 state.stalled_input_max = 0;
             } else if state.timer.is_none() {
                 state.has_taken = false;
-                set_timer(state, STREAM_STALL, local);
+                // What has gone is known when all of it has: so long does it take to read it slowly.
+                let owed_mib = (state.output.len() + state.sending_bytes) >> 20;
+                let looks = u32::try_from(owed_mib).unwrap_or(u32::MAX).max(1);
+                set_timer(state, STREAM_STALL * looks, local);
             }
             match (state.is_paused, wants_pause) {
                 (false, true) => driver.pause_receive(socket),
@@ -450,7 +453,8 @@ impl Streams {
         let held = state.held_bytes();
         let held_before = std::mem::replace(&mut state.accounted, held);
         self.account(held, held_before);
-        let is_read = !state.is_behind && !state.is_held_back();
+        // One that is owed too much has more to read as well, and is in no queue for it.
+        let is_read = !state.is_behind && !state.is_held_back() && !state.wants_more_turns();
         if state.has_peer_ended && is_read && state.phase == Phase::Open {
             state.phase = Phase::Ending;
         }

@@ -201,7 +201,7 @@ fn who_takes_nothing_for_long_is_read_from_and_not_answered() {
     scene.turn();
     assert!(scene.driver.paused.contains(&stream));
     for _ in 0..3 {
-        scene.driver.wait(STREAM_STALL);
+        scene.driver.wait(STREAM_STALL * 2);
         scene.turn();
         assert!(!scene.driver.paused.contains(&stream), "it may be waiting to be read from");
         scene.says(stream, &line.repeat(LINES));
@@ -235,6 +235,42 @@ fn who_takes_what_it_is_owed_slowly_is_not_read_from() {
         assert!(scene.driver.paused.contains(&stream), "after {} answers", scene.lines());
     }
     assert_eq!(scene.lines(), 4);
+}
+
+/// What has gone of a long answer is not known before all has.
+#[test]
+fn who_reads_a_long_answer_slowly_is_not_read_from() {
+    let mut scene = Scene::new();
+    let stream = scene.driver.accepts();
+    scene.turn();
+    scene.driver.holds_sends = true;
+    scene.says(stream, &format!("flood {}\n", 8 << 20));
+    scene.turn();
+    scene.driver.wait(STREAM_STALL * 7);
+    scene.turn();
+    assert!(scene.driver.paused.contains(&stream));
+    scene.driver.wait(STREAM_STALL);
+    scene.turn();
+    assert!(!scene.driver.paused.contains(&stream), "it has had a second for each MiB");
+}
+
+/// It has sent all it has to say, and ended its side.
+#[test]
+fn who_has_ended_its_side_is_answered_whatever_it_is_owed() {
+    for holds_sends in [false, true] {
+        let mut scene = Scene::new();
+        let stream = scene.driver.accepts();
+        scene.turn();
+        scene.driver.holds_sends = holds_sends;
+        scene.says(stream, &(format!("flood {}\n", 2 << 20).repeat(3) + "last\n"));
+        scene.driver.ends(stream);
+        for _ in 0..8 {
+            while scene.turn().busy {}
+            scene.driver.send_held();
+        }
+        let heard = scene.heard(stream);
+        assert_eq!(heard.len(), 3 * (2 << 20) + "last\n".len(), "{holds_sends}");
+    }
 }
 
 #[test]
