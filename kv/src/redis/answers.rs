@@ -8,7 +8,7 @@
 //! answers    gate    ready    gate     ticket     ready      ─► the first that is not due holds the rest
 //! ```
 
-use super::debts::Share;
+use super::debts::{Gathered, Share};
 use crate::store::gate::{Gate, GateState};
 use std::collections::VecDeque;
 
@@ -58,6 +58,8 @@ struct Answer {
     waits: Waits,
     /// How much of the text is its own.
     bytes: usize,
+    /// That counts, if it is much.
+    _share: Option<Share>,
 }
 
 #[derive(Debug)]
@@ -107,9 +109,9 @@ impl Answers {
         self.waiting.len()
     }
 
-    /// Bytes of those that have come from other shards.
-    pub fn come_bytes(&self) -> usize {
-        self.come_bytes
+    /// Bytes of those that are known.
+    pub fn known_bytes(&self) -> usize {
+        self.come_bytes + self.text.len() - self.told
     }
 
     /// Memory in bytes.
@@ -117,28 +119,29 @@ impl Answers {
         self.text.capacity() + self.come_bytes + self.waiting.capacity() * size_of::<Answer>()
     }
 
-    /// Adds an answer that is known, and waits for a commit or just for those before it.
-    pub fn push(&mut self, text: &[u8], gate: Option<Gate>) {
+    /// Adds an answer that is known, and waits for a commit or just for those before it. It counts among
+    /// `gathered`, if it is much.
+    pub fn push(&mut self, text: &[u8], gate: Option<Gate>, gathered: &Gathered) {
         self.text.extend_from_slice(text);
-        match (gate, self.waiting.back_mut()) {
-            // It goes out with the one before it, whatever that waits for.
-            (None, Some(Answer { waits: Waits::Turn | Waits::Commit(_), bytes })) => {
-                *bytes += text.len();
-            }
-            (None, _) => {
-                self.waiting.push_back(Answer { waits: Waits::Turn, bytes: text.len() });
-            }
-            (Some(gate), _) => {
-                self.waiting.push_back(Answer { waits: Waits::Commit(gate), bytes: text.len() });
-            }
+        let share = gathered.share(text.len());
+        let last = self.waiting.back_mut();
+        // It goes out with the one before it, whatever that waits for.
+        if let Some(Answer { waits: Waits::Turn | Waits::Commit(_), bytes, .. }) = last
+            && gate.is_none()
+            && share.is_none()
+        {
+            *bytes += text.len();
+            return;
         }
+        let waits = gate.map_or(Waits::Turn, Waits::Commit);
+        self.waiting.push_back(Answer { waits, bytes: text.len(), _share: share });
     }
 
     /// Adds an answer that another shard gives; see [`Answers::come`].
     pub fn expect(&mut self) -> Ticket {
         self.tickets = self.tickets.wrapping_add(1);
         let ticket = Ticket(self.tickets);
-        self.waiting.push_back(Answer { waits: Waits::Shard(ticket), bytes: 0 });
+        self.waiting.push_back(Answer { waits: Waits::Shard(ticket), bytes: 0, _share: None });
         self.expected += 1;
         ticket
     }
@@ -200,6 +203,7 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::debts::COUNTED_BYTES_MIN;
 
     fn up_to(committed: u64) -> impl Fn(&Gate) -> GateState {
         move |gate| if gate.index() <= committed { GateState::Open } else { GateState::Shut }
@@ -214,12 +218,12 @@ mod tests {
     #[test]
     fn answers_keep_the_order_of_their_commands() {
         let mut answers = Answers::default();
-        answers.push(b"a", Some(Gate::plain(0, 5)));
-        answers.push(b"b", None);
+        answers.push(b"a", Some(Gate::plain(0, 5)), &Gathered::default());
+        answers.push(b"b", None, &Gathered::default());
         let ticket = answers.expect();
-        answers.push(b"d", None);
-        answers.push(b"e", Some(Gate::plain(0, 6)));
-        answers.push(b"f", None);
+        answers.push(b"d", None, &Gathered::default());
+        answers.push(b"e", Some(Gate::plain(0, 6)), &Gathered::default());
+        answers.push(b"f", None, &Gathered::default());
         assert_eq!(released(&mut answers, 4), "");
         assert_eq!(released(&mut answers, 6), "ab");
         assert!(answers.come(ticket, b"c".to_vec(), None));
@@ -235,8 +239,8 @@ mod tests {
             move |gate: &Gate| if gate.index() < index { GateState::Open } else { GateState::Lost }
         };
         let (mut answers, mut output) = (Answers::default(), Vec::new());
-        answers.push(b"a", Some(Gate::plain(0, 5)));
-        answers.push(b"b", Some(Gate::plain(0, 6)));
+        answers.push(b"a", Some(Gate::plain(0, 5)), &Gathered::default());
+        answers.push(b"b", Some(Gate::plain(0, 6)), &Gathered::default());
         assert_eq!(answers.release(&mut output, lost_from(6)), Err(Lost));
         assert_eq!(output, b"a", "what was known before is told");
         let (mut answers, mut output) = (Answers::default(), Vec::new());
@@ -246,15 +250,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_long_counts_while_it_waits() {
+        let (gathered, long) = (Gathered::default(), vec![b'x'; COUNTED_BYTES_MIN]);
+        let mut answers = Answers::default();
+        answers.push(b"short", Some(Gate::plain(0, 5)), &gathered);
+        assert_eq!(gathered.bytes(), 0);
+        answers.push(&long, Some(Gate::plain(0, 6)), &gathered);
+        answers.push(&long, None, &gathered);
+        answers.push(b"short", None, &gathered);
+        assert_eq!(gathered.bytes(), 2 * long.len());
+        assert_eq!(answers.known_bytes(), 2 * long.len() + 10);
+        assert_eq!(released(&mut answers, 5), "short");
+        assert_eq!(gathered.bytes(), 2 * long.len());
+        assert_eq!(released(&mut answers, 6).len(), 2 * long.len() + 5);
+        assert_eq!((gathered.bytes(), answers.known_bytes()), (0, 0));
+        answers.push(&long, Some(Gate::plain(0, 7)), &gathered);
+        drop(answers);
+        assert_eq!(gathered.bytes(), 0, "its client has gone");
+    }
+
+    #[test]
     fn bytes_that_wait_are_bounded_whoever_they_wait_for() {
         let value = vec![7; 100_000];
         let gate = Gate::plain(0, 5);
         let mut answers = Answers::default();
-        answers.push(b"+OK", Some(gate));
+        answers.push(b"+OK", Some(gate), &Gathered::default());
         // What waits just for its turn counts as well.
         let mut taken = 0;
         while !answers.is_full() {
-            answers.push(&value, None);
+            answers.push(&value, None, &Gathered::default());
             taken += 1;
         }
         assert_eq!(taken, BYTES_MAX / value.len() + 1);

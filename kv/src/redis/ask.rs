@@ -31,6 +31,28 @@ use std::task::Poll;
 /// Parts of `KEYS` that were walked to their end, and for whom.
 pub(super) type Walked = Rc<RefCell<Vec<(Asker, Vec<u8>)>>>;
 
+/// The walks of `KEYS` on a shard, one behind the other.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Walks {
+    begun: u64,
+    ended: u64,
+}
+
+impl Walks {
+    fn take_turn(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun - 1
+    }
+
+    fn is_turn_of(&self, turn: u64) -> bool {
+        self.ended == turn
+    }
+
+    fn end_turn(&mut self) {
+        self.ended += 1;
+    }
+}
+
 /// Commands that a shard has asked for, from a place on: those before it are carried out.
 #[derive(Debug)]
 pub(super) struct Postponed {
@@ -198,7 +220,7 @@ impl Redis {
                     client.state.answers.come(ticket, text.to_vec(), share);
                 }
             }
-            Some(Waiting::Part(whole)) => self.told_part(whole, text),
+            Some(Waiting::Part(whole)) => self.told_part(whole, text, share),
             Some(Waiting::SplitPart(whole, part)) => self.told_split(whole, part, text, share),
             Some(Waiting::Whole(_) | Waiting::Split(_)) => {
                 unreachable!("a whole is asked of nobody")
@@ -207,17 +229,18 @@ impl Redis {
     }
 
     /// Ends the client for which most has come and waits, if that is too much for all together.
-    fn bound_gathered(&mut self) {
-        if self.gathered.bytes() <= self.server.config.client_bytes_max {
+    pub(super) fn bound_gathered(&mut self) {
+        if self.gathered.bytes() <= self.server.config.client_bytes_max || !self.ending.is_empty() {
             return;
         }
         let clients = self.clients.iter().flatten();
-        let clients = clients.map(|it| (it.state.stream, it.state.answers.come_bytes()));
+        let clients = clients.map(|it| (it.state.stream, it.state.answers.known_bytes()));
         let mut by_client: BTreeMap<usize, (StreamId, usize)> = BTreeMap::new();
-        for (stream, bytes) in clients.chain(self.hand_over.split_bytes()) {
+        for (stream, bytes) in clients.chain(self.hand_over.part_bytes()) {
             by_client.entry(stream.slot()).or_insert((stream, 0)).1 += bytes;
         }
-        let largest = by_client.into_values().max_by_key(|(_, bytes)| *bytes);
+        let holding = by_client.into_values().filter(|(_, bytes)| *bytes > 0);
+        let largest = holding.max_by_key(|(_, bytes)| *bytes);
         if let Some((stream, bytes)) = largest {
             let all_bytes = self.gathered.bytes();
             tracing::warn!(bytes, all_bytes, "too much waits for clients; who has most is ended");
@@ -227,7 +250,7 @@ impl Redis {
     }
 
     /// A part has come. One that begins as errors do is the answer to all, and so is one that is lost.
-    fn told_part(&mut self, whole: AskKey, text: &[u8]) {
+    fn told_part(&mut self, whole: AskKey, text: &[u8], share: Option<Share>) {
         let random = self.local.random();
         let Some(gathering) = self.hand_over.gathering(whole) else { return };
         let waiting = gathering.waiting;
@@ -235,7 +258,7 @@ impl Redis {
             self.hand_over.waiting(whole);
             return self.told(waiting, text, None);
         }
-        if !gathering.add(text, random) {
+        if !gathering.add(text, random, share) {
             return;
         }
         let Some(Waiting::Whole(gathering)) = self.hand_over.waiting(whole) else { return };
@@ -504,14 +527,22 @@ impl Redis {
 
     /// Walks over all keys of this shard, a piece a turn, so that others are served in between.
     fn walk(&self, pattern: Vec<u8>, asker: Asker) {
-        let (store, walked) = (self.store.clone(), self.walked.clone());
+        let (store, walked, walks) = (self.store.clone(), self.walked.clone(), self.walks.clone());
         let now_ms = (self.clock)();
         let mut walk = KeysWalk::new(pattern);
-        let walking = poll_fn(move |context| match walk.step(&store.borrow(), now_ms) {
-            Some(part) => Poll::Ready(part),
-            None => {
-                context.waker().wake_by_ref();
-                Poll::Pending
+        // One at a time: each may gather much.
+        let turn = walks.borrow_mut().take_turn();
+        let walking = poll_fn(move |context| {
+            let is_its_turn = walks.borrow().is_turn_of(turn);
+            match is_its_turn.then(|| walk.step(&store.borrow(), now_ms)).flatten() {
+                Some(part) => {
+                    walks.borrow_mut().end_turn();
+                    Poll::Ready(part)
+                }
+                None => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
             }
         });
         let ended = async move {

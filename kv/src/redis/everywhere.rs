@@ -3,6 +3,7 @@
 //! On a shard's own port, where a client takes the shard for a node of a cluster, its part is all there is.
 
 use super::bundle::AskKey;
+use super::debts::Share;
 use super::here::client_kill::Meant;
 use super::here::client_list::Wanted;
 use crate::command::error::Error;
@@ -22,6 +23,8 @@ pub struct Gathering {
     missing: usize,
     sum: i64,
     text: Vec<u8>,
+    /// That count, where that is much.
+    shares: Vec<Share>,
 }
 
 /// The longest answer of `KEYS` in bytes that one shard gathers. Who wants more has millions of keys, and
@@ -115,12 +118,13 @@ pub fn check(command: Everywhere, args: &Args<'_>) -> Result<(), Error> {
 impl Gathering {
     /// Nothing yet, of so many parts.
     pub fn new(command: Everywhere, waiting: AskKey, parts: usize) -> Self {
-        Gathering { command, waiting, missing: parts, sum: 0, text: Vec::new() }
+        Gathering { command, waiting, missing: parts, sum: 0, text: Vec::new(), shares: Vec::new() }
     }
 
     /// Adds the part of a shard; true with the last one. `random` decides whose key is chosen.
-    pub fn add(&mut self, part: &[u8], random: u64) -> bool {
+    pub fn add(&mut self, part: &[u8], random: u64, share: Option<Share>) -> bool {
         self.missing -= 1;
+        self.shares.extend(share);
         let part = part.strip_prefix(&[PART]).unwrap_or_default();
         let (count, rest) = part.split_first_chunk().unwrap_or((&[0; 8], &[]));
         let count = u64::from_le_bytes(*count);
@@ -134,6 +138,11 @@ impl Gathering {
             _ => {}
         }
         self.missing == 0
+    }
+
+    /// Bytes that have come and count.
+    pub fn bytes(&self) -> usize {
+        self.shares.iter().map(Share::bytes).sum()
     }
 
     /// Appends the whole answer.

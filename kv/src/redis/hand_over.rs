@@ -195,30 +195,36 @@ impl HandOver {
         self.debts.take((from, self.here), text.len(), gathered)
     }
 
-    /// What has come of split commands, by their clients.
-    pub fn split_bytes(&self) -> impl Iterator<Item = (StreamId, usize)> + '_ {
+    /// What has come of commands that several shards carry out, by their clients.
+    pub fn part_bytes(&self) -> impl Iterator<Item = (StreamId, usize)> + '_ {
         self.asks.values().filter_map(|waiting| {
-            let Waiting::Split(split) = waiting else { return None };
-            let Some(Waiting::Client(stream, ..)) = self.asks.get(split.waiting) else {
-                return None;
+            let (whole, bytes) = match waiting {
+                Waiting::Split(split) => (split.waiting, split.bytes()),
+                Waiting::Whole(gathering) => (gathering.waiting, gathering.bytes()),
+                _ => return None,
             };
-            Some((*stream, split.bytes()))
+            let Some(Waiting::Client(stream, ..)) = self.asks.get(whole) else { return None };
+            Some((*stream, bytes))
         })
     }
 
-    /// A client has gone: what comes of its split commands is not kept.
+    /// A client has gone: what comes of its commands that several shards carry out is not kept.
     pub fn forget(&mut self, client: StreamId) {
-        let is_its = |asks: &SlotMap<AskKey, Waiting>, waiting: &Waiting| match waiting {
-            Waiting::Split(split) => {
-                matches!(asks.get(split.waiting), Some(Waiting::Client(it, ..)) if *it == client)
-            }
-            _ => false,
+        let whole = |waiting: &Waiting| match waiting {
+            Waiting::Split(split) => Some(split.waiting),
+            Waiting::Whole(gathering) => Some(gathering.waiting),
+            _ => None,
         };
-        let splits = self.asks.iter().filter(|(_, waiting)| is_its(&self.asks, waiting));
-        let splits: Vec<AskKey> = splits.map(|(ask, _)| ask).collect();
-        for ask in splits {
-            if let Some(Waiting::Split(split)) = self.asks.remove(ask) {
-                self.asks.remove(split.waiting);
+        let is_its = |waiting: &Waiting| {
+            let client_of = whole(waiting).and_then(|whole| self.asks.get(whole));
+            matches!(client_of, Some(Waiting::Client(it, ..)) if *it == client)
+        };
+        let wholes = self.asks.iter().filter(|(_, waiting)| is_its(waiting));
+        let wholes: Vec<AskKey> = wholes.map(|(ask, _)| ask).collect();
+        for ask in wholes {
+            let waiting = self.asks.remove(ask);
+            if let Some(client) = waiting.as_ref().and_then(whole) {
+                self.asks.remove(client);
             }
         }
     }

@@ -37,7 +37,7 @@ use crate::store::Store;
 use crate::store::figures::LogFigures;
 use crate::store::gate::Elsewhere;
 use answers::{Answers, Lost};
-use ask::{Postponed, Walked};
+use ask::{Postponed, Walked, Walks};
 use bundle::{Bundle, Whole};
 use catena_engine::application::{Addresses, Message};
 use catena_engine::shard_index::ShardIndex;
@@ -93,6 +93,7 @@ pub struct Redis {
     serving: Rc<Cell<bool>>,
     /// Walks of `KEYS` that have ended since the last turn.
     walked: Walked,
+    walks: Rc<RefCell<Walks>>,
     /// What this shard has counted, and whether that is more than it has published.
     totals: Totals,
     is_unpublished: bool,
@@ -153,6 +154,7 @@ impl Redis {
             hand_over: HandOver::new(local.shard(), local.shard_count(), debts),
             serving: Rc::default(),
             walked: Walked::default(),
+            walks: Rc::default(),
             totals: Totals::default(),
             is_unpublished: true,
             published_bytes: 0,
@@ -253,6 +255,7 @@ impl Application for Redis {
 
     fn turn_ended(&mut self, streams: &mut Streams) {
         self.carry_out_postponed();
+        self.bound_gathered();
         self.end_streams(streams);
         self.tell_walked();
         self.tell_committed();
@@ -626,7 +629,7 @@ impl Redis {
             }
         };
         let output = if is_direct { stream.output() } else { &mut self.scratch };
-        client.answers.push(&output[before..], gate);
+        client.answers.push(&output[before..], gate, &self.gathered);
         output.truncate(before);
         self.wait(client);
         Ok(())
@@ -680,7 +683,7 @@ impl Redis {
             return write(&mut Reply::new(stream.output(), client.protocol));
         }
         write(&mut Reply::new(&mut self.scratch, client.protocol));
-        client.answers.push(&self.scratch, None);
+        client.answers.push(&self.scratch, None, &self.gathered);
         self.scratch.clear();
     }
 

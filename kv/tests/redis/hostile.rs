@@ -371,3 +371,33 @@ fn who_writes_all_before_it_reads_is_answered() {
         assert!(said.chunks(answer.len()).all(|said| said == answer.as_bytes()));
     }
 }
+
+/// All keys are a long answer, and here everybody asks for them and nobody reads.
+#[test]
+fn answers_of_keys_are_bounded_by_the_memory_for_clients() {
+    const MEMORY: &str = "32m";
+    let catena = Catena::start_with(2, &["--client-memory", MEMORY, "--value-max", "1m"]);
+    let mut peer = catena.connect();
+    let name = "n".repeat(100);
+    for hundred in 0..1_000 {
+        let set = |number| encoded(&["SET", &format!("{name}-{hundred}-{number}"), "v"]);
+        let sets: Vec<Vec<u8>> = (0..100).map(set).collect();
+        peer.send(&sets.concat());
+        (0..100).for_each(|_| assert_eq!(shown(&peer.reply()), "+OK"));
+    }
+    let before = catena.resident_bytes();
+    let mut mute: Vec<_> = (0..40).map(|_| catena.socket()).collect();
+    for socket in &mut mute {
+        let _ended = socket.write_all(&encoded(&["KEYS", "*"]));
+    }
+    let mut most = 0;
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        assert_eq!(peer.ask("PING"), "+PONG");
+        most = most.max(catena.resident_bytes());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Two shards' clients, what is on its way between them, and what is being gathered.
+    assert!(most < before + (300 << 20), "{} MiB more", (most - before) >> 20);
+    assert_eq!(peer.ask("DBSIZE"), ":100000");
+}
